@@ -1,0 +1,1 @@
+"""Data sets: the small problem family and base model that ship with us, and preparing others."""
