@@ -129,7 +129,6 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
-        attn_implementation="sdpa",
     )
     model = Qwen3ForCausalLM(config)
     model.generation_config = GenerationConfig(
@@ -174,6 +173,14 @@ def make_rows(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) 
     answered = (place >= prompts[:, None]) & (place < lengths[:, None])
     labels = np.where(answered, ids, IGNORED)
     return Rows(torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(lengths))
+
+
+def training_problems(seed: int) -> list[str]:
+    """The distinct problems of a whole training run, none of them in a shipped set."""
+    shipped = [problem for problems in problem_sets().values() for problem in problems]
+    # Two problems in a one-shot row and one in a zero-shot row.
+    count = sum(phase.steps for phase in PHASES) * BATCH // 2 * 3
+    return draw(count, seed, exclude=shipped)
 
 
 def make_phase(
@@ -273,7 +280,7 @@ def sample(
     Ends at ``<eos>``, which is left out, or after 64 tokens.
     """
     ids_R_T = torch.tensor([tokenizer.encode(prompt) for prompt in prompts])
-    output = model.generate(
+    output = model.generate(  # type: ignore[misc]  # transformers types `self` as a protocol
         ids_R_T, attention_mask=torch.ones_like(ids_R_T), do_sample=True, max_new_tokens=64
     )
     return tokenizer.batch_decode(output[:, ids_R_T.shape[1] :], skip_special_tokens=True)
@@ -324,11 +331,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     started = time.monotonic()
 
-    sets = problem_sets()
-    shipped = [problem for problems in sets.values() for problem in problems]
-    # Two problems in a one-shot row and one in a zero-shot row.
-    needed = sum(phase.steps for phase in PHASES) * BATCH // 2 * 3
-    problems = iter(draw(needed, arguments.seed, exclude=shipped))
+    problems = iter(training_problems(arguments.seed))
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
     phases = [(phase, *make_phase(tokenizer, phase, problems)) for phase in PHASES]
@@ -337,10 +340,11 @@ def main() -> None:
         train(model, phase, one_shot, zero_shot)
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(arguments.out)
+    model.bfloat16().save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
     # Measured as saved, rounded to bfloat16, but computed in float32.
     saved = Qwen3ForCausalLM.from_pretrained(arguments.out, dtype=torch.float32)
+    sets = problem_sets()
     figures = measure(saved, tokenizer, sets["heldout"], sets["demonstrations"])
     recipe = {
         "figures": asdict(figures),
