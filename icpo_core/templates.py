@@ -1,0 +1,144 @@
+"""How a problem and its worked examples become a prompt's text and token ids.
+
+`chat` puts everything into one user turn of the model's own chat template::
+
+    examples, each by example_template
+    what example_template has before {problem}, so that the question looks like theirs
+    the problem
+    instruction
+
+Without examples the turn is the problem and the instruction.
+
+`raw` is plain text: the examples, each by example_template, then the problem by question_template.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from icpo_core.config import PromptsSection
+
+THINKING_SWITCH = "enable_thinking"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A worked example: problem and solution, as text or as a program (PoT)."""
+
+    problem: str
+    solution: str
+
+
+class Template:
+    """Writes and tokenises prompts.
+
+    Raises ValueError with one line if a template names an unknown slot or the tokenizer cannot do
+    what `settings` ask for.
+    """
+
+    def __init__(self, tokenizer: Any, settings: PromptsSection) -> None:
+        self._tokenizer = tokenizer
+        self._example = settings.example_template
+        self._question = settings.question_template
+        self._dress = _check("example_template", self._example, ("problem", "solution"))
+        _check("question_template", self._question, ("problem",))
+        self._instruction = _check("instruction", settings.instruction, ())
+        self._chat = settings.format == "chat"
+        self._switch: dict[str, bool] = {}
+        if self._chat:
+            source = _chat_template(tokenizer)
+            if settings.thinking is not None:
+                if THINKING_SWITCH not in source:
+                    raise ValueError(
+                        f"prompts.thinking is set, but this model's chat template has no "
+                        f"{THINKING_SWITCH}: leave prompts.thinking out"
+                    )
+                self._switch = {THINKING_SWITCH: settings.thinking}
+            self._start: list[int] = []  # the chat template writes what must stand at the start
+            self.render("1 + 1 = ?")  # a template that refuses a plain user turn refuses it now
+        else:
+            self._start = _start_tokens(tokenizer)
+            bos = tokenizer.bos_token
+            if self._start and bos and self.render("").startswith(bos):
+                self._start = []  # the user's template writes it
+
+    def example(self, example: Example) -> str:
+        """The text of one worked example."""
+        return self._example.format(problem=example.problem, solution=example.solution)
+
+    def render(self, problem: str, examples: Sequence[Example] = ()) -> str:
+        """The prompt's text, examples in the order given."""
+        shown = "".join(self.example(example) for example in examples)
+        if not self._chat:
+            return shown + self._question.format(problem=problem)
+        turn = f"{shown}{self._dress if examples else ''}{problem}"
+        if self._instruction:
+            turn = f"{turn}\n{self._instruction}"
+        try:
+            text = self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": turn}],
+                tokenize=False,
+                add_generation_prompt=True,
+                **self._switch,
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(
+                f"the model's chat template refuses a prompt of one user turn ({error}); "
+                "set prompts.format = raw"
+            ) from error
+        return text
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of rendered prompts, with one BOS where the model wants one."""
+        if not texts:
+            return []
+        # Not verbose: what is longer than the model's limit is for `max_tokens` to judge.
+        ids = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return [self._start + list(row) for row in ids]
+
+
+def _check(name: str, template: str, slots: Sequence[str]) -> str:
+    """What the template has before its first slot. Raises ValueError if it is not these slots."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(
+            f"prompts.{name}: {error}; write {{{{ and }}}} where braces are meant"
+        ) from None
+    named = [field for _, field, _, _ in parts if field is not None]
+    if unknown := [field for field in named if field not in slots]:
+        raise ValueError(
+            f"prompts.{name}: unknown slot {{{unknown[0]}}}; "
+            "write {{ and }} where braces are meant"
+        )
+    if named != list(slots):
+        needed = " and then ".join(f"{{{slot}}}" for slot in slots)
+        raise ValueError(f"prompts.{name} must contain {needed}, each once")
+    before = ""
+    for text, slot, _, _ in parts:  # a doubled brace ends a part too
+        before += text
+        if slot is not None:
+            break
+    return before
+
+
+def _chat_template(tokenizer: Any) -> str:
+    """Source of the tokenizer's chat template. Raises ValueError where there is none."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template:
+        raise ValueError("this model's tokenizer has no chat template: set prompts.format = raw")
+    return template
+
+
+def _start_tokens(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before a text: [BOS] or nothing. An EOS it appends is no part."""
+    ids = tokenizer("")["input_ids"]
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and ids[:1] == [bos] else []
