@@ -38,7 +38,7 @@ def group_advantages(
     centred = rewards - means[groups]
     if divide_by_std:
         variances = np.bincount(groups, centred**2, count) / np.maximum(sizes - 1, 1)
-        centred = centred / (np.sqrt(variances) + EPSILON)
+        centred = centred / (np.sqrt(variances) + EPSILON)[groups]
     # By comparison, not by a small std: a mean of equal floats can be off by a rounding, and
     # 1e-17 / 1e-6 would be an advantage made of nothing.
     varied = high > low

@@ -44,7 +44,7 @@ class Selection(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Rows:
+class Rows:
     """N rollouts in order of prompts, origins and sample indices, with their verdicts."""
 
     take: Ints  # row in the rollout table
@@ -53,7 +53,11 @@ class _Rows:
     reward: Floats
     correct: Bools
     known: Bools  # the judge came to a verdict
-    empty: Bools
+    length: Ints  # tokens of the response
+
+    @property
+    def empty(self) -> Bools:
+        return self.length == 0
 
     @property
     def policy(self) -> Bools:
@@ -76,7 +80,7 @@ def select(
     prompt, a verdict no rollout, or a rollout not one logprob a token.
     """
     _check_logprobs(rollouts)
-    rows = _join(prompts, rollouts, verdicts)
+    rows = join(prompts, rollouts, verdicts)
     reason_N = _reject(rows, prompts, settings, iteration, seed)
     kept_N = reason_N == _KEPT
 
@@ -113,7 +117,7 @@ def select(
 
 
 def _reject(
-    rows: _Rows, prompts: pa.Table, settings: SelectSection, iteration: int, seed: int
+    rows: Rows, prompts: pa.Table, settings: SelectSection, iteration: int, seed: int
 ) -> Ints:
     """Index into _REASONS of every rollout, or _KEPT."""
     reason_N = np.full(len(rows.take), _KEPT, dtype=np.int64)
@@ -137,7 +141,7 @@ def _delta(settings: SelectSection) -> float:
 
 
 def _replace(
-    rows: _Rows,
+    rows: Rows,
     prompts: pa.Table,
     policy_N: Bools,
     accepted_N: Bools,
@@ -160,8 +164,11 @@ def _replace(
         reason_N[experts[count:]] = _REASONS.index(RejectReason.SPARE_EXPERT)
 
 
-def _join(prompts: pa.Table, rollouts: pa.Table, verdicts: pa.Table) -> _Rows:
-    """Rollouts and verdicts by (prompt_id, sample_index, origin), in order of those keys."""
+def join(prompts: pa.Table, rollouts: pa.Table, verdicts: pa.Table) -> Rows:
+    """Rollouts and verdicts by (prompt_id, sample_index, origin), in order of those keys.
+
+    Raises ValueError, naming the row, if the keys of the three tables do not fit together.
+    """
     ids = prompts["prompt_id"].combine_chunks()
     repeated = _first_repeated(np.sort(ids.dictionary_encode().indices.to_numpy()))
     if repeated is not None:
@@ -184,14 +191,14 @@ def _join(prompts: pa.Table, rollouts: pa.Table, verdicts: pa.Table) -> _Rows:
     failed_V = pc.is_in(status, value_set=pa.array(_UNKNOWN)).to_numpy(zero_copy_only=False)
     correct_V = pc.equal(status, VerdictStatus.correct.value).to_numpy(zero_copy_only=False)
     lengths_R = pc.list_value_length(rollouts["response_ids"]).to_numpy()
-    return _Rows(
+    return Rows(
         take=order_R,
         group=keys_R[0],
         origin=keys_R[1],
         reward=reward_N,
         correct=correct_V[order_V],
         known=~failed_V[order_V] & np.isfinite(reward_N),
-        empty=lengths_R[order_R] == 0,
+        length=lengths_R[order_R].astype(np.int64),
     )
 
 
@@ -262,7 +269,7 @@ def _table(name: str, keys: pa.Table, **columns: Any) -> pa.Table:
 
 
 def _summary(
-    rows: _Rows,
+    rows: Rows,
     reason_N: Ints,
     counted_N: Bools,
     bonus_N: Floats,
@@ -288,9 +295,9 @@ def _summary(
     wrong = (policy_judged > 0) & (policy_right == 0)
 
     summary: dict[str, float] = {
-        "rollouts": len(reason_N),
-        "batch": int(kept_N.sum()),
-        "rejects": int((~kept_N).sum()),
+        "rows/rollouts": len(reason_N),
+        "rows/batch": int(kept_N.sum()),
+        "rows/rejects": int((~kept_N).sum()),
         "errs/candidates": int(expert_N.sum()),
         "errs/accepted": int(accepted_N.sum()),
         "bonus/rows": int((bonus_N > 0).sum()),
