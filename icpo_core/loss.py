@@ -219,7 +219,7 @@ def _correction(inputs: LossInputs, policy_BT: Tensor, settings: LossSection) ->
     """
     if inputs.behaviour_logprobs_BT is None:
         raise ValueError("loss.correction is on: behaviour_logprobs_BT must be given")
-    gap_BT = inputs.old_logprobs_BT.detach() - inputs.behaviour_logprobs_BT
+    gap_BT = (inputs.old_logprobs_BT - inputs.behaviour_logprobs_BT).detach()
     gap_BT = gap_BT.masked_fill(~(policy_BT & _known(inputs)), 0.0)
     if settings.policy == "gspo":
         gap_BT = _sequence_mean(gap_BT, policy_BT)
@@ -242,7 +242,8 @@ def _log_rho(
     if settings.expert_ratio == "importance":
         if inputs.behaviour_logprobs_BT is None:
             raise ValueError("loss.expert_ratio = importance needs behaviour_logprobs_BT")
-        behaviour_BT = inputs.behaviour_logprobs_BT.masked_fill(~(expert_BT & _known(inputs)), 0.0)
+        behaviour_BT = inputs.behaviour_logprobs_BT.detach()
+        behaviour_BT = behaviour_BT.masked_fill(~(expert_BT & _known(inputs)), 0.0)
         log_rho_BT = logprobs_BT - behaviour_BT
     log_rho_BT = log_rho_BT.masked_fill(~expert_BT, 0.0).clamp_max(_LOG_BOUND)
     if settings.expert_clip is not None:

@@ -1,0 +1,345 @@
+"""Reject sampling, bonus and the batch: nothing is lost, and every row says why."""
+
+import time
+from itertools import count
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icpo_core import schemas
+from icpo_core.advantages import group_advantages
+from icpo_core.config import SelectSection
+from icpo_core.selection import Selection, select
+
+MODES = ["drop", "replace", "mask", "off"]
+KEYS = ["prompt_id", "sample_index", "origin"]
+
+
+def tables(*groups: list[dict]) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Prompts, rollouts and verdicts of groups p0, p1, …; a row is a dict of what is special."""
+    prompts, rollouts, verdicts = [], [], []
+    token = count(100)
+    for number, group in enumerate(groups):
+        prompts.append(
+            {
+                "prompt_id": f"p{number}",
+                "problem": "1+1",
+                "answer": "2",
+                "source": "test",
+                "policy_prompt": "1+1=",
+                "policy_prompt_ids": [1, number],
+                "expert_prompt": "0+1=1 1+1=",
+                "expert_prompt_ids": [7, 7, 7, 1, number],
+                "demo_ids": ["d"],
+                "trace": None,
+            }
+        )
+        seen: dict[str, int] = {}
+        for row in group:
+            origin = row.get("origin", "on_policy")
+            index = seen[origin] = seen.get(origin, -1) + 1
+            reward = row.get("reward", 0.0)
+            ids = [next(token) for _ in range(row.get("tokens", 2))]
+            keys = {"prompt_id": f"p{number}", "sample_index": index, "origin": origin}
+            rollouts.append(
+                {
+                    **keys,
+                    "response": "2",
+                    "response_ids": ids,
+                    "logprobs": None if origin == "trace" else [-t / 1000 for t in ids],
+                    "finish_reason": "stop",
+                    "seed": 0,
+                    "policy_version": "v",
+                }
+            )
+            verdicts.append(
+                {
+                    **keys,
+                    "reward": reward,
+                    "status": row.get("status", "correct" if reward == 1.0 else "wrong"),
+                    "extracted": None,
+                    "gold": "2",
+                    "seconds": 0.1,
+                    "detail": "",
+                }
+            )
+    return (
+        schemas.table("prompts", prompts),
+        schemas.table("rollout", rollouts),
+        schemas.table("verdicts", verdicts),
+    )
+
+
+def policy(*rewards: float) -> list[dict]:
+    return [{"reward": reward} for reward in rewards]
+
+
+def expert(*rewards: float) -> list[dict]:
+    return [{"reward": reward, "origin": "expert"} for reward in rewards]
+
+
+def run(*groups: list[dict], iteration: int = 1, seed: int = 0, **switches) -> Selection:
+    return select(*tables(*groups), SelectSection(**switches), iteration, seed)
+
+
+def keys(table: pa.Table) -> list[tuple]:
+    return [tuple(row.values()) for row in table.select(KEYS).to_pylist()]
+
+
+def reasons(selection: Selection) -> dict[tuple, str]:
+    return dict(zip(keys(selection.rejects), selection.rejects["reason"].to_pylist(), strict=True))
+
+
+rows = st.fixed_dictionaries(
+    {
+        "reward": st.sampled_from([0.0, 1.0]),
+        "origin": st.sampled_from(["on_policy", "on_policy", "on_policy", "expert", "trace"]),
+        "tokens": st.sampled_from([0, 1, 2, 3]),
+    },
+    optional={"status": st.sampled_from(["timeout", "error"])},
+)
+problems = st.lists(st.lists(rows, max_size=9), min_size=1, max_size=5).filter(
+    lambda groups: any(groups)
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems, st.sampled_from(MODES), st.sampled_from(["off", "linear"]), st.integers(1, 9))
+def test_rollouts_are_batch_and_rejects(groups, errs, bonus, iteration):
+    prompts, rollouts, verdicts = tables(*groups)
+    out = select(
+        prompts, rollouts, verdicts, SelectSection(errs=errs, bonus=bonus, horizon=8), iteration, 3
+    )
+    assert sorted(keys(out.batch) + keys(out.rejects)) == sorted(keys(rollouts))
+    schemas.check("batch", out.batch, "batch")
+    schemas.check("rejects", out.rejects, "rejects")
+    assert {*out.rejects["reason"].to_pylist()} <= {*schemas.RejectReason}
+    summary = out.summary
+    assert summary["rows/rollouts"] == rollouts.num_rows
+    assert summary["rows/batch"] == out.batch.num_rows
+    assert sum(v for k, v in summary.items() if k.startswith("rejects/")) == out.rejects.num_rows
+    # Each batch row is its own rollout, with its own tokens, under the bare prompt.
+    known = dict(zip(keys(rollouts), rollouts.to_pylist(), strict=True))
+    bare = dict(
+        zip(prompts["prompt_id"].to_pylist(), prompts["policy_prompt_ids"].to_pylist(), strict=True)
+    )
+    for key, row in zip(keys(out.batch), out.batch.to_pylist(), strict=True):
+        assert row["response_ids"] == known[key]["response_ids"] != []
+        assert row["behaviour_logprobs"] == known[key]["logprobs"]
+        assert row["prompt_ids"] == bare[row["prompt_id"]]
+        assert row["shaped_reward"] == pytest.approx(row["reward"] + row["bonus"])
+    # Advantages: of the batch alone, but for rows that are masked.
+    if errs != "mask":
+        again = group_advantages(
+            out.batch["shaped_reward"].to_numpy(), out.batch["prompt_id"].to_pylist(), True
+        )
+        np.testing.assert_allclose(out.batch["advantage"].to_numpy(), again, atol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(problems, st.sampled_from(MODES), st.randoms(use_true_random=False))
+def test_order_and_sharding_of_rows_change_nothing(groups, errs, random):
+    prompts, rollouts, verdicts = tables(*groups)
+    mixed = []
+    for table in (rollouts, verdicts):
+        order = list(range(table.num_rows))
+        random.shuffle(order)
+        half = len(order) // 2
+        halves = [table.take(pa.array(part, pa.int64())) for part in (order[:half], order[half:])]
+        mixed.append(pa.concat_tables(halves))
+    section = SelectSection(errs=errs)
+    one = select(prompts, rollouts, verdicts, section, 1, 3)
+    other = select(prompts, *mixed, section, 1, 3)
+    for name in ("batch", "rejects"):
+        assert schemas.content_digest(name, getattr(one, name)) == schemas.content_digest(
+            name, getattr(other, name)
+        )
+    assert one.summary == pytest.approx(other.summary)
+
+
+def test_drop_leaves_the_group():
+    out = run(policy(1, 0, 0) + expert(0), policy(0, 0, 0) + expert(1))
+    assert reasons(out) == {("p0", 0, "expert"): "below_delta"}
+    first, second = out.batch["advantage"].to_numpy()[:3], out.batch["advantage"].to_numpy()[3:]
+    np.testing.assert_allclose(first, group_advantages([1, 0, 0], [0] * 3, True), rtol=1e-6)
+    np.testing.assert_allclose(second, group_advantages([0, 0, 0, 1], [0] * 4, True), rtol=1e-6)
+    assert out.summary["errs/acceptance"] == 0.5
+    assert out.summary["flips"] == 1
+
+
+def test_mask_counts_without_loss():
+    out = run(policy(1, 0, 0) + expert(0), errs="mask")
+    assert reasons(out) == {("p0", 0, "expert"): "masked"}
+    want = group_advantages([1, 0, 0, 0], [0] * 4, True)[:3]
+    np.testing.assert_allclose(out.batch["advantage"].to_numpy(), want, rtol=1e-6)
+
+
+def test_off_lets_wrong_experts_in():
+    out = run(policy(1, 1, 1) + expert(0), errs="off")
+    assert out.rejects.num_rows == 0
+    assert out.batch["advantage"].to_pylist()[3] < -1
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems, st.integers(0, 5))
+def test_replace_keeps_the_group_size(groups, seed):
+    out = run(*groups, errs="replace", seed=seed)
+    for number, group in enumerate(groups):
+        usable = [r for r in group if r["tokens"] and "status" not in r]
+        on_policy = [r for r in usable if r["origin"] == "on_policy"]
+        accepted = [r for r in usable if r["origin"] != "on_policy" and r["reward"] == 1]
+        members = [row for row in out.batch.to_pylist() if row["prompt_id"] == f"p{number}"]
+        assert len(members) == len(on_policy)
+        experts = [row for row in members if row["origin"] != "on_policy"]
+        assert len(experts) == min(len(accepted), len(on_policy))
+
+
+def test_replace_is_random_and_the_same_again():
+    group = policy(*[0] * 8) + expert(1)
+    replaced = {
+        (seed, iteration): run(group, policy(0) + expert(0), errs="replace", seed=seed,
+                               iteration=iteration).rejects["sample_index"][0].as_py()
+        for seed in range(40) for iteration in (1, 2)
+    }  # fmt: skip
+    assert {*replaced.values()} == set(range(8))
+    assert any(replaced[seed, 1] != replaced[seed, 2] for seed in range(40))
+    again = run(group, policy(1, 1) + expert(1), errs="replace", seed=5, iteration=1)
+    assert again.rejects["sample_index"][0].as_py() == replaced[5, 1]  # other problems have no say
+    spare = run(policy(0) + expert(1, 1), errs="replace")
+    assert reasons(spare) == {
+        ("p0", 0, "on_policy"): "replaced",
+        ("p0", 1, "expert"): "spare_expert",
+    }
+
+
+def test_what_the_judge_does_not_know_is_not_wrong():
+    """The trap: a timeout as reward 0 pushes down what may be right."""
+    unknown = [{"reward": 0.0, "status": status} for status in ("timeout", "error")]
+    unknown.append({"reward": float("nan")})
+    out = run(policy(1, 1) + unknown)
+    assert [*reasons(out).values()] == ["unjudged"] * 3
+    assert out.batch["advantage"].to_pylist() == [0.0, 0.0]
+    assert out.summary["reward/on_policy"] == 1.0
+    assert out.summary["groups/zero_variance"] == 1
+    # A truncated or missing answer is known to be no right one.
+    counted = run([*policy(1), {"status": "truncated"}, {"status": "no_answer"}])
+    assert counted.rejects.num_rows == 0
+
+
+def test_empty_responses_are_rejected():
+    out = run([*policy(1, 0), {"tokens": 0}])
+    assert reasons(out) == {("p0", 2, "on_policy"): "empty"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "factors"), [("linear", (1, 0.5, 0)), ("cosine", (1, 0.5, 0)), ("off", (0, 0, 0))]
+)
+def test_bonus_follows_the_true_iteration(kind, factors):
+    """The trap: t never set, so that γ stays 1, as in the released code."""
+    group = policy(1, 0) + expert(1, 0)
+    for iteration, factor in zip((1, 5, 9), factors, strict=True):
+        out = run(group, bonus=kind, alpha=2.0, horizon=8, iteration=iteration)
+        assert out.batch["bonus"].to_pylist() == [0.0, 0.0, 2.0 * factor]
+        assert out.batch["shaped_reward"].to_pylist() == [1.0, 0.0, 1.0 + 2.0 * factor]
+        assert out.summary["bonus/gamma"] == factor
+
+
+def test_bonus_is_for_accepted_correct_expert_rollouts():
+    group = policy(1) + expert(1, 0) + [{"reward": 1.0, "origin": "trace"}]
+    for errs in MODES:
+        out = run(group + policy(0, 0, 0), errs=errs, delta=0.5, bonus="linear", horizon=4)
+        for row in out.batch.to_pylist():
+            right = row["origin"] != "on_policy" and row["reward"] == 1
+            assert row["bonus"] == (1.0 if right else 0.0), row
+    low = run(policy(1, 0) + expert(0), delta=0.0, bonus="linear", horizon=4)
+    assert low.batch["bonus"].to_pylist() == [0.0, 0.0, 0.0]
+
+
+def test_advantage_without_deviation():
+    out = run(policy(1, 0, 0, 0), divide_by_std=False)
+    assert out.batch["advantage"].to_pylist() == [0.75, -0.25, -0.25, -0.25]
+
+
+def test_delta_is_compared_in_the_precision_of_rewards():
+    """The trap: 0.9 as float64 is more than 0.9 as float32."""
+    out = run([*policy(0), {"reward": 0.9, "origin": "expert", "status": "correct"}], delta=0.9)
+    assert out.rejects.num_rows == 0
+
+
+def test_summary_counts_groups():
+    out = run(policy(0, 0) + expert(0), policy(0, 0) + expert(1), policy(1, 1), policy(1, 0), [],
+              expert(1))  # fmt: skip
+    summary = out.summary
+    assert summary["groups/all"] == 5
+    assert summary["groups/zero_variance"] == 2
+    assert summary["groups/one_member"] == 1
+    assert summary["groups/all_wrong"] == 2
+    assert summary["groups/all_right"] == 1
+    assert summary["flips"] == 1
+    assert summary["reward/on_policy"] == 3 / 8
+    assert summary["reward/expert"] == pytest.approx(2 / 3)
+    assert "reward/trace" not in summary
+
+
+def test_all_rejected_and_nothing_at_all():
+    out = run(expert(0, 0))
+    assert (out.batch.num_rows, out.rejects.num_rows) == (0, 2)
+    schemas.check("batch", out.batch, "batch")
+    assert out.summary["groups/no_member"] == 1
+    empty = run([])
+    assert (empty.batch.num_rows, empty.rejects.num_rows) == (0, 0)
+    schemas.check("rejects", empty.rejects, "rejects")
+
+
+def test_tables_that_do_not_fit_are_refused():
+    prompts, rollouts, verdicts = tables(policy(1, 0), policy(1, 0) + expert(1))
+    section = SelectSection()
+
+    def refused(match: str, *three: pa.Table) -> None:
+        with pytest.raises(ValueError, match=match):
+            select(*three, section, 1, 0)
+
+    twice = pa.concat_tables([rollouts, rollouts.slice(1, 1)])
+    refused(r"rollout 1 \(on_policy\) of problem p0 is there twice", prompts, twice, verdicts)
+    refused("p1 is in the batch twice", pa.concat_tables([prompts, prompts.slice(1)]), rollouts,
+            verdicts)  # fmt: skip
+    refused(r"rollout 0 \(expert\) of problem p1 has no verdict", prompts, rollouts,
+            verdicts.slice(0, 4))  # fmt: skip
+    refused("was judged but is not among", prompts, rollouts.slice(0, 4), verdicts)
+    refused("problem p1 is not among the prompts", prompts.slice(0, 1), rollouts, verdicts)
+    place = rollouts.schema.get_field_index("origin")
+    odd = rollouts.set_column(place, "origin", pa.array(["martian"] * 5))
+    refused("origin martian", prompts, odd, verdicts)
+    place = rollouts.schema.get_field_index("logprobs")
+    short = pa.array([[-1.0]] * 5, rollouts.schema.field("logprobs").type)
+    refused("row 0 has 2 tokens and 1 logprobs", prompts, rollouts.set_column(
+        place, rollouts.schema.field("logprobs"), short), verdicts)  # fmt: skip
+
+
+def test_sixteen_thousand_rollouts_in_well_under_a_second():
+    groups, size, length = 2048, 8, 40
+    rng = np.random.default_rng(0)
+    base = tables(policy(*[0] * 7) + expert(1))
+    ids = pa.array([f"{i:016x}" for i in range(groups)])
+    prompts = base[0].take(np.zeros(groups, int)).set_column(0, "prompt_id", ids)
+    rows = np.tile(np.arange(size), groups)
+    wide = pa.array(ids.take(np.repeat(np.arange(groups), size)))
+    rollouts = base[1].take(rows).set_column(0, "prompt_id", wide)
+    offsets = np.arange(groups * size + 1, dtype=np.int32) * length
+    for name, values in (
+        ("response_ids", rng.integers(0, 9, offsets[-1]).astype(np.int32)),
+        ("logprobs", -rng.random(offsets[-1], np.float32)),
+    ):
+        lists = pa.ListArray.from_arrays(offsets, pa.array(values))
+        rollouts = rollouts.set_column(rollouts.schema.get_field_index(name), name, lists)
+    verdicts = base[2].take(rows).set_column(0, "prompt_id", wide)
+    times = []
+    for errs in ("drop", "replace"):
+        started = time.perf_counter()
+        out = select(prompts, rollouts, verdicts, SelectSection(errs=errs), 1, 0)
+        times.append(time.perf_counter() - started)
+        assert out.batch.num_rows + out.rejects.num_rows == groups * size
+    assert min(times) < 0.5
