@@ -354,6 +354,12 @@ def test_dual_clip_bounds_the_loss_of_wrong_tokens():
     assert unbounded == pytest.approx(2 * math.exp(3.5))
 
 
+def test_dual_clip_is_of_ppo_alone():
+    inputs = one_token(-0.5, -4.0, -2.0, expert=False)
+    for policy, value in (("gspo", 2 * math.exp(3.5)), ("cispo", -0.5 * 2 * 1.2)):
+        assert run(inputs, LossSection(policy=policy, **ON)).loss.item() == pytest.approx(value)
+
+
 def test_cispo_keeps_the_gradient_of_clipped_tokens():
     """∇ = sg(clip(r))·A·∇log π for every token, where PPO's gradient is zero."""
     inputs = one_token(-0.5, -1.5, 1.0, expert=False)
@@ -564,6 +570,8 @@ def test_metrics_say_what_happened():
     assert mean(out, "expert/loss") == pytest.approx(-sum(f) / 4)
     histogram = [mean(out, f"expert/f_bin_{i}") for i in range(10)]
     assert histogram == [0.25, 0, 0, 0, 0, 0, 0, 0.25, 0, 0.5]
+    whole = run(inputs, LossSection(expert="unshaped", expert_ratio="importance", **ON))
+    assert mean(whole, "expert/f_bin_9") == 1.0  # ρ = e lies past the last bin's edge
     assert mean(out, "expert/log_ratio") == pytest.approx(1.0)
     assert mean(out, "expert/ratio") == pytest.approx(math.e)
     assert mean(out, "kl") == pytest.approx(0.1)

@@ -208,6 +208,9 @@ def test_replace_is_random_and_the_same_again():
     assert any(replaced[seed, 1] != replaced[seed, 2] for seed in range(40))
     again = run(group, policy(1, 1) + expert(1), errs="replace", seed=5, iteration=1)
     assert again.rejects["sample_index"][0].as_py() == replaced[5, 1]  # other problems have no say
+    pairs = [run(group, group, errs="replace", seed=seed).rejects["sample_index"].to_pylist()
+             for seed in range(20)]  # fmt: skip
+    assert any(first != second for first, second in pairs)
     spare = run(policy(0) + expert(1, 1), errs="replace")
     assert reasons(spare) == {
         ("p0", 0, "on_policy"): "replaced",
