@@ -116,7 +116,7 @@ def _boxed_spans(text: str) -> list[tuple[int, int, int, int]]:
     after = closed[-1][3] if closed else 0
     if unclosed and unclosed[0][0] >= after:
         start, content = unclosed[0]
-        end = re.compile(r"[\n$]|$").search(text, content)
+        end = re.compile(r"\\?\}\s*$|[\n$]|$").search(text, content)
         assert end is not None  # "$" matches at the end of any text
         closed.append((start, content, end.start(), end.end()))
         after = end.end()

@@ -1,0 +1,326 @@
+"""Expressions as math-verify's parser reads them, compared by their values.
+
+Two expressions are equal if they have equal values at several points, to twenty digits and more;
+unequal if they differ at one. Unlike simplification this takes milliseconds on any expression
+(Schwartz 1980, Zippel 1979), right or wrong, and nothing is expanded: a tower of powers is seen to
+be too large from its exponent.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+import mpmath
+import sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+from mpmath import mp
+from mpmath.libmp import NoConvergence
+from sympy.core.function import AppliedUndef
+
+DIGITS = 40
+"""Decimal digits of a first evaluation; more where the value is large."""
+MAX_DIGITS = 20_000
+"""A value of more digits than this is not compared to the last digit."""
+MAX_EXPONENT = 1e12
+"""A power whose result has more bits than this is not evaluated."""
+SAMPLES = 5
+INTEGER_SAMPLES = 24
+MAX_TERMS = 2000
+"""A finite sum or product of more terms than this is not evaluated."""
+
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
+
+
+class Undecided(Exception):
+    """The value cannot be had, or not cheaply: another way of comparing must decide."""
+
+
+@lru_cache(maxsize=4096)
+def parse(latex: str) -> sympy.Basic | None:
+    """Return the expression that math-verify's parser reads in `latex`; None if it reads none.
+
+    Raises MemoryError and RecursionError: those say nothing about the answer.
+    """
+    try:
+        found = latex2sympy(
+            latex, is_real=True, normalization_config=None, conversion_config=_CONVERSION
+        )
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:  # noqa: BLE001
+        # The parser raises bare `Exception` on what it cannot read, and stumbles on odd input in
+        # many other ways; all mean that this text is no expression.
+        return None
+    return sympy.ImmutableMatrix(found) if isinstance(found, sympy.MatrixBase) else found
+
+
+def equal_values(gold: sympy.Basic, answer: sympy.Basic) -> bool | None:
+    """Whether two expressions have the same value wherever both are defined.
+
+    Symbols are real; integers where a floor, factorial, binomial or power of -1 asks for them.
+    None: the values cannot be had.
+    """
+    if isinstance(gold, sympy.MatrixBase) or isinstance(answer, sympy.MatrixBase):
+        return _equal_matrices(gold, answer)
+    symbols = sorted({str(symbol) for symbol in gold.free_symbols | answer.free_symbols})
+    integral = _wants_integers(gold) or _wants_integers(answer)
+    samples = (INTEGER_SAMPLES if integral else SAMPLES) if symbols else 1
+    compared = 0
+    for sample in range(samples):
+        point = {name: _coordinate(name, sample, integral, len(symbols)) for name in symbols}
+        try:
+            same = _equal_at(gold, answer, point, strict=sample < SAMPLES - 2 or integral)
+        except Undecided:
+            continue
+        if same is False:
+            return False
+        compared += bool(same)
+    return True if compared >= min(2, samples) else None
+
+
+def proportional(gold: sympy.Basic, answer: sympy.Basic) -> mpmath.mpf | None:
+    """Return the constant c with answer = c·gold at every point, or None if there is none.
+
+    Equations f = 0 and c·f = 0 are the same for c other than 0; inequalities for c > 0.
+    """
+    symbols = sorted({str(symbol) for symbol in gold.free_symbols | answer.free_symbols})
+    ratios = []
+    for sample in range(SAMPLES):
+        point = {name: _coordinate(name, sample, False, len(symbols)) for name in symbols}
+        try:
+            with mp.workdps(DIGITS):
+                ratios.append(value(answer, point) / value(gold, point))
+        except (Undecided, ZeroDivisionError):
+            continue
+    with mp.workdps(DIGITS):
+        if len(ratios) < 2 or not all(mp.isfinite(ratio) for ratio in ratios):
+            return None
+        if any(not _close(ratio, ratios[0]) for ratio in ratios):
+            return None
+        first = ratios[0]
+        if mp.im(first) != 0 or first == 0:
+            return None
+        return mp.re(first)
+
+
+def constant(expression: sympy.Basic) -> mpmath.mpf | None:
+    """Return the real value of an expression without symbols to forty digits; None if none."""
+    if expression.free_symbols or not isinstance(expression, sympy.Expr):
+        return None
+    try:
+        with mp.workdps(DIGITS):
+            found = value(expression, {})
+            if abs(mp.im(found)) > mpmath.mpf(10) ** -30 * (1 + abs(found)):
+                return None
+            return mp.re(found)
+    except Undecided:
+        return None
+
+
+def value(node: sympy.Basic, point: Mapping[str, mpmath.mpf]) -> mpmath.mpf:
+    """Return the value of `node` with its symbols at `point`, at mpmath's working precision.
+
+    Raises Undecided for what has no value here or is too large.
+    """
+    try:
+        return _value(node, point)
+    except (ZeroDivisionError, ValueError, OverflowError, TypeError, NoConvergence) as error:
+        raise Undecided(str(error)) from error
+
+
+def _value(node: sympy.Basic, point: Mapping[str, mpmath.mpf]) -> mpmath.mpf:
+    if isinstance(node, sympy.Symbol):
+        if node.name == "i":
+            return mp.j
+        return point[node.name]
+    if isinstance(node, sympy.Rational):
+        return mp.mpf(node.p) / node.q
+    if isinstance(node, sympy.Float):
+        return mp.mpf(str(node))  # the decimal that was written, not the nearest double
+    if isinstance(node, sympy.Add):
+        return mp.fsum(_value(term, point) for term in node.args)
+    if isinstance(node, sympy.Mul):
+        return mp.fprod(_value(factor, point) for factor in node.args)
+    if isinstance(node, sympy.Pow):
+        return _power(node, point)
+    if isinstance(node, sympy.exp):
+        return _checked_power(mp.e, _value(node.args[0], point))
+    if isinstance(node, sympy.UnevaluatedExpr):
+        return _value(node.args[0], point)
+    if isinstance(node, sympy.Sum | sympy.Product):
+        return _series(node, point)
+    if isinstance(node, AppliedUndef) and node.func.__name__ == "dfact":
+        return mp.fac2(_value(node.args[0], point))
+    if isinstance(node, AppliedUndef):
+        return _opaque(node.func.__name__, [_value(argument, point) for argument in node.args])
+    if isinstance(node, sympy.Derivative):
+        return _opaque(str(node), [])
+    if node in _CONSTANTS:
+        return _CONSTANTS[node]()
+    function = _FUNCTIONS.get(type(node))
+    if function is None:
+        raise Undecided(type(node).__name__)
+    return function(*[_value(argument, point) for argument in node.args])
+
+
+def _power(node: sympy.Pow, point: Mapping[str, mpmath.mpf]) -> mpmath.mpf:
+    base, exponent = (_value(argument, point) for argument in node.args)
+    root = node.args[1]
+    if isinstance(root, sympy.Rational) and root.q % 2 and mp.im(base) == 0 and mp.re(base) < 0:
+        # An odd root of a negative number is the real one in every problem that asks for it.
+        sign = -1 if root.p % 2 else 1
+        return sign * _checked_power(-mp.re(base), exponent)
+    return _checked_power(base, exponent)
+
+
+def _checked_power(base: mpmath.mpf, exponent: mpmath.mpf) -> mpmath.mpf:
+    if abs(exponent) > 1 and base != 0:
+        bits = abs(exponent) * (1 + abs(mp.log(abs(base), 2)))
+        if bits > MAX_EXPONENT:
+            raise Undecided("too large")
+    return mp.power(base, exponent)
+
+
+def _series(node: sympy.Sum | sympy.Product, point: Mapping[str, mpmath.mpf]) -> mpmath.mpf:
+    term, *limits = node.args
+    if len(limits) != 1:
+        raise Undecided("several indices")
+    index, first, last = limits[0]
+    start, stop = (mp.re(_value(bound, point)) for bound in (first, last))
+    if not (mp.isint(start) and mp.isint(stop)) or stop - start > MAX_TERMS:
+        raise Undecided("too many terms")
+    values = [
+        _value(term, {**point, index.name: mp.mpf(at)}) for at in range(int(start), int(stop) + 1)
+    ]
+    return mp.fsum(values) if isinstance(node, sympy.Sum) else mp.fprod(values)
+
+
+def _opaque(name: str, arguments: list[mpmath.mpf]) -> mpmath.mpf:
+    """A smooth stand-in for a function that is only named, as in ``f(x)`` or ``dx/dt``."""
+    phase = mp.mpf(zlib.crc32(name.encode()) % 10_007) / 1009
+    return mp.fsum(
+        [mp.cos(phase), 2, *(mp.sin(x * (phase + k)) for k, x in enumerate(arguments, 2))]
+    )
+
+
+def _rounded(x: mpmath.mpf) -> mpmath.mpf:
+    """x, or the integer that it is but for rounding errors."""
+    near = mp.nint(mp.re(x))
+    return near if abs(x - near) < mp.mpf(10) ** -(mp.dps // 2) else mp.re(x)
+
+
+def _factorial(n: mpmath.mpf) -> mpmath.mpf:
+    if abs(n) > 1e9:
+        raise Undecided("too large")
+    return mp.factorial(n)
+
+
+def _binomial(n: mpmath.mpf, k: mpmath.mpf) -> mpmath.mpf:
+    if abs(n) > 1e9:
+        raise Undecided("too large")
+    return mp.binomial(n, k)
+
+
+_CONSTANTS: dict[sympy.Basic, Callable[[], mpmath.mpf]] = {
+    sympy.pi: lambda: +mp.pi,
+    sympy.E: lambda: +mp.e,
+    sympy.I: lambda: mp.j,
+    sympy.oo: lambda: mp.inf,
+    -sympy.oo: lambda: -mp.inf,
+    sympy.GoldenRatio: lambda: +mp.phi,
+    sympy.EulerGamma: lambda: +mp.euler,
+}
+
+_FUNCTIONS: dict[type, Callable[..., mpmath.mpf]] = {
+    sympy.sin: mp.sin, sympy.cos: mp.cos, sympy.tan: mp.tan,
+    sympy.cot: mp.cot, sympy.sec: mp.sec, sympy.csc: mp.csc,
+    sympy.asin: mp.asin, sympy.acos: mp.acos, sympy.atan: mp.atan,
+    sympy.acot: mp.acot, sympy.asec: mp.asec, sympy.acsc: mp.acsc,
+    sympy.sinh: mp.sinh, sympy.cosh: mp.cosh, sympy.tanh: mp.tanh,
+    sympy.asinh: mp.asinh, sympy.acosh: mp.acosh, sympy.atanh: mp.atanh,
+    sympy.log: lambda x, base=None: mp.log(x) if base is None else mp.log(x) / mp.log(base),
+    sympy.Abs: abs,
+    sympy.floor: lambda x: mp.floor(_rounded(x)),
+    sympy.ceiling: lambda x: mp.ceil(_rounded(x)),
+    sympy.factorial: _factorial,
+    sympy.binomial: _binomial,
+    sympy.gamma: lambda x: _factorial(x - 1),
+    sympy.Max: lambda *xs: max(map(mp.re, xs)),
+    sympy.Min: lambda *xs: min(map(mp.re, xs)),
+    sympy.Mod: lambda a, b: _rounded(a) - _rounded(b) * mp.floor(_rounded(a / b)),
+}  # fmt: skip
+
+
+def _wants_integers(expression: sympy.Basic) -> bool:
+    """Whether the expression makes sense, or is meant, for integers only."""
+    if expression.has(
+        sympy.floor, sympy.ceiling, sympy.factorial, sympy.binomial, sympy.Mod, sympy.Sum,
+        sympy.Product,
+    ):  # fmt: skip
+        return bool(expression.free_symbols)
+    if any(function.func.__name__ == "dfact" for function in expression.atoms(AppliedUndef)):
+        return True
+    for power in expression.atoms(sympy.Pow):
+        base, exponent = power.args
+        if exponent.free_symbols and not base.free_symbols and base.could_extract_minus_sign():
+            return True
+    return any(
+        function.args[0].free_symbols and function.args[0].has(sympy.pi)
+        for function in expression.atoms(sympy.sin, sympy.cos, sympy.tan)
+    )
+
+
+def _coordinate(name: str, sample: int, integral: bool, symbols: int) -> mpmath.mpf:
+    """A value for a symbol, the same in every process.
+
+    Integers run from 2 up where there is one symbol, so that floors of roots are told apart. Reals
+    are positive at first; then one sample is all negative and one has both signs.
+    """
+    seed = zlib.crc32(f"{name}#{sample}".encode())
+    if integral:
+        return mp.mpf(2 + (sample if symbols == 1 else seed % 13))
+    magnitude = mp.mpf(1) / 3 + mp.mpf(seed % 99_991) / 31_337
+    if sample == SAMPLES - 2 or (sample == SAMPLES - 1 and seed // 99_991 % 2):
+        return -magnitude
+    return magnitude
+
+
+def _equal_at(
+    gold: sympy.Basic, answer: sympy.Basic, point: Mapping[str, mpmath.mpf], strict: bool
+) -> bool | None:
+    with mp.workdps(DIGITS):
+        ours, theirs = value(gold, point), value(answer, point)
+        if not (mp.isfinite(ours) and mp.isfinite(theirs)):
+            if mp.isinf(ours) and mp.isinf(theirs):
+                return bool(ours == theirs)
+            if strict and mp.isinf(ours) != mp.isinf(theirs):
+                return False
+            return None
+        if not _close(ours, theirs):
+            # Identities such as log(ab) = log a + log b need not hold for negative numbers.
+            real = mp.im(ours) == 0 and mp.im(theirs) == 0
+            return False if strict or real else None
+        size = max(abs(ours), abs(theirs))
+        if size < mp.mpf(10) ** 15:
+            return True
+        digits = int(mp.log10(size)) + DIGITS
+    if digits > MAX_DIGITS:
+        return True if gold == answer else None
+    with mp.workdps(digits):
+        return bool(abs(value(gold, point) - value(answer, point)) < mp.mpf(10) ** (-DIGITS // 4))
+
+
+def _close(a: mpmath.mpf, b: mpmath.mpf) -> bool:
+    scale = max(abs(a), abs(b))
+    return bool(abs(a - b) <= mp.mpf(10) ** -20 * scale + mp.mpf(10) ** -30)
+
+
+def _equal_matrices(gold: sympy.Basic, answer: sympy.Basic) -> bool | None:
+    if not (isinstance(gold, sympy.MatrixBase) and isinstance(answer, sympy.MatrixBase)):
+        return None
+    if gold.shape != answer.shape:
+        return False
+    found = [equal_values(a, b) for a, b in zip(gold.flat(), answer.flat(), strict=True)]
+    if all(found):
+        return True
+    return False if False in found else None

@@ -1,0 +1,290 @@
+"""Sets of real numbers: intervals, inequalities and their unions, in one form.
+
+``x > 1``, ``(1, \\infty)``, ``x \\in (1, \\infty)`` and ``\\mathbb{R} \\setminus (-\\infty, 1]`` are
+one region. Ends are expressions; what they are worth is asked of a function that the caller gives.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from mpmath import mp, mpf
+
+from icpo_core import wording
+from icpo_core.forms import Combination, Form, Group, Named, Relation, Value, Words, is_name
+
+Worth = Callable[[str], mpf | None]
+"""The real value of an expression, infinities included; None if it has symbols or none."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """All between two ends; a single point where both are one closed end."""
+
+    low: str
+    high: str
+    low_closed: bool
+    high_closed: bool
+
+
+@dataclass(frozen=True)
+class Region:
+    """A union of pieces, for a variable if one was named, of integers if the answer says so."""
+
+    pieces: tuple[Piece, ...]
+    variable: str = ""
+    integers: bool = False
+
+
+_EVERYTHING = Piece(r"-\infty", r"\infty", False, False)
+_KIND = re.compile(
+    r"(?:all |any |the |every )*(?:(positive|negative|non-?negative|non-?positive|natural) )?"
+    r"(real numbers?|reals?|integers?|natural numbers?|numbers?)"
+)
+_FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
+
+
+def is_plainly_region(form: Form) -> bool:
+    """Whether the form can be nothing but a region: ``(1,2)`` alone may be a point."""
+    if isinstance(form, Named):
+        return is_plainly_region(form.value)
+    if isinstance(form, Group) and form.opening == "":
+        return any(is_plainly_region(item) for item in form.items)
+    if isinstance(form, Group):
+        return (form.opening, form.closing) in (("(", "]"), ("[", ")")) or any(
+            isinstance(item, Value) and r"\infty" in item.tex for item in form.items
+        )
+    if isinstance(form, Relation):
+        return not set(form.signs) & {"=", r"\in"}
+    if isinstance(form, Value):
+        return form.tex.replace(" ", "") == r"\mathbb{R}"
+    if isinstance(form, Words):
+        return _of_words(wording.clean(form.text)) is not None or (
+            wording.meaning(form.text) == wording.ALL_REALS
+        )
+    return isinstance(form, Combination)
+
+
+def region(form: Form, worth: Worth) -> Region | None:
+    """Return the region that the form describes, pieces sorted and merged; None if none."""
+    found = _region(form, worth)
+    return None if found is None else replace(found, pieces=_merged(found.pieces, worth))
+
+
+def same_region(
+    gold: Region, answer: Region, same_end: Callable[[str, str], bool], worth: Worth
+) -> bool:
+    """Whether two regions are one, by their ends."""
+    if gold.integers or answer.integers:
+        gold, answer = _of_integers(gold, worth), _of_integers(answer, worth)
+    if len(gold.pieces) != len(answer.pieces):
+        return False
+    return all(
+        a.low_closed == b.low_closed
+        and a.high_closed == b.high_closed
+        and same_end(a.low, b.low)
+        and same_end(a.high, b.high)
+        for a, b in zip(gold.pieces, answer.pieces, strict=True)
+    )
+
+
+def _region(form: Form, worth: Worth) -> Region | None:
+    if isinstance(form, Named):
+        inner = _region(form.value, worth)
+        return None if inner is None else replace(inner, variable=form.name)
+    if isinstance(form, Words):
+        if wording.meaning(form.text) == wording.ALL_REALS:
+            return Region((_EVERYTHING,))
+        return _of_words(wording.clean(form.text))
+    if isinstance(form, Value):
+        return Region((_EVERYTHING,)) if form.tex.replace(" ", "") == r"\mathbb{R}" else None
+    if isinstance(form, Relation):
+        return _of_relation(form, worth)
+    if isinstance(form, Combination):
+        return _of_combination(form, worth)
+    if isinstance(form, Group) and form.opening == r"\{":
+        points = [item.tex for item in form.items if isinstance(item, Value)]
+        if len(points) < len(form.items) or not points:
+            return None
+        return Region(tuple(Piece(point, point, True, True) for point in points))
+    if isinstance(form, Group) and form.opening:
+        if len(form.items) != 2 or not all(isinstance(item, Value) for item in form.items):
+            return None
+        low, high = (item.tex for item in form.items if isinstance(item, Value))
+        return Region((Piece(low, high, form.opening == "[", form.closing == "]"),))
+    if isinstance(form, Group):
+        return _of_list(form, worth)
+    return None
+
+
+def _of_words(words: str) -> Region | None:
+    """``positive real numbers``, ``all non-negative integers``."""
+    match = _KIND.fullmatch(words)
+    if match is None:
+        return None
+    sign, kind = (match.group(1) or "").replace("-", ""), match.group(2)
+    piece = {
+        "positive": Piece("0", r"\infty", False, False),
+        "negative": Piece(r"-\infty", "0", False, False),
+        "nonnegative": Piece("0", r"\infty", True, False),
+        "nonpositive": Piece(r"-\infty", "0", False, True),
+        "natural": Piece("0", r"\infty", False, False),
+        "": _EVERYTHING,
+    }[sign]
+    return Region((piece,), integers=not kind.startswith("real"))
+
+
+def _of_list(form: Group, worth: Worth) -> Region | None:
+    """``x < 1 or x > 2`` is a union; ``x > 1, x < 2`` an intersection, unless that is empty."""
+    parts = []
+    for item in form.items:
+        if isinstance(item, Named) and isinstance(item.value, Value):
+            part: Region | None = Region(
+                (Piece(item.value.tex, item.value.tex, True, True),), item.name
+            )
+        else:
+            part = _region(item, worth)
+        if part is None:
+            return None
+        parts.append(part)
+    variables = {part.variable for part in parts if part.variable}
+    if len(variables) > 1:
+        return None
+    variable = variables.pop() if variables else ""
+    integers = any(part.integers for part in parts)
+    intervals = any(isinstance(item, Group) for item in form.items)
+    if form.joined != "or" and not intervals:
+        common = parts[0].pieces
+        for part in parts[1:]:
+            common = _intersection(common, part.pieces, worth)
+        if common:
+            return Region(common, variable, integers)
+    return Region(tuple(piece for part in parts for piece in part.pieces), variable, integers)
+
+
+def _of_relation(form: Relation, worth: Worth) -> Region | None:
+    sides, signs = [side.strip() for side in form.sides], list(form.signs)
+    if any(sign not in _FLIPPED for sign in signs) or len(sides) not in (2, 3):
+        return None
+    if len(sides) == 3:
+        if not is_name(sides[1]) or r"\ne" in signs:
+            return None
+        if signs[0] in (">", r"\ge"):
+            sides, signs = sides[::-1], [_FLIPPED[sign] for sign in signs[::-1]]
+        if any(sign not in ("<", r"\le") for sign in signs):
+            return None
+        piece = Piece(sides[0], sides[2], signs[0] == r"\le", signs[1] == r"\le")
+        return Region((piece,), sides[1], form.integers)
+    name, sign, end = sides[0], signs[0], sides[1]
+    if name and not is_name(name):
+        if not is_name(end):
+            return None
+        name, sign, end = end, _FLIPPED[sign], name
+    absolute = re.fullmatch(r"\|\s*(\w+)\s*\|", name)
+    if absolute and sign in ("<", r"\le"):
+        closed = sign == r"\le"
+        return Region((Piece(f"-({end})", end, closed, closed),), absolute.group(1), form.integers)
+    if absolute and sign in (">", r"\ge"):
+        closed = sign == r"\ge"
+        pieces = (
+            Piece(r"-\infty", f"-({end})", False, closed),
+            Piece(end, r"\infty", closed, False),
+        )
+        return Region(pieces, absolute.group(1), form.integers)
+    if sign == r"\ne":
+        pieces = (Piece(r"-\infty", end, False, False), Piece(end, r"\infty", False, False))
+    elif sign in ("<", r"\le"):
+        pieces = (Piece(r"-\infty", end, False, sign == r"\le"),)
+    else:
+        pieces = (Piece(end, r"\infty", sign == r"\ge", False),)
+    return Region(pieces, name, form.integers)
+
+
+def _of_combination(form: Combination, worth: Worth) -> Region | None:
+    parts = [_region(item, worth) for item in form.items]
+    if any(part is None for part in parts):
+        return None
+    regions = [part for part in parts if part is not None]
+    pieces = regions[0].pieces
+    for other in regions[1:]:
+        if form.sign == r"\cup":
+            pieces += other.pieces
+        elif form.sign == r"\cap":
+            pieces = _intersection(pieces, other.pieces, worth)
+        else:
+            rest = _complement(other.pieces, worth)
+            if rest is None:
+                return None
+            pieces = _intersection(pieces, rest, worth)
+    return Region(pieces, next((part.variable for part in regions if part.variable), ""))
+
+
+def _complement(pieces: tuple[Piece, ...], worth: Worth) -> tuple[Piece, ...] | None:
+    found: list[Piece] = []
+    low, closed = r"-\infty", False
+    for piece in _merged(pieces, worth):
+        if worth(piece.low) is None:
+            return None
+        if piece.low != r"-\infty":
+            found.append(Piece(low, piece.low, closed, not piece.low_closed))
+        low, closed = piece.high, not piece.high_closed
+    if low != r"\infty":
+        found.append(Piece(low, r"\infty", closed, False))
+    return tuple(found)
+
+
+def _intersection(
+    ours: tuple[Piece, ...], theirs: tuple[Piece, ...], worth: Worth
+) -> tuple[Piece, ...]:
+    found = []
+    for a in ours:
+        for b in theirs:
+            lows = [(worth(p.low), not p.low_closed, p.low, p.low_closed) for p in (a, b)]
+            highs = [(worth(p.high), p.high_closed, p.high, p.high_closed) for p in (a, b)]
+            if any(end[0] is None for end in lows + highs):
+                return ()
+            low = max(lows, key=lambda end: end[:2])
+            high = min(highs, key=lambda end: end[:2])
+            if low[0] < high[0] or (low[0] == high[0] and low[3] and high[3]):
+                found.append(Piece(low[2], high[2], low[3], high[3]))
+    return tuple(found)
+
+
+def _merged(pieces: tuple[Piece, ...], worth: Worth) -> tuple[Piece, ...]:
+    """The pieces sorted, those that touch made one; as they are where an end has symbols."""
+    ends = [(worth(piece.low), worth(piece.high)) for piece in pieces]
+    if any(low is None or high is None for low, high in ends):
+        return pieces
+    order = sorted(range(len(pieces)), key=lambda at: (ends[at][0], not pieces[at].low_closed))
+    merged: list[tuple[Piece, mpf]] = []
+    for at in order:
+        piece, (low, high) = pieces[at], ends[at]
+        if merged:
+            last, last_high = merged[-1]
+            if low < last_high or (low == last_high and (piece.low_closed or last.high_closed)):
+                if high > last_high or (high == last_high and piece.high_closed):
+                    last = replace(last, high=piece.high, high_closed=piece.high_closed)
+                    last_high = high
+                merged[-1] = (last, last_high)
+                continue
+        merged.append((piece, high))
+    return tuple(piece for piece, _ in merged)
+
+
+def _of_integers(found: Region, worth: Worth) -> Region:
+    """The region with its ends moved to the outermost integers in it."""
+    pieces = []
+    for piece in found.pieces:
+        low, high = worth(piece.low), worth(piece.high)
+        ends = [piece.low, piece.high]
+        closed = [piece.low_closed, piece.high_closed]
+        if low is not None and mp.isfinite(low):
+            inside = mp.ceil(low)
+            ends[0] = str(int(inside + (1 if inside == low and not piece.low_closed else 0)))
+            closed[0] = True
+        if high is not None and mp.isfinite(high):
+            inside = mp.floor(high)
+            ends[1] = str(int(inside - (1 if inside == high and not piece.high_closed else 0)))
+            closed[1] = True
+        pieces.append(Piece(ends[0], ends[1], closed[0], closed[1]))
+    return replace(found, pieces=tuple(pieces))

@@ -1,0 +1,321 @@
+r"""Single expressions: whether two are worth the same, units, percent, degrees and rounding included."""
+
+import re
+import zlib
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+import sympy
+from mpmath import mp, mpf
+
+from icpo_core import numerics, units
+from icpo_core.forms import Value, rename
+
+_SCIENTIFIC = re.compile(r"(?<![A-Za-z\d.])(\d+\.?\d*|\.\d+)[eE]([-+]?\d+)(?![\d.]*[A-Za-z^_])")
+_DECIMAL = re.compile(
+    r"([-+]?)\s*(\d*)(?:\.(\d*))?(?:\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?\s*([-+]?\d{1,6})\s*\}?)?"
+)
+_BASE = re.compile(
+    r"\(?\s*(?:\\text\{)?([0-9A-Fa-f]+)\}?\s*\)?\s*_\s*\{?\s*\(?(\d{1,2}|[a-z]+)\)?\s*\}?"
+)
+_BASES = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+    "ten": 10, "twelve": 12, "sixteen": 16,
+}  # fmt: skip
+_TRIG = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_DEGREES = re.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?")
+_MARKED = re.compile(
+    r"\\(dot|ddot|hat|bar|vec|tilde|overline|overrightarrow)\s*(?:\{([^{}]*)\}|([A-Za-z]))((?:_\{[^{}]*\}|_\w)?)"
+    r"|((?:\\[a-zA-Z]+\s*|[A-Za-z])(?:_\{[^{}]*\}|_\w)?)('+|\^\s*\{(?:\s*\\prime)+\s*\}|\^\s*\\prime)"
+)
+_RATE = re.compile(
+    r"\\frac\s*\{\s*d(\^\{?2\}?)?\s*(\\?[A-Za-z]+(?:_\{[^{}]*\}|_\w)?)\s*\}\s*\{\s*d\s*t(?:\s*\^\{?2\}?)?\s*\}"
+)
+_SUBSCRIPT = re.compile(
+    r"(\\(?:log|sum|prod|int|lim|max|min)(?![a-z])\s*)?\s*_\s*(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(\\[a-zA-Z]+|\w))"
+)
+_UNITS_OF_ONE_LETTER = re.compile(r"(.*\d)\s+([mgsNJWVhL])")
+
+
+@dataclass(frozen=True)
+class Decimal:
+    """A number written out: its worth, its significant digits, and one unit in its last place."""
+
+    worth: Fraction
+    digits: int
+    unit: Fraction
+    pointed: bool
+    scientific: bool
+
+
+class UndecidedValue(Exception):
+    """Two expressions that neither text nor values tell apart."""
+
+
+def same_value(gold: Value, answer: Value, digits: int) -> bool:
+    """Whether `answer` is worth what `gold` is.
+
+    `digits`: significant digits from which a decimal counts as an approximation. Raises
+    UndecidedValue if it cannot be said.
+    """
+    if _squeezed(gold.tex) == _squeezed(answer.tex) and not (gold.unit and answer.unit):
+        return True
+    based = _same_based(gold, answer)
+    if based is not None:
+        return based
+    ours, our_mark = _marked(gold)
+    theirs, their_mark = _marked(answer)
+    if gold.unit and answer.unit and our_mark == their_mark == "":
+        scale = _unit_scale(gold.unit, answer.unit)
+        if scale is None:
+            return False
+        if scale != "1" and scale != r"\frac{1}{1}":
+            return _same_expression(ours, f"({theirs}) \\cdot {scale}", digits)
+    spaced = _UNITS_OF_ONE_LETTER.fullmatch(theirs)
+    if spaced and _decimal(ours) and not answer.unit:
+        theirs = spaced.group(1)
+    letter = gold.unit or answer.unit
+    if len(letter) == 1 and not (gold.unit and answer.unit) and not our_mark and not their_mark:
+        # 0.64N against 0.64 \text{N}
+        inlined = [f"{v.tex} {v.unit.upper()}" if v.unit else v.tex for v in (gold, answer)]
+        if _squeezed(inlined[0]).upper() == _squeezed(inlined[1]).upper():
+            return True
+        try:
+            if _same_expression(inlined[0], inlined[1], digits):
+                return True
+        except UndecidedValue:
+            pass
+    if our_mark == their_mark:
+        return _same_expression(ours, theirs, digits)
+    marks = {our_mark, their_mark} - {""}
+    if len(marks) > 1:
+        return False
+    mark = marks.pop()
+    if mark == "percent":
+        percent, plain = (ours, theirs) if our_mark else (theirs, ours)
+        scaled = f"\\frac{{{percent}}}{{100}}"
+        pairs = [(scaled, plain)] if our_mark else [(plain, scaled)]
+        worth = constant(plain)
+        if worth is not None and abs(worth) >= 1:
+            pairs.append((ours, theirs))  # the problem asked for percents
+        return any(_same_expression(a, b, digits) for a, b in pairs)
+    degrees, plain = (ours, theirs) if our_mark else (theirs, ours)
+    turned = f"({degrees}) \\cdot \\frac{{\\pi}}{{180}}"
+    if _same_expression(ours, theirs, digits):
+        return True
+    return r"\pi" in plain and _same_expression(turned, plain, digits)
+
+
+def constant(tex: str) -> mpf | None:
+    """Return what an expression is worth if it has no symbols; infinities are worth themselves."""
+    plain = tex.replace(" ", "")
+    if plain in (r"\infty", r"+\infty"):
+        return mp.inf
+    if plain == r"-\infty":
+        return -mp.inf
+    expression = expression_of(tex)
+    return None if expression is None else numerics.constant(expression)
+
+
+@lru_cache(maxsize=4096)
+def expression_of(tex: str) -> sympy.Basic | None:
+    """Return the expression in `tex` as math-verify's parser reads it, spelled for that parser."""
+    if r"\ldots" in tex or not tex.strip():
+        return None
+    if re.search(r"\\(?:gcd|lcm|operatorname)", tex) and re.search(r"[a-z]\s*[,)]", tex):
+        return None  # the parser takes gcd(m, n) for 1
+    text = _SCIENTIFIC.sub(r"\1 \\cdot 10^{\2}", tex)
+    text = re.sub(r"(\d)\.(?!\d)", r"\1", text)
+    text = re.sub(r"(?<!\d)\.(?=\d)", "0.", text)
+    text = re.sub(r"^\s*([-+]?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)\s*$", _mixed, text)
+    text = re.sub(r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}", text)
+    if _TRIG.search(text):
+        text = re.sub(
+            r"(\d+(?:\.\d+)?|\\?[a-z]+|\))" + _DEGREES.pattern, r"\1 \\cdot \\frac{\\pi}{180}", text
+        ) if re.search(r"\\circ", text) else text  # fmt: skip
+        text = re.sub(r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?-?\d\}?)?)\s*(\d[\d.]*) \\cdot \\frac\{\\pi\}\{180\}",
+                      r"\1(\2 \\cdot \\frac{\\pi}{180})", text)  # fmt: skip
+    text = _DEGREES.sub("", text)
+    text = _RATE.sub(lambda m: f"\\{'d' * (2 if m[1] else 1)}ot{{{m[2]}}}", text)
+    text = _MARKED.sub(_plain_symbol, text)
+    text = _SUBSCRIPT.sub(_plain_subscript, text)
+    text = re.sub(r"(\([^()]*\)|\w+)\s*!!", r"\\operatorname{dfact}(\1)", text)
+    # The parser takes 2(3/2) for two and three halves; only 2\frac{1}{2} is that.
+    text = re.sub(r"(?<=[\d)}])\s*\((?=\s*[-\d\\(])", r" \\cdot (", text)
+    text = re.sub(r"(?<=[\d)])\s*(?=\\frac)", _times, text)
+    found = numerics.parse(text.strip())
+    if found is None or not isinstance(found, sympy.Expr | sympy.MatrixBase):
+        return None
+    return found
+
+
+def _times(match: re.Match[str]) -> str:
+    r"""Nothing between the parts of 1\frac{4}{5}, a dot between those of 2\frac{x}{3}."""
+    parts = re.compile(r"\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}").match(match.string, match.end())
+    whole = re.search(r"(?<![\d.{])\d+$", match.string[: match.start()])
+    mixed = parts is not None and whole is not None and int(parts[1]) < int(parts[2])
+    return "" if mixed else r" \cdot "
+
+
+def _mixed(match: re.Match[str]) -> str:
+    sign, whole, top, bottom = match.groups()
+    return f"{sign}\\frac{{{int(whole) * int(bottom) + int(top)}}}{{{bottom}}}"
+
+
+def _plain_symbol(match: re.Match[str]) -> str:
+    """A symbol with a dot, hat or prime, as one that the parser reads as a single symbol."""
+    spelled = re.sub(
+        r"[\s{}]|\\prime", lambda m: "'" if m.group() == r"\prime" else "", match.group()
+    )
+    spelled = spelled.replace("^'", "'")
+    return f"q_{{{zlib.crc32(spelled.encode())}}} "
+
+
+def _plain_subscript(match: re.Match[str]) -> str:
+    """A subscript as a number: the parser reads no others in all places."""
+    content = _squeezed(match.group(2) if match.group(2) is not None else match.group(3))
+    if match.group(1):
+        return f"{match.group(1).strip()}_{{{match.group(2) or match.group(3)}}}"
+    return f"_{{{content if content.isdigit() else zlib.crc32(content.encode())}}}"
+
+
+def _squeezed(tex: str) -> str:
+    return re.sub(r"[\s{}]", "", tex)
+
+
+def _marked(value: Value) -> tuple[str, str]:
+    """Return the expression without its percent or degree sign, and which one it had."""
+    tex, unit = value.tex.strip(), value.unit
+    if tex.endswith((r"\%", "%")):
+        return re.sub(r"\s*\\?%$", "", tex), "percent"
+    if re.match(r"(percent|percentage|pct)\b", unit):
+        return tex, "percent"
+    if not _TRIG.search(tex) and (_DEGREES.search(tex) or re.match(r"(degree|deg)", unit)):
+        return _DEGREES.sub("", tex), "degree"
+    if re.match(r"(radian|rad)s?$", unit):
+        return tex, ""
+    return tex, ""
+
+
+def _unit_scale(ours: str, theirs: str) -> str | None:
+    """Return what their unit is in ours; 1 where one is no known unit, None where they differ."""
+    if ours == theirs:
+        return "1"
+    our_measure, their_measure = units.measure(ours), units.measure(theirs)
+    if our_measure is None or their_measure is None:
+        return "1"
+    if our_measure[0] != their_measure[0]:
+        return None
+    ratio = their_measure[1] / our_measure[1]
+    return f"\\frac{{{ratio.numerator}}}{{{ratio.denominator}}}"
+
+
+def _same_based(gold: Value, answer: Value) -> bool | None:
+    """Whether numbers in a written base agree, digit for digit; None if the gold has no base."""
+    ours = _BASE.fullmatch(gold.tex.strip())
+    if ours is None or not re.fullmatch(r"\d{1,2}|[a-z]{3,}", ours.group(2)):
+        return None
+    if re.match(r"[a-zA-Z]+$", ours.group(1)):
+        return None  # a_2 is a symbol
+    theirs = _BASE.fullmatch(answer.tex.strip())
+    if theirs is None:
+        spoken = re.fullmatch(r"base (\w+)", answer.unit)
+        if answer.unit and not spoken:
+            return None
+        digits, base = answer.tex.strip(), spoken.group(1) if spoken else None
+    else:
+        digits, base = theirs.groups()
+    if base is not None and _BASES.get(base, base) != _BASES.get(ours.group(2), ours.group(2)):
+        return str(_BASES.get(base, base)) == str(_BASES.get(ours.group(2), ours.group(2)))
+    return digits.lower() == ours.group(1).lower()
+
+
+def _same_expression(gold: str, answer: str, digits: int) -> bool:
+    """Whether two expressions are equal, exactly or as far as one of them is written out."""
+    ours, theirs = expression_of(gold), expression_of(answer)
+    if ours is None or theirs is None:
+        if _squeezed(gold) == _squeezed(answer):
+            return True
+        raise UndecidedValue
+    same = numerics.equal_values(ours, theirs)
+    if same is None and r"\log" in gold + answer:
+        same = False
+    if same:
+        return True
+    if r"\log" in gold + answer:
+        # Without a base, log is ln to one writer and log_10 to another.
+        natural = [re.sub(r"\\log(?!\s*_)", r"\\ln", tex) for tex in (gold, answer)]
+        left, right = expression_of(natural[0]), expression_of(natural[1])
+        if left is not None and right is not None and numerics.equal_values(left, right):
+            return True
+    if same is None:
+        raise UndecidedValue
+    if _approximates(gold, answer, ours, theirs, digits):
+        return True
+    return _same_but_for_case(gold, answer, ours, theirs)
+
+
+def _same_but_for_case(gold: str, answer: str, ours: sympy.Basic, theirs: sympy.Basic) -> bool:
+    """N/2 against n/2, where neither uses both letters."""
+    our_names, their_names = ({str(s) for s in side.free_symbols} for side in (ours, theirs))
+    missing, extra = our_names - their_names, their_names - our_names
+    if not extra or len(missing) != len(extra):
+        return False
+    if any(name.swapcase() not in missing or len(name) > 1 for name in extra):
+        return False
+    for name in extra:
+        answer = rename(answer, name, name.swapcase())
+    renamed = expression_of(answer)
+    return renamed is not None and bool(numerics.equal_values(ours, renamed))
+
+
+def _approximates(
+    gold: str, answer: str, ours: sympy.Basic, theirs: sympy.Basic, digits: int
+) -> bool:
+    """Whether one side is the other, correctly rounded to enough digits."""
+    our_decimal, their_decimal = _decimal(gold), _decimal(answer)
+    if our_decimal is None and their_decimal is None:
+        return False
+    our_worth, their_worth = numerics.constant(ours), numerics.constant(theirs)
+    if our_worth is None or their_worth is None:
+        return False
+    if our_decimal is not None and (our_decimal.pointed or our_decimal.scientific):
+        enough = 2 if our_decimal.scientific else 3
+        finer = their_decimal is None or their_decimal.digits > our_decimal.digits
+        if finer and our_decimal.digits >= enough and _rounds_to(their_worth, our_decimal):
+            return True
+    if their_decimal is None or not (their_decimal.pointed or their_decimal.scientific):
+        return False
+    if their_decimal.digits < digits or not _rounds_to(our_worth, their_decimal):
+        return False
+    if our_decimal is not None:
+        return our_decimal.pointed and our_decimal.digits > their_decimal.digits
+    # A gold answer that a short decimal expresses exactly must be met exactly.
+    exact = sympy.nsimplify(ours) if isinstance(ours, sympy.Rational) else None
+    if mp.isint(our_worth):
+        return False
+    return not (isinstance(exact, sympy.Rational) and 10**6 % exact.q == 0)
+
+
+def _rounds_to(worth: mpf, written: Decimal) -> bool:
+    with mp.workdps(40):
+        target = mpf(written.worth.numerator) / written.worth.denominator
+        half = mpf(written.unit.numerator) / written.unit.denominator / 2
+        return bool(abs(worth - target) <= half * (1 + mpf(10) ** -9))
+
+
+def _decimal(tex: str) -> Decimal | None:
+    match = _DECIMAL.fullmatch(_SCIENTIFIC.sub(r"\1 \\cdot 10^{\2}", tex.strip()))
+    if match is None or not (match.group(2) or match.group(3)):
+        return None
+    sign, whole, after, exponent = match.groups()
+    shown = (whole + (after or "")).lstrip("0")
+    power = int(exponent or 0) - len(after or "")
+    if abs(power) > 5000:
+        return None
+    unit = Fraction(10) ** power
+    worth = int(whole + (after or "")) * unit * (-1 if sign == "-" else 1)
+    return Decimal(
+        worth, max(len(shown), 1), unit, after is not None and after != "", exponent is not None
+    )
