@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from icpo_core.exact import exactly_equal
+from icpo_core.answers.exact import exactly_equal
 from icpo_core.extraction import Mode, choice_letter, extract
 
 
@@ -106,7 +106,7 @@ class Finding:
 def grade(question: Question, rules: GradingRules) -> Verdict:
     """Return the verdict on `question`. Runs in this process: nothing limits its time or memory."""
     # math-verify and sympy take seconds to import, and only judging needs them.
-    from icpo_core.equivalence import compare
+    from icpo_core.answers.equivalence import compare
 
     extracted, finding = prejudge(question, rules)
     if isinstance(finding, Finding):

@@ -44,7 +44,7 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
     try:
-        from icpo_core.equivalence import compare, warm_up
+        from icpo_core.answers.equivalence import compare, warm_up
 
         warm_up()
     except ImportError as error:

@@ -9,8 +9,8 @@ from functools import lru_cache
 import sympy
 from mpmath import mp, mpf
 
-from icpo_core import numerics, units
-from icpo_core.forms import Value, rename
+from icpo_core.answers import numerics, units
+from icpo_core.answers.forms import Value, rename
 
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z\d.])(\d+\.?\d*|\.\d+)[eE]([-+]?\d+)(?![\d.]*[A-Za-z^_])")
 _DECIMAL = re.compile(
@@ -31,6 +31,10 @@ _MARKED = re.compile(
 )
 _RATE = re.compile(
     r"\\frac\s*\{\s*d(\^\{?2\}?)?\s*(\\?[A-Za-z]+(?:_\{[^{}]*\}|_\w)?)\s*\}\s*\{\s*d\s*t(?:\s*\^\{?2\}?)?\s*\}"
+)
+# n!! as a product that holds for even and odd n.
+_DOUBLE_FACTORIAL = (
+    r"(2^{\1/2} \\cdot (\1/2)! \\cdot (\\frac{\\pi}{2})^{(\\cos(\\pi \\cdot \1) - 1)/4})"
 )
 _SUBSCRIPT = re.compile(
     r"(\\(?:log|sum|prod|int|lim|max|min)(?![a-z])\s*)?\s*_\s*(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(\\[a-zA-Z]+|\w))"
@@ -129,6 +133,7 @@ def expression_of(tex: str) -> sympy.Basic | None:
     text = re.sub(r"(\d)\.(?!\d)", r"\1", text)
     text = re.sub(r"(?<!\d)\.(?=\d)", "0.", text)
     text = re.sub(r"^\s*([-+]?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)\s*$", _mixed, text)
+    text = re.sub(r"(?<![\w}])(\d+)\s*/\s*(\d+)(?:\s+(?=[A-Za-z(\\])|(?=\\sqrt|\\pi))", r"\\frac{\1}{\2} \\cdot ", text)
     text = re.sub(r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}", text)
     if _TRIG.search(text):
         text = re.sub(
@@ -140,7 +145,7 @@ def expression_of(tex: str) -> sympy.Basic | None:
     text = _RATE.sub(lambda m: f"\\{'d' * (2 if m[1] else 1)}ot{{{m[2]}}}", text)
     text = _MARKED.sub(_plain_symbol, text)
     text = _SUBSCRIPT.sub(_plain_subscript, text)
-    text = re.sub(r"(\([^()]*\)|\w+)\s*!!", r"\\operatorname{dfact}(\1)", text)
+    text = re.sub(r"(\([^()]*\)|\w+)\s*!!", _DOUBLE_FACTORIAL, text)
     # The parser takes 2(3/2) for two and three halves; only 2\frac{1}{2} is that.
     text = re.sub(r"(?<=[\d)}])\s*\((?=\s*[-\d\\(])", r" \\cdot (", text)
     text = re.sub(r"(?<=[\d)])\s*(?=\\frac)", _times, text)

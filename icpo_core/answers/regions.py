@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from mpmath import mp, mpf
 
-from icpo_core import wording
-from icpo_core.forms import Combination, Form, Group, Named, Relation, Value, Words, is_name
+from icpo_core.answers import wording
+from icpo_core.answers.forms import Combination, Form, Group, Named, Relation, Value, Words, is_name
 
 Worth = Callable[[str], mpf | None]
 """The real value of an expression, infinities included; None if it has symbols or none."""
@@ -48,8 +48,8 @@ def is_plainly_region(form: Form) -> bool:
     """Whether the form can be nothing but a region: ``(1,2)`` alone may be a point."""
     if isinstance(form, Named):
         return is_plainly_region(form.value)
-    if isinstance(form, Group) and form.opening == "":
-        return any(is_plainly_region(item) for item in form.items)
+    if isinstance(form, Group) and (form.opening == "" or _goes_on(form)):
+        return any(is_plainly_region(item) for item in form.items) or _goes_on(form)
     if isinstance(form, Group):
         return (form.opening, form.closing) in (("(", "]"), ("[", ")")) or any(
             isinstance(item, Value) and r"\infty" in item.tex for item in form.items
@@ -102,6 +102,8 @@ def _region(form: Form, worth: Worth) -> Region | None:
         return _of_relation(form, worth)
     if isinstance(form, Combination):
         return _of_combination(form, worth)
+    if isinstance(form, Group) and _goes_on(form):
+        return _of_enumeration(form)
     if isinstance(form, Group) and form.opening == r"\{":
         points = [item.tex for item in form.items if isinstance(item, Value)]
         if len(points) < len(form.items) or not points:
@@ -132,6 +134,26 @@ def _of_words(words: str) -> Region | None:
         "": _EVERYTHING,
     }[sign]
     return Region((piece,), integers=not kind.startswith("real"))
+
+
+def _goes_on(form: Group) -> bool:
+    """Whether the items end in dots: 2, 3, 4, …"""
+    last = form.items[-1] if form.items else None
+    last = last.value if isinstance(last, Named) else last
+    return isinstance(last, Value) and last.tex.strip() == r"\ldots" and form.opening in ("", r"\{")
+
+
+def _of_enumeration(form: Group) -> Region | None:
+    """``2, 3, 4, …`` as the integers from 2."""
+    name = next((item.name for item in form.items if isinstance(item, Named)), "")
+    items = [item.value if isinstance(item, Named) else item for item in form.items[:-1]]
+    numbers = [item.tex.strip() for item in items if isinstance(item, Value)]
+    if len(numbers) < 2 or not all(re.fullmatch(r"-?\d{1,9}", number) for number in numbers):
+        return None
+    first = int(numbers[0])
+    if [int(number) for number in numbers] != list(range(first, first + len(numbers))):
+        return None
+    return Region((Piece(numbers[0], r"\infty", True, False),), name, True)
 
 
 def _of_list(form: Group, worth: Worth) -> Region | None:

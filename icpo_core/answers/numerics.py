@@ -149,8 +149,6 @@ def _value(node: sympy.Basic, point: Mapping[str, mpmath.mpf]) -> mpmath.mpf:
         return _value(node.args[0], point)
     if isinstance(node, sympy.Sum | sympy.Product):
         return _series(node, point)
-    if isinstance(node, AppliedUndef) and node.func.__name__ == "dfact":
-        return mp.fac2(_value(node.args[0], point))
     if isinstance(node, AppliedUndef):
         return _opaque(node.func.__name__, [_value(argument, point) for argument in node.args])
     if isinstance(node, sympy.Derivative):
@@ -258,8 +256,6 @@ def _wants_integers(expression: sympy.Basic) -> bool:
         sympy.Product,
     ):  # fmt: skip
         return bool(expression.free_symbols)
-    if any(function.func.__name__ == "dfact" for function in expression.atoms(AppliedUndef)):
-        return True
     for power in expression.atoms(sympy.Pow):
         base, exponent = power.args
         if exponent.free_symbols and not base.free_symbols and base.could_extract_minus_sign():

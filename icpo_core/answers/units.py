@@ -40,6 +40,10 @@ _SCALES: dict[str, dict[str, float]] = {
     "angle": {"degree deg": 1, "radian rad": 57.29577951308232},
     "speed": {"mph": 0.44704, "kph kmph kmh": 1 / 3.6},
 }  # fmt: skip
+_SCALES["length"] |= {"米": 1, "厘米": 1e-2, "千米 公里": 1e3, "毫米": 1e-3, "分米": 0.1}
+_SCALES["mass"] |= {"千克 公斤": 1, "克": 1e-3, "吨": 1e3}
+_SCALES["time"] |= {"小时": 3600, "分钟 分": 60, "秒": 1, "天": 86_400}
+_SCALES["yuan"] |= {"元": 1}
 _UNITS = {
     name: (dimension, Fraction(str(scale)))
     for dimension, table in _SCALES.items()
@@ -47,7 +51,27 @@ _UNITS = {
     for name in names.split()
 }
 _NOISE = frozenset("the a an of in long wide tall high total about approximately exactly".split())
-_FACTOR = re.compile(r"([a-zµ]+)\.?\s*(?:\^?\s*\{?\s*(-?\d)\s*\}?)?")
+_COMPOUND = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:\\text\{\s*([^{}]+?)\s*\}|([a-z]{1,3})(?![a-z]))[\s,]*")
+_FACTOR = re.compile(r"([a-zµ\u4e00-\u9fff]+)\.?\s*(?:\^?\s*\{?\s*(-?\d)\s*\}?)?")
+
+
+def compound(text: str) -> tuple[str, str] | None:
+    r"""Return ``5 \text{feet} 6 \text{inches}`` as one number in LaTeX and its unit; None if the
+    text is not numbers with units of one dimension."""
+    text = text.replace(r"\text{and}", " ")
+    parts = _COMPOUND.findall(text)
+    if len(parts) < 2 or _COMPOUND.sub("", text).strip():
+        return None
+    measures = [measure(word or letter) for _, word, letter in parts]
+    first = measures[0]
+    if first is None or any(m is None or m[0] != first[0] for m in measures):
+        return None
+    total = sum(
+        (Fraction(number) * m[1] for (number, _, _), m in zip(parts, measures, strict=True) if m),
+        start=Fraction(0),
+    )
+    total /= first[1]
+    return f"\\frac{{{total.numerator}}}{{{total.denominator}}}", parts[0][1] or parts[0][2]
 
 
 @lru_cache(maxsize=4096)

@@ -22,6 +22,10 @@ _INFINITE = re.compile(
     r"^(?:there (?:is|are) )?(?:an? )?(?:infinitely many|infinite(?: number(?: of)?)?|infinity)"
     r"(?: (?:solutions?|values?|many|pairs?|points?|integers?|primes?|numbers?|triples?|ways?))*$"
 )
+_PREAMBLE = re.compile(
+    r"^(?:so |thus |therefore |hence )*(?:the |my |our |its )?(?:final |correct )*"
+    r"(?:answer|result|solution|value)s?(?: is| are| equals?| to be| must be)?(?: equal to)?(?: that)?:? "
+)
 _ALL_REALS = re.compile(
     r"^(?:for )?(?:all|any|every|the)?(?: set of)?(?: the)?(?: all)? ?real(?: numbers?| values?| x)?"
     r"(?: x| of x)?$|^reals$|^any (?:real )?number$|^all numbers$"
@@ -35,8 +39,16 @@ _YES = frozenset("yes true correct right".split())
 _NO = frozenset("no false incorrect wrong".split())
 NEGATIONS = frozenset(
     "not no never cannot can't isn't aren't doesn't don't none neither nor except without unless "
-    "excluding but wrong incorrect false maybe perhaps possibly either instead rather".split()
+    "excluding but wrong incorrect false maybe perhaps possibly either instead rather alternatively "
+    "alternative else otherwise also another unless unlikely probably guess unsure unknown".split()
 )
+MONTHS = (
+    "january february march april may june july august september october november december".split()
+)
+_LONG = {
+    name[:3]: name
+    for name in [*MONTHS, *"sunday monday tuesday wednesday thursday friday saturday".split()]
+}
 _NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen twenty"
@@ -46,7 +58,7 @@ BENIGN = frozenset(
     "natural positive negative nonnegative non-negative value values such that where with answer final so "
     "then therefore thus hence we get have solution solutions set only x's equal equals equation "
     "equivalently i.e or namely when and both in on interval inequality given by find found must "
-    "function functions sequence form simplifies ordered pair pairs triple triples tuple tuples "
+    "function functions respectively sequence form simplifies ordered pair pairs triple triples tuple tuples "
     "points point coordinates complex roots root approximately about exactly minimum maximum min "
     "max least greatest smallest largest possible total result expression its it this constant "
     "constants arbitrary rational prime primes distinct satisfying satisfy condition range "
@@ -63,6 +75,11 @@ def clean(words: str) -> str:
     return " ".join(words.split())
 
 
+def without_preamble(words: str) -> str:
+    """`the answer is two lines` as `two lines`."""
+    return _PREAMBLE.sub("", words) or words
+
+
 def meaning(words: str) -> str:
     """Return the words that matter, in one spelling for each way of saying nothing or all."""
     words = clean(words)
@@ -72,7 +89,7 @@ def meaning(words: str) -> str:
         return INFINITE
     if _ALL_REALS.match(words):
         return ALL_REALS
-    kept = [_singular(word) for word in words.split() if word not in _STOP]
+    kept = [_singular(_LONG.get(word, word)) for word in words.split() if word not in _STOP]
     return " ".join(kept) or words
 
 
@@ -94,6 +111,11 @@ def same_words(gold: str, answer: str) -> bool:
     ours, theirs = meaning(gold), meaning(answer)
     if ours == theirs:
         return True
+    if set(MONTHS) & set(ours.split()):  # July 4 is the fourth of July
+        dates = [
+            sorted(re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", said).split()) for said in (ours, theirs)
+        ]
+        return dates[0] == dates[1]
     head, _, rest = theirs.partition(" ")
     for polar, opposite in ((_YES, _NO), (_NO, _YES)):
         if ours in polar and head in polar:

@@ -1,7 +1,7 @@
 r"""An answer as people and models write it, in one notation: plain LaTeX without ornament.
 
 `tidy` knows spelling only: delimiters, spacing, sizes, Unicode, fractions without braces, words
-outside ``\text{…}``. What an answer means is for `icpo_core.forms`.
+outside ``\text{…}``. What an answer means is for `icpo_core.answers.forms`.
 """
 
 import re
@@ -13,7 +13,7 @@ _UNICODE = {
     "∕": "/", "⁄": "/", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∞": r"\infty ", "±": r"\pm ",
     "∓": r"\mp ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≦": r"\le ",
     "≧": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≃": r"\approx ", "≅": r"\approx ",
-    "≡": r"\equiv ", "∈": r"\in ", "∉": r"\notin ", "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ",
+    "≡": r"\equiv ", "且": r"\text{and}", "或": r"\text{or}", "和": r"\text{and}", "∈": r"\in ", "∉": r"\notin ", "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ",
     "∅": r"\emptyset ", "⌀": r"\emptyset ", "°": r"^{\circ}", "º": r"^{\circ}", "˚": r"^{\circ}",
     "′": "'", "’": "'", "‘": "'", "″": "''", "“": '"', "”": '"', "…": r"\ldots ", "⋯": r"\ldots ",
     "∠": r"\angle ", "△": r"\triangle ", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ",
@@ -50,7 +50,7 @@ FUNCTIONS = frozenset(
 _SYMBOLS = {
     "pi": r"\pi", "infinity": r"\infty", "inf": r"\infty", "infty": r"\infty", "theta": r"\theta",
     "alpha": r"\alpha", "beta": r"\beta", "gamma": r"\gamma", "lambda": r"\lambda", "phi": r"\phi",
-    "omega": r"\omega", "sigma": r"\sigma", "sqrt": r"\sqrt", "cdot": r"\cdot", "pm": r"\pm",
+    "omega": r"\omega", "sigma": r"\sigma", "sqrt": r"\sqrt", "cdot": r"\cdot",
     "times": r"\times", "union": r"\cup", "asin": r"\arcsin", "acos": r"\arccos",
     "atan": r"\arctan",
 }  # fmt: skip
@@ -58,14 +58,16 @@ _SYMBOLS = {
 # Words of two and three letters, which could as well be products of variables.
 _SHORT_WORDS = frozenset(
     "the and for all any are yes not odd day men cat dog boy age sum set one two six ten red box "
-    "has its can may but only how way sec min hrs hour day mon tue wed thu fri sat sun cm mm km kg "
-    "mg ml ft mph kph lb lbs oz hr yd mi sq cu am pm gal pts deg rad mod out per no or is if of to "
-    "cents mins secs usd rpm bit bob ann amy tom sam joe jan feb mar apr jun jul aug sep oct nov "
+    "has its can may but only how way hour mon tue wed thu fri sat sun am pm mod out per no or is if "
+    "of to cents mins secs bit bob ann amy tom sam joe jan feb mar apr jun jul aug sep oct nov "
     "dec nor who low top due new old win won die big few".split()
+)
+# Units, after a number only: mg and ml are products elsewhere.
+_SHORT_UNITS = frozenset(
+    "cm mm km kg mg ml ft mph kph lb lbs oz hr hrs yd mi sq cu gal pts rad usd rpm sec min".split()
 )
 # Words that are as often products of variables, as in e^{at} or ax + by: words among words only.
 _LOOSE_WORDS = frozenset("at by as it be in on so an we he me my up do go us".split())
-_ARTICLE = frozenset("a i".split())
 
 _TEXT = r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|math(?:rm|bf|it|sf|tt)|operatorname\*?|bm|boldsymbol|pmb)"
 _TEXT_GROUP = re.compile(_TEXT + r"\s*\{([^{}]*)\}")
@@ -111,6 +113,9 @@ _COMMANDS = {
     "ne": r"\ne", "not": r"\not",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
+_MINUTES = re.compile(
+    r"(\d+)\s*\^\s*\{\s*\\circ\s*\}\s*(\d+)\s*(?:'|\^\s*\{\s*\\prime\s*\})(?:\s*(\d+)\s*(?:''|\^\s*\{\s*\\prime\s*\\prime\s*\}))?"
+)
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}|(\d*)\.(\d*)\((\d+)\)")
 
 
@@ -139,8 +144,11 @@ def tidy(answer: str) -> str:
     text = re.sub(r"\\not\s*=", r"\\ne ", text).replace("!=", r"\ne ")
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("**", "^")
     text = text.replace("->", r"\to ").replace("~=", r"\approx ").replace(":=", "=")
+    if "mod" not in text:
+        text = text.replace(r"\equiv", "=")
     text = _REPEATING.sub(_repeating, text)
     text = _braces(text)
+    text = _MINUTES.sub(_sexagesimal, text)
     text = re.sub(r"\s+", " ", text)
     return _trim(text)
 
@@ -206,9 +214,14 @@ def _scripts(text: str) -> str:
     )
 
 
+_EDGES = r"([,;.:\s]*)(.*?)([,;:\s]*)"
+
+
 def _text_group(match: re.Match[str]) -> str:
     content = match.group(1).strip()
-    lead, content, trail = re.fullmatch(r"([,;.:\s]*)(.*?)([,;:\s]*)", content, re.DOTALL).groups()  # type: ignore[union-attr]
+    edges = r"([,;.:\s(]*)(.*?)([,;:\s]*)" if content.count("(") > content.count(")") else _EDGES
+    edges = r"([,;.:\s]*)(.*?)([,;:\s)]*)" if content.count(")") > content.count("(") else edges
+    lead, content, trail = re.fullmatch(edges, content, re.DOTALL).groups()  # type: ignore[union-attr]
     return lead.strip(". ") + _text_content(match, content) + trail.strip()
 
 
@@ -216,8 +229,17 @@ def _text_content(match: re.Match[str], content: str) -> str:
     before = match.string[: match.start()].rstrip()
     if content in FUNCTIONS and not before.endswith(tuple("0123456789")):
         return f"\\{content} "
-    if len(content) == 1 and content.isalpha() and not (before and before[-1] in "0123456789})"):
+    if len(content) == 1 and content.isalpha() and not (
+        before[-1:] in tuple("0123456789})") or re.search(r"\}\s*(?:/|\\cdot)$", before)
+    ):
         return content
+    counted = re.fullmatch(r"([-+]?\d[\d.,/]*)\s+(\D.*)", content, re.DOTALL)
+    if counted:
+        return f"{counted.group(1)}\\text{{{counted.group(2)}}}"
+    joined = re.fullmatch(r"(and|or)\s+(.+)|(.+?)\s*,?\s+(and|or)", content, re.DOTALL)
+    if joined:
+        first, second = joined.group(1) or joined.group(3), joined.group(2) or joined.group(4)
+        return f"\\text{{{first}}}\\text{{{second}}}"
     if re.fullmatch(r"[\W\d_]*|[A-Z](?:\s*,\s*[A-Z])+", content):
         return f" {content} "  # numbers and punctuation set as text
     return f"\\text{{{content}}}"
@@ -225,7 +247,7 @@ def _text_content(match: re.Match[str], content: str) -> str:
 
 _TOKEN = re.compile(
     r"(\\text\{[^{}]*\}|\\begin\{[^{}]*\}|\\end\{[^{}]*\}|\\mathbb\{[^{}]*\}|\\[a-zA-Z]+"
-    r"|_\s*\{[^{}]*\}|_\s*[A-Za-z0-9]|[A-Za-z]+(?:'(?:s|t)\b|-(?=[a-z]{3,}))?)"
+    r"|_\s*\{[^{}]*\}|_\s*[A-Za-z0-9]|[\u4e00-\u9fff]+|[A-Za-z]+(?:'(?:s|t)\b|-(?=[a-z]{3,}))?)"
 )
 
 
@@ -238,6 +260,10 @@ def _words(text: str) -> str:
             beside = [kinds[j] for j in (at - 2, at + 2) if 0 <= j < len(pieces)]
             gaps = pieces[at - 1].strip() == "" or pieces[at + 1].strip() == ""
             kinds[at] = "word" if gaps and "word" in beside else ""
+        elif kinds[at] == "article":
+            spaced = pieces[at - 1][-1:].isspace() and pieces[at + 1].isspace()
+            word = spaced and at + 2 < len(pieces) and kinds[at + 2] == "word"
+            kinds[at] = "word" if word else ""
     for at in range(1, len(pieces), 2):
         if kinds[at] == "word" and not pieces[at].startswith("\\"):
             pieces[at] = f"\\text{{{pieces[at]}}}"
@@ -250,8 +276,10 @@ def _kind(pieces: list[str], at: int) -> str:
     token = pieces[at]
     if token.startswith(r"\text"):
         return "word"
+    if token[0] >= "\u4e00":
+        return "word"
     if not token[0].isalpha() or len(token) < 2:
-        return "loose" if token.lower() in _ARTICLE else ""
+        return "article" if token.lower() == "a" else ""
     low = token.lower()
     before, after = pieces[at - 1], pieces[at + 1]
     following = after.lstrip()[:1]
@@ -259,9 +287,14 @@ def _kind(pieces: list[str], at: int) -> str:
         return "symbol"
     if low == "union":
         return "symbol" if before.rstrip()[-1:] in tuple(")]}") else "word"
+    if low in _SHORT_UNITS and before.rstrip()[-1:] in tuple("0123456789}") and not (
+        before.endswith("}") and before.rstrip("}")[-1:].isalpha()
+    ):
+        return "word"
+    if low in _SHORT_UNITS and low not in FUNCTIONS:
+        return "loose"
     if low in FUNCTIONS and token == low:
-        unit = low in ("min", "sec") and before.rstrip()[-1:].isdigit()
-        return "word" if unit else "symbol"
+        return "symbol"
     alone = not before[-1:].strip() or before[-1:] in "()[]{},;:.!?\"'"
     if low in _SHORT_WORDS:
         return "word" if alone or before[-1:].isdigit() else ""
@@ -274,6 +307,12 @@ def _kind(pieces: list[str], at: int) -> str:
     if low in "abcdefghijklmnopqrstuvwxyz" or len(set(low)) < 3:
         return ""
     return "word"
+
+
+def _sexagesimal(match: re.Match[str]) -> str:
+    """30°15' in degrees."""
+    degrees, minutes, seconds = (int(part or 0) for part in match.groups())
+    return f"\\frac{{{degrees * 3600 + minutes * 60 + seconds}}}{{3600}}^{{\\circ}}"
 
 
 def _repeating(match: re.Match[str]) -> str:

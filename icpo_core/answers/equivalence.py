@@ -2,7 +2,7 @@
 
 math-verify's parser reads the expressions and its `verify` has the last word on what neither
 structure nor values decide. Around it stands what it gets wrong on hard answers: the structure is
-read first (`icpo_core.forms`), expressions are compared by value (`icpo_core.values`), and words,
+read first (`icpo_core.answers.forms`), expressions are compared by value (`icpo_core.values`), and words,
 units, names, regions and lists each by their own rule.
 
 Imports sympy and math-verify, so it is imported by judge processes and never by a run's own.
@@ -16,8 +16,8 @@ from math_verify import LatexExtractionConfig, verify
 from math_verify import parse as math_verify_parse
 from mpmath import mpf
 
-from icpo_core import numerics, wording
-from icpo_core.forms import (
+from icpo_core.answers import numerics, units, wording
+from icpo_core.answers.forms import (
     Cases,
     Combination,
     Congruence,
@@ -29,15 +29,14 @@ from icpo_core.forms import (
     Relation,
     Value,
     Words,
-    is_name,
     names_in,
-    read,
     rename,
 )
+from icpo_core.answers.reading import read
 from icpo_core.grading import Finding, GradingRules, Pair, VerdictStatus
-from icpo_core.notation import tidy
-from icpo_core.regions import is_plainly_region, region, same_region
-from icpo_core.values import UndecidedValue, constant, expression_of, same_value
+from icpo_core.answers.notation import tidy
+from icpo_core.answers.regions import is_plainly_region, region, same_region
+from icpo_core.answers.values import UndecidedValue, constant, expression_of, same_value
 
 # math-verify warns once that its own (SIGALRM) limit is off: the limit here is a process's life.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -49,6 +48,7 @@ _PLAIN = LatexExtractionConfig(
 )
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?|[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _FUNCTION = re.compile(r"^\s*(\\?[A-Za-z]+)\s*(?:\(\s*([a-z])\s*\)|_\s*\{?\s*([a-z])\s*\}?)\s*=")
+_FAMILY_MEMBERS = 200
 _MAX_MATCHED = 60
 """Lists longer than this are compared in order only."""
 
@@ -92,12 +92,21 @@ class Comparison:
         if letter is not None:
             return "letter" if letter else None
         theirs = _with_gold_names(ours, theirs)
+        if r"\binom" in ours + theirs:  # the Russian and Chinese C_n^k
+            ours, theirs = (
+                re.sub(r"(?<![A-Za-z])C\s*_\{?(\w+)\}?\s*\^\{?(\w+)\}?", r"\\binom{\1}{\2}", text)
+                for text in (ours, theirs)
+            )
         self.undecided = False
         if any(self.equal(a, b) for a, b in _readings(ours, theirs)):
             return "equal"
         renamed = _with_gold_parameters(ours, theirs)
         if renamed != theirs and any(self.equal(a, b) for a, b in _readings(ours, renamed)):
             return "equal but for a parameter's name"
+        if any(self._families(a, b) for a, b in _readings(ours, renamed)) and (
+            r"\mathbb{Z}" in ours + theirs or (r"\pi" in ours and r"\pi" in theirs)
+        ):
+            return "the same family"
         if self.undecided and _math_verify(ours, theirs):
             return "math-verify"
         return None
@@ -158,8 +167,16 @@ class Comparison:
             return _is_empty(other)
         if said == wording.INFINITE:
             return isinstance(other, Value) and other.tex.strip() == r"\infty"
-        if said == wording.ALL_REALS:
+        if is_plainly_region(words):
             return bool(self._regions(gold, answer))
+        powers = re.search(r"\bpowers? of (\d+)$", wording.clean(words.text))
+        inner = other.value if isinstance(other, Named) else other
+        if powers and isinstance(inner, Value):
+            return bool(re.fullmatch(rf"{powers.group(1)}\s*\^\{{\w\}}", inner.tex.strip()))
+        if re.search(r"\bconstant (?:function|polynomial|sequence)s?\b", words.text):
+            return isinstance(inner, Value) and bool(re.fullmatch("[a-zA-Z]", inner.tex.strip()))
+        if isinstance(other, Value) and other.unit:
+            return wording.same_words(words.text, f"{other.tex} {other.unit}")
         if isinstance(other, Value):
             # Letters and names: \text{B} against B, "Evelyn" typed as a product of letters.
             return words.text.replace(" ", "").lower() == other.tex.replace(" ", "").lower()
@@ -254,6 +271,30 @@ class Comparison:
                 break
         return False
 
+    def _families(self, gold: Form, answer: Form) -> bool:
+        """Solutions a + bk for all integers k, however they are divided among formulas.
+
+        Compared as sets of numbers in a window that holds several periods of each.
+        """
+        ours, theirs = _family(gold), _family(answer)
+        if ours is None or theirs is None:
+            return False
+        window = 6 * max(abs(step) for _, step in ours + theirs)
+        sets = []
+        for lines in (ours, theirs):
+            members = {
+                round(float(start + step * k), 9)
+                for start, step in lines
+                for k in range(-_FAMILY_MEMBERS, _FAMILY_MEMBERS + 1)
+                if abs(start + step * k) <= window
+            }
+            if any(abs(start) + window > _FAMILY_MEMBERS * abs(step) for start, step in lines):
+                return False  # the window would not be full
+            sets.append(sorted(members))
+        return len(sets[0]) == len(sets[1]) and all(
+            abs(a - b) < 1e-8 for a, b in zip(*sets, strict=True)
+        )
+
     def _named(self, gold: Form, answer: Form) -> bool:
         if not isinstance(answer, Named):
             assert isinstance(gold, Named)
@@ -287,6 +328,8 @@ class Comparison:
             return self._lists_of(
                 our_rows or _unnamed(ours), their_rows or _unnamed(theirs), gold, answer
             )
+        if any(isinstance(item, Relation) for item in ours + theirs) and len(ours) == len(theirs):
+            return self._matched(ours, theirs)
         return self._lists_of(_unnamed(ours), _unnamed(theirs), gold, answer)
 
     def _lists_of(self, ours: list[Form], theirs: list[Form], gold: Form, answer: Form) -> bool:
@@ -300,7 +343,9 @@ class Comparison:
             return True
         tuples = any(isinstance(f, Group) and f.opening in ("(", "[") for f in (gold, answer))
         records = len(set(_names(_items(gold)))) > 1 or len(set(_names(_items(answer)))) > 1
-        if tuples or records or len(ours) > _MAX_MATCHED or _in_no_order(ours):
+        sets = any(isinstance(f, Group) and f.opening == r"\{" for f in (gold, answer))
+        ordered = _in_no_order(ours) and not sets
+        if tuples or records or len(ours) > _MAX_MATCHED or ordered:
             return False
         return self._matched(ours, theirs)
 
@@ -390,6 +435,9 @@ class Comparison:
     def _ratios(self, gold: Form, answer: Form) -> bool:
         if isinstance(gold, Ratio) and isinstance(answer, Ratio) and (gold.half or answer.half):
             return gold.terms == answer.terms and "" in (gold.half, answer.half) or gold == answer
+        for one, other in ((gold, answer), (answer, gold)):
+            if isinstance(one, Ratio) and isinstance(other, Value) and other.unit in ("am", "pm"):
+                return one == Ratio((other.tex.strip(), "00"), other.unit)
         ours, theirs = _terms(gold), _terms(answer)
         if ours is None or theirs is None or len(ours) != len(theirs):
             return False
@@ -408,6 +456,26 @@ class Comparison:
         return gold.sign != r"\setminus" and self._matched(list(gold.items), list(answer.items))
 
 
+def _family(form: Form) -> list[tuple[mpf, mpf]] | None:
+    """The (start, step) of each formula linear in one parameter; None if any is not."""
+    values = [item.value if isinstance(item, Named) else item for item in _items(form)]
+    lines = []
+    for value in values:
+        expression = expression_of(value.tex) if isinstance(value, Value) else None
+        if expression is None or len(expression.free_symbols) != 1:
+            return None
+        name = str(next(iter(expression.free_symbols)))
+        try:
+            at = [numerics.value(expression, {name: mpf(k)}) for k in (0, 1, 2)]
+        except numerics.Undecided:
+            return None
+        step = at[1] - at[0]
+        if step == 0 or name not in _PARAMETERS or abs(at[2] - at[1] - step) > 1e-12:
+            return None
+        lines.append((at[0], step))
+    return lines
+
+
 def _readings(gold: str, answer: str) -> list[tuple[Form, Form]]:
     """Ways to read both: ``1,234`` as a number or a list, two ``\\pm`` as two items or four."""
     independent = (False, True) if r"\pm" in gold + answer else (False,)
@@ -418,7 +486,11 @@ def _readings(gold: str, answer: str) -> list[tuple[Form, Form]]:
         Value(re.sub("[, ]", "", text)) if _THOUSANDS.fullmatch(text) else None
         for text in (gold, answer)
     ]
+    summed = [units.compound(text) for text in (gold, answer)]
     for ours, theirs in list(found[:1]):
+        if summed[0] or summed[1]:
+            values = [Value(*pair) if pair else None for pair in summed]
+            found.append((values[0] or ours, values[1] or theirs))
         if numbers[0] or numbers[1]:
             found.append((numbers[0] or ours, numbers[1] or theirs))
         for at, form in enumerate((ours, theirs)):
@@ -488,6 +560,13 @@ _LETTER_FIRST = re.compile(
 
 def _same_choice(gold: str, answer: str) -> bool | None:
     """Whether ``(B) 42`` is the choice B; None if the two are not a letter and a choice."""
+    ours, theirs = (
+        re.sub(r"\\(?:text\w*|mathrm|mathbf)|\band\b|[\s{},;().$]", "", text)
+        for text in (gold, answer)
+    )
+    if re.fullmatch("[A-H]{2,6}", ours) and re.fullmatch("[A-H]{1,6}", theirs):
+        if ours == "".join(sorted(set(ours))) and re.search("[,;]|and", gold + answer):
+            return set(ours) == set(theirs)
     for one, other in ((gold, answer), (answer, gold)):
         letter, choice = _LETTER_ONLY.fullmatch(one), _LETTER_FIRST.match(other)
         if letter and choice and not _LETTER_ONLY.fullmatch(other):
