@@ -14,9 +14,16 @@ import re
 from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
 from math_verify import LatexExtractionConfig, verify
 from math_verify import parse as math_verify_parse
-from mpmath import mpf
 
-from icpo_core.answers import numerics, units, wording
+from icpo_core.answers import numerics, wording
+from icpo_core.answers.alternatives import (
+    readings,
+    same_choice,
+    unworded,
+    with_gold_names,
+    with_gold_parameters,
+)
+from icpo_core.answers.families import residues_of, same_family
 from icpo_core.answers.forms import (
     Cases,
     Combination,
@@ -29,14 +36,15 @@ from icpo_core.answers.forms import (
     Relation,
     Value,
     Words,
-    names_in,
-    rename,
+    is_bare,
+    items_of,
 )
-from icpo_core.answers.reading import read
-from icpo_core.grading import Finding, GradingRules, Pair, VerdictStatus
+from icpo_core.answers.names import is_variable, names_in, plain_name, rename, same_name
 from icpo_core.answers.notation import tidy
+from icpo_core.answers.numerics import UndecidedError
 from icpo_core.answers.regions import is_plainly_region, region, same_region
-from icpo_core.answers.values import UndecidedValue, constant, expression_of, same_value
+from icpo_core.answers.values import constant, expression_of, same_value
+from icpo_core.grading import Finding, GradingRules, Pair, VerdictStatus
 
 # math-verify warns once that its own (SIGALRM) limit is off: the limit here is a process's life.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -46,9 +54,6 @@ _PLAIN = LatexExtractionConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
     )
 )
-_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?|[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
-_FUNCTION = re.compile(r"^\s*(\\?[A-Za-z]+)\s*(?:\(\s*([a-z])\s*\)|_\s*\{?\s*([a-z])\s*\}?)\s*=")
-_FAMILY_MEMBERS = 200
 _MAX_MATCHED = 60
 """Lists longer than this are compared in order only."""
 
@@ -88,22 +93,22 @@ class Comparison:
             return None
         if re.sub(r"\s", "", ours) == re.sub(r"\s", "", theirs):
             return "same notation"
-        letter = _same_choice(gold, answer)
+        letter = same_choice(gold, answer)
         if letter is not None:
             return "letter" if letter else None
-        theirs = _with_gold_names(ours, theirs)
+        theirs = with_gold_names(ours, theirs)
         if r"\binom" in ours + theirs:  # the Russian and Chinese C_n^k
             ours, theirs = (
                 re.sub(r"(?<![A-Za-z])C\s*_\{?(\w+)\}?\s*\^\{?(\w+)\}?", r"\\binom{\1}{\2}", text)
                 for text in (ours, theirs)
             )
         self.undecided = False
-        if any(self.equal(a, b) for a, b in _readings(ours, theirs)):
+        if any(self.equal(a, b) for a, b in readings(ours, theirs)):
             return "equal"
-        renamed = _with_gold_parameters(ours, theirs)
-        if renamed != theirs and any(self.equal(a, b) for a, b in _readings(ours, renamed)):
+        renamed = with_gold_parameters(ours, theirs)
+        if renamed != theirs and any(self.equal(a, b) for a, b in readings(ours, renamed)):
             return "equal but for a parameter's name"
-        if any(self._families(a, b) for a, b in _readings(ours, renamed)) and (
+        if any(same_family(a, b) for a, b in readings(ours, renamed)) and (
             r"\mathbb{Z}" in ours + theirs or (r"\pi" in ours and r"\pi" in theirs)
         ):
             return "the same family"
@@ -126,7 +131,7 @@ class Comparison:
                 return found
         if isinstance(gold, Relation) or isinstance(answer, Relation):
             return self._relations(gold, answer)
-        if _bare(gold) or _bare(answer):
+        if is_bare(gold) or is_bare(answer):
             return self._lists(gold, answer)
         if isinstance(gold, Named) or isinstance(answer, Named):
             return self._named(gold, answer)
@@ -137,7 +142,7 @@ class Comparison:
         if isinstance(gold, Ratio) or isinstance(answer, Ratio):
             return self._ratios(gold, answer)
         if isinstance(gold, Congruence) or isinstance(answer, Congruence):
-            return _residues(gold) is not None and _residues(gold) == _residues(answer)
+            return residues_of(gold) is not None and residues_of(gold) == residues_of(answer)
         if isinstance(gold, Combination) or isinstance(answer, Combination):
             return self._combinations(gold, answer)
         assert isinstance(gold, Value) and isinstance(answer, Value)
@@ -146,7 +151,7 @@ class Comparison:
     def _values(self, gold: Value, answer: Value) -> bool:
         try:
             return same_value(gold, answer, self.rules.significant_digits)
-        except UndecidedValue:
+        except UndecidedError:
             self.undecided = True
             return False
 
@@ -154,8 +159,8 @@ class Comparison:
         if isinstance(gold, Words) and isinstance(answer, Words):
             if wording.same_words(gold.text, answer.text):
                 return True
-            ours = _residues(gold)
-            return ours is not None and ours == _residues(answer)
+            ours = residues_of(gold)
+            return ours is not None and ours == residues_of(answer)
         if isinstance(gold, Words) and wording.is_polar(gold.text) and isinstance(answer, Group):
             # "No, it is impossible" reads as a list of two.
             said = [item.text for item in answer.items if isinstance(item, Words)]
@@ -181,7 +186,7 @@ class Comparison:
             # Letters and names: \text{B} against B, "Evelyn" typed as a product of letters.
             return words.text.replace(" ", "").lower() == other.tex.replace(" ", "").lower()
         if isinstance(other, Congruence | Relation | Named):
-            ours, theirs = _residues(gold), _residues(answer)
+            ours, theirs = residues_of(gold), residues_of(answer)
             return ours is not None and ours == theirs
         return False
 
@@ -229,7 +234,7 @@ class Comparison:
         ours, theirs = region(gold, constant), region(answer, constant)
         if ours is None or theirs is None:
             return None
-        if ours.variable and theirs.variable and not _same_name(ours.variable, theirs.variable):
+        if ours.variable and theirs.variable and not same_name(ours.variable, theirs.variable):
             return False
         return same_region(ours, theirs, self._same_end, constant)
 
@@ -271,42 +276,16 @@ class Comparison:
                 break
         return False
 
-    def _families(self, gold: Form, answer: Form) -> bool:
-        """Solutions a + bk for all integers k, however they are divided among formulas.
-
-        Compared as sets of numbers in a window that holds several periods of each.
-        """
-        ours, theirs = _family(gold), _family(answer)
-        if ours is None or theirs is None:
-            return False
-        window = 6 * max(abs(step) for _, step in ours + theirs)
-        sets = []
-        for lines in (ours, theirs):
-            members = {
-                round(float(start + step * k), 9)
-                for start, step in lines
-                for k in range(-_FAMILY_MEMBERS, _FAMILY_MEMBERS + 1)
-                if abs(start + step * k) <= window
-            }
-            if any(abs(start) + window > _FAMILY_MEMBERS * abs(step) for start, step in lines):
-                return False  # the window would not be full
-            sets.append(sorted(members))
-        return len(sets[0]) == len(sets[1]) and all(
-            abs(a - b) < 1e-8 for a, b in zip(*sets, strict=True)
-        )
-
     def _named(self, gold: Form, answer: Form) -> bool:
         if not isinstance(answer, Named):
             assert isinstance(gold, Named)
             return self.equal(gold.value, answer)
         if not isinstance(gold, Named):
             return self.equal(gold, answer.value)
-        if _same_name(gold.name, answer.name):
+        if same_name(gold.name, answer.name):
             if self.equal(gold.value, answer.value):
                 return True
-        elif (
-            not _is_variable(gold.name) or not _is_variable(answer.name) or _has_symbols(gold.value)
-        ):
+        elif not is_variable(gold.name) or not is_variable(answer.name) or _has_symbols(gold.value):
             if self.equal(gold.value, answer.value):
                 return True
         if isinstance(gold.value, Value) and isinstance(answer.value, Value):
@@ -314,7 +293,7 @@ class Comparison:
         return False
 
     def _lists(self, gold: Form, answer: Form) -> bool:
-        ours, theirs = _items(gold), _items(answer)
+        ours, theirs = items_of(gold), items_of(answer)
         our_names, their_names = _names(ours), _names(theirs)
         if our_names and their_names and sorted(our_names) == sorted(their_names):
             if len(set(our_names)) == len(our_names):
@@ -342,7 +321,7 @@ class Comparison:
         if all(self.equal(a, b) for a, b in zip(ours, theirs, strict=True)):
             return True
         tuples = any(isinstance(f, Group) and f.opening in ("(", "[") for f in (gold, answer))
-        records = len(set(_names(_items(gold)))) > 1 or len(set(_names(_items(answer)))) > 1
+        records = len(set(_names(items_of(gold)))) > 1 or len(set(_names(items_of(answer)))) > 1
         sets = any(isinstance(f, Group) and f.opening == r"\{" for f in (gold, answer))
         ordered = _in_no_order(ours) and not sets
         if tuples or records or len(ours) > _MAX_MATCHED or ordered:
@@ -379,9 +358,9 @@ class Comparison:
 
     def _records(self, ours: list[Form], theirs: list[Form]) -> bool:
         """Named values, each compared with its namesake."""
-        values = {_plain_name(item.name): item.value for item in theirs if isinstance(item, Named)}
+        values = {plain_name(item.name): item.value for item in theirs if isinstance(item, Named)}
         return all(
-            self.equal(item.value, values[_plain_name(item.name)])
+            self.equal(item.value, values[plain_name(item.name)])
             for item in ours
             if isinstance(item, Named)
         )
@@ -456,124 +435,6 @@ class Comparison:
         return gold.sign != r"\setminus" and self._matched(list(gold.items), list(answer.items))
 
 
-def _family(form: Form) -> list[tuple[mpf, mpf]] | None:
-    """The (start, step) of each formula linear in one parameter; None if any is not."""
-    values = [item.value if isinstance(item, Named) else item for item in _items(form)]
-    lines = []
-    for value in values:
-        expression = expression_of(value.tex) if isinstance(value, Value) else None
-        if expression is None or len(expression.free_symbols) != 1:
-            return None
-        name = str(next(iter(expression.free_symbols)))
-        try:
-            at = [numerics.value(expression, {name: mpf(k)}) for k in (0, 1, 2)]
-        except numerics.Undecided:
-            return None
-        step = at[1] - at[0]
-        if step == 0 or name not in _PARAMETERS or abs(at[2] - at[1] - step) > 1e-12:
-            return None
-        lines.append((at[0], step))
-    return lines
-
-
-def _readings(gold: str, answer: str) -> list[tuple[Form, Form]]:
-    """Ways to read both: ``1,234`` as a number or a list, two ``\\pm`` as two items or four."""
-    independent = (False, True) if r"\pm" in gold + answer else (False,)
-    found = [(read(gold, signs), read(answer, signs)) for signs in independent]
-    if len(independent) > 1:
-        found += [(read(gold, True), read(answer)), (read(gold), read(answer, True))]
-    numbers = [
-        Value(re.sub("[, ]", "", text)) if _THOUSANDS.fullmatch(text) else None
-        for text in (gold, answer)
-    ]
-    summed = [units.compound(text) for text in (gold, answer)]
-    for ours, theirs in list(found[:1]):
-        if summed[0] or summed[1]:
-            values = [Value(*pair) if pair else None for pair in summed]
-            found.append((values[0] or ours, values[1] or theirs))
-        if numbers[0] or numbers[1]:
-            found.append((numbers[0] or ours, numbers[1] or theirs))
-        for at, form in enumerate((ours, theirs)):
-            stripped = _thousands_with_unit((gold, answer)[at])
-            if stripped is not None:
-                found.append(
-                    (read(stripped), theirs) if at == 0 else (numbers[0] or ours, read(stripped))
-                )
-    return found
-
-
-def _thousands_with_unit(text: str) -> str | None:
-    match = re.match(r"[-+]?\d{1,3}(?:,\d{3})+(?![\d,])", text)
-    if match and match.end() < len(text):
-        return match.group().replace(",", "") + text[match.end() :]
-    return None
-
-
-def _with_gold_names(gold: str, answer: str) -> str:
-    """``f(n) = 2n`` in the letters of ``f(x) = 2x``: the letter of a definition is free."""
-    ours, theirs = _FUNCTION.match(gold), _FUNCTION.match(answer)
-    if ours is None or theirs is None:
-        return answer
-    old, new = theirs.group(2) or theirs.group(3), ours.group(2) or ours.group(3)
-    if old == new or new in names_in(answer):
-        return answer
-    return rename(answer, old, new)
-
-
-_DECLARED = re.compile(
-    r"\\in\s*\\mathbb|\b(?:constants?|integers?|arbitrary|real|naturals?|any|some)\b", re.IGNORECASE
-)
-_PARAMETERS = frozenset("abcklmnprstABCKMN")
-
-
-def _with_gold_parameters(gold: str, answer: str) -> str:
-    """``n = 3m, m \\in \\mathbb{Z}`` in the letter of ``n = 3k``.
-
-    A letter may be renamed if it is a parameter: said to be one on either side, or a second letter
-    in a definition of a function or of the unknown.
-    """
-    ours, theirs = names_in(_unworded(gold)), names_in(_unworded(answer))
-    missing, extra = sorted(ours - theirs), sorted(theirs - ours)
-    if len(missing) != len(extra) or not 0 < len(missing) <= 2:
-        return answer
-    if not {*missing, *extra} <= _PARAMETERS:
-        return answer
-    declared = _DECLARED.search(gold) or _DECLARED.search(answer)
-    heads = [text.partition("=")[0].strip() for text in (gold, answer) if "=" in text]
-    defined = len(heads) == 2 and _same_name(*heads) and not set(extra) & names_in(heads[1])
-    if not declared and not defined:
-        return answer
-    for old, new in zip(extra, missing, strict=True):
-        answer = rename(answer, old, new)
-    return answer
-
-
-def _unworded(text: str) -> str:
-    return re.sub(r"\\text\{[^{}]*\}|\\mathbb\{[^{}]*\}", " ", text)
-
-
-_LETTER_ONLY = re.compile(r"\W*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?([A-J])\)?\s*[.)]?\s*\}?\W*")
-_LETTER_FIRST = re.compile(
-    r"\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*(?:\(([A-J])\)|([A-J])[.):])\s*\}?[.:)]?\s*(?=\S)"
-)
-
-
-def _same_choice(gold: str, answer: str) -> bool | None:
-    """Whether ``(B) 42`` is the choice B; None if the two are not a letter and a choice."""
-    ours, theirs = (
-        re.sub(r"\\(?:text\w*|mathrm|mathbf)|\band\b|[\s{},;().$]", "", text)
-        for text in (gold, answer)
-    )
-    if re.fullmatch("[A-H]{2,6}", ours) and re.fullmatch("[A-H]{1,6}", theirs):
-        if ours == "".join(sorted(set(ours))) and re.search("[,;]|and", gold + answer):
-            return set(ours) == set(theirs)
-    for one, other in ((gold, answer), (answer, gold)):
-        letter, choice = _LETTER_ONLY.fullmatch(one), _LETTER_FIRST.match(other)
-        if letter and choice and not _LETTER_ONLY.fullmatch(other):
-            return letter.group(1) == (choice.group(1) or choice.group(2))
-    return None
-
-
 def _math_verify(gold: str, answer: str) -> bool:
     """What math-verify says, in its own order of arguments."""
     ours = math_verify_parse(f"${gold}$", [_PLAIN], parsing_timeout=None)
@@ -581,24 +442,8 @@ def _math_verify(gold: str, answer: str) -> bool:
     return bool(ours and theirs) and bool(verify(ours, theirs, timeout_seconds=None))
 
 
-def _bare(form: Form) -> bool:
-    return isinstance(form, Group) and form.opening == "" or (
-        isinstance(form, Named) and isinstance(form.value, Group) and form.value.opening == ""
-    )  # fmt: skip
-
-
-def _items(form: Form) -> list[Form]:
-    """The items of a list or set; the form itself otherwise."""
-    if isinstance(form, Named):
-        inner = _items(form.value)
-        return [Named(form.name, item) for item in inner] if len(inner) > 1 else [form]
-    if isinstance(form, Group) and (form.opening in ("", r"\{")):
-        return [part for item in form.items for part in (_items(item) if _bare(item) else [item])]
-    return [form]
-
-
 def _names(items: list[Form]) -> list[str]:
-    names = [_plain_name(item.name) for item in items if isinstance(item, Named)]
+    names = [plain_name(item.name) for item in items if isinstance(item, Named)]
     return names if len(names) == len(items) else []
 
 
@@ -616,32 +461,10 @@ def _rows(items: list[Form]) -> list[Form] | None:
     return [Group("(", tuple(values[at : at + width]), ")") for at in range(0, len(values), width)]
 
 
-def _plain_name(name: str) -> str:
-    r"""A name without what writers vary: spaces, case, ``_{\max}``, arguments' spaces."""
-    plain = re.sub(r"[\s{}$]|\\text|\\(?=max|min)", "", name).lower()
-    plain = re.sub(r"^(max|min)imum(value)?$", r"\1", plain)
-    return re.sub(r"(?<=.)_?\(?(max|min|maximum|minimum)\)?$", "", plain)
-
-
-def _same_name(gold: str, answer: str) -> bool:
-    ours, theirs = _plain_name(gold), _plain_name(answer)
-    if ours == theirs or not ours or not theirs:
-        return True
-    # f(x) against y or f: both name the function.
-    heads = [re.sub(r"\(.*\)$", "", name) for name in (ours, theirs)]
-    return heads[0] == heads[1] or ours.startswith("(") and theirs.startswith("(")
-
-
-def _is_variable(name: str) -> bool:
-    return bool(re.fullmatch(r"\\?[a-z]+(_\w+)?", _plain_name(name))) and (
-        len(_plain_name(name)) == 1 or "_" in name or "\\" in name
-    )
-
-
 def _spread(form: Form, other: Form) -> Form:
     """``a = b = c = 0`` as the tuple (0, 0, 0), where the other side is tuples."""
-    tuples = [item for item in _items(other) if isinstance(item, Group) and item.opening == "("]
-    named = _names(_items(other))
+    tuples = [item for item in items_of(other) if isinstance(item, Group) and item.opening == "("]
+    named = _names(items_of(other))
     if not tuples and len(set(named)) < 2:
         return form
     if isinstance(form, Named) and "=" in form.name and isinstance(form.value, Value):
@@ -654,8 +477,12 @@ def _spread(form: Form, other: Form) -> Form:
 def _parity(condition: str) -> tuple[str, str] | None:
     """The letter and the parity that a condition such as `if n is even` speaks of."""
     parity = re.search(r"\b(even|odd)\b", wording.clean(condition))
-    letters = names_in(_unworded(condition))
-    if parity is None or len(letters) != 1 or set(wording.clean(condition).split()) & wording.NEGATIONS:
+    letters = names_in(unworded(condition))
+    if (
+        parity is None
+        or len(letters) != 1
+        or set(wording.clean(condition).split()) & wording.NEGATIONS
+    ):
         return None
     return letters.pop(), parity.group(1)
 
@@ -744,35 +571,3 @@ def _same_condition(gold: str, answer: str) -> bool:
         for text in (gold, answer)
     )
     return ours == theirs
-
-
-def _residues(form: Form) -> tuple[int, frozenset[int]] | None:
-    """The residue classes that a congruence or words (`all odd integers`) speak of."""
-    if isinstance(form, Congruence):
-        modulus = form.modulus
-        residues = {residue % modulus for residue in form.residues}
-        for smaller in range(1, modulus):
-            if modulus % smaller == 0:
-                reduced = {residue % smaller for residue in residues}
-                if len(reduced) * (modulus // smaller) == len(residues):
-                    return smaller, frozenset(reduced)
-        return modulus, frozenset(residues)
-    if isinstance(form, Words):
-        words = wording.clean(form.text)
-        if set(words.split()) & wording.NEGATIONS:
-            return None
-        if re.search(r"\bodd\b", words):
-            return 2, frozenset({1})
-        if re.search(r"\beven\b", words):
-            return 2, frozenset({0})
-        multiple = re.search(r"(?:multiples? of|divisible by) (\d{1,6})$", words)
-        return (int(multiple.group(1)), frozenset({0})) if multiple else None
-    if isinstance(form, Named) and isinstance(form.value, Value):
-        return _residues(form.value)
-    if isinstance(form, Value):
-        linear = re.fullmatch(r"\s*(\d{1,6})\s*[a-z]\s*(?:([-+])\s*(\d{1,6}))?\s*", form.tex)
-        if linear:
-            modulus = int(linear.group(1))
-            shift = int(linear.group(3) or 0) * (-1 if linear.group(2) == "-" else 1)
-            return (modulus, frozenset({shift % modulus})) if modulus else None
-    return None

@@ -7,14 +7,6 @@ Expressions stay text in LaTeX: math-verify's parser reads them when they are co
 import re
 from dataclasses import dataclass
 
-_NAME = re.compile(
-    r"\\?[A-Za-z]+(?:'+)?(?:\s*_\s*(?:\{[^{}]*\}|\w|\\[a-z]+))?(?:'+|\^\{?\\prime\}?|\^\{\*\}|\^\*)?"
-    r"(?:\s*\([^()=<>]*\))?"
-)
-_GEOMETRIC = re.compile(
-    r"\\(?:angle|triangle|overline|vec|hat|dot|ddot|tilde|bar|overrightarrow|measuredangle|Delta)\s*"
-    r"(?:\{[^{}]*\}|[A-Za-z]\w*(?:\s*_\s*\{?\w+\}?)?(?:\s*[A-Z](?:_\s*\{?\w+\}?)?)*)"
-)
 RELATION = re.compile(
     r"\\(?:le|ge|ne|approx|in|notin|equiv|implies|iff|to|mapsto|subset|subseteq)(?![a-zA-Z])|[=<>]"
 )
@@ -54,32 +46,6 @@ def split(text: str, separator: re.Pattern[str]) -> tuple[list[str], list[str]]:
     pieces.append(text[start:])
     return pieces, found
 
-
-def names_in(tex: str) -> set[str]:
-    """Return the single letters that stand for themselves in an expression."""
-    return {token for token in re.findall(r"\\[a-zA-Z]+|[A-Za-z]", tex) if token[0] != "\\"}
-
-
-def rename(tex: str, old: str, new: str) -> str:
-    """Return `tex` with the letter `old` replaced where it is a variable."""
-    pattern = r"\\(?:text|begin|end|mathbb)\{[^{}]*\}|\\[a-zA-Z]+|[A-Za-z]"
-    return re.sub(pattern, lambda match: new if match.group() == old else match.group(), tex)
-
-
-def is_name(text: str) -> bool:
-    r"""Whether the text names a quantity: ``x``, ``a_{n}``, ``f(x)``, ``\angle ABC``, ``(x,y)``."""
-    text = text.strip()
-    if text.startswith("(") and text.endswith(")") and "," in text:
-        return all(is_name(part) for part in text[1:-1].split(","))
-    if ":" in text:
-        return all(is_name(part) for part in text.split(":"))
-    if text.startswith("|") and text.endswith("|") and len(text) < 12:
-        return is_name(text[1:-1])
-    if TEXT.fullmatch(text) or _GEOMETRIC.fullmatch(text):
-        return True
-    if re.fullmatch(r"\\frac\s*\{\s*d\S*\s*\w*'*\}\s*\{\s*d\s*\w(?:\^\{\d\})?\}", text):
-        return True
-    return bool(_NAME.fullmatch(text)) and text not in ("e", r"\pi", "i", r"\infty", r"\emptyset")
 
 @dataclass(frozen=True)
 class Words:
@@ -167,3 +133,19 @@ class Cases:
 Form = Words | Value | Named | Group | Relation | Combination | Matrix | Ratio | Congruence | Cases
 
 
+def is_bare(form: Form) -> bool:
+    return isinstance(form, Group) and form.opening == "" or (
+        isinstance(form, Named) and isinstance(form.value, Group) and form.value.opening == ""
+    )  # fmt: skip
+
+
+def items_of(form: Form) -> list[Form]:
+    """The items of a list or set; the form itself otherwise."""
+    if isinstance(form, Named):
+        inner = items_of(form.value)
+        return [Named(form.name, item) for item in inner] if len(inner) > 1 else [form]
+    if isinstance(form, Group) and (form.opening in ("", r"\{")):
+        return [
+            part for item in form.items for part in (items_of(item) if is_bare(item) else [item])
+        ]
+    return [form]

@@ -229,8 +229,10 @@ def _text_content(match: re.Match[str], content: str) -> str:
     before = match.string[: match.start()].rstrip()
     if content in FUNCTIONS and not before.endswith(tuple("0123456789")):
         return f"\\{content} "
-    if len(content) == 1 and content.isalpha() and not (
-        before[-1:] in tuple("0123456789})") or re.search(r"\}\s*(?:/|\\cdot)$", before)
+    if (
+        len(content) == 1
+        and content.isalpha()
+        and not (before[-1:] in tuple("0123456789})") or re.search(r"\}\s*(?:/|\\cdot)$", before))
     ):
         return content
     counted = re.fullmatch(r"([-+]?\d[\d.,/]*)\s+(\D.*)", content, re.DOTALL)
@@ -287,8 +289,10 @@ def _kind(pieces: list[str], at: int) -> str:
         return "symbol"
     if low == "union":
         return "symbol" if before.rstrip()[-1:] in tuple(")]}") else "word"
-    if low in _SHORT_UNITS and before.rstrip()[-1:] in tuple("0123456789}") and not (
-        before.endswith("}") and before.rstrip("}")[-1:].isalpha()
+    if (
+        low in _SHORT_UNITS
+        and before.rstrip()[-1:] in tuple("0123456789}")
+        and not (before.endswith("}") and before.rstrip("}")[-1:].isalpha())
     ):
         return "word"
     if low in _SHORT_UNITS and low not in FUNCTIONS:

@@ -31,7 +31,7 @@ MAX_TERMS = 2000
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 
 
-class Undecided(Exception):
+class UndecidedError(Exception):
     """The value cannot be had, or not cheaply: another way of comparing must decide."""
 
 
@@ -70,7 +70,7 @@ def equal_values(gold: sympy.Basic, answer: sympy.Basic) -> bool | None:
         point = {name: _coordinate(name, sample, integral, len(symbols)) for name in symbols}
         try:
             same = _equal_at(gold, answer, point, strict=sample < SAMPLES - 2 or integral)
-        except Undecided:
+        except UndecidedError:
             continue
         if same is False:
             return False
@@ -90,7 +90,7 @@ def proportional(gold: sympy.Basic, answer: sympy.Basic) -> mpmath.mpf | None:
         try:
             with mp.workdps(DIGITS):
                 ratios.append(value(answer, point) / value(gold, point))
-        except (Undecided, ZeroDivisionError):
+        except (UndecidedError, ZeroDivisionError):
             continue
     with mp.workdps(DIGITS):
         if len(ratios) < 2 or not all(mp.isfinite(ratio) for ratio in ratios):
@@ -113,19 +113,19 @@ def constant(expression: sympy.Basic) -> mpmath.mpf | None:
             if abs(mp.im(found)) > mpmath.mpf(10) ** -30 * (1 + abs(found)):
                 return None
             return mp.re(found)
-    except Undecided:
+    except UndecidedError:
         return None
 
 
 def value(node: sympy.Basic, point: Mapping[str, mpmath.mpf]) -> mpmath.mpf:
     """Return the value of `node` with its symbols at `point`, at mpmath's working precision.
 
-    Raises Undecided for what has no value here or is too large.
+    Raises UndecidedError for what has no value here or is too large.
     """
     try:
         return _value(node, point)
     except (ZeroDivisionError, ValueError, OverflowError, TypeError, NoConvergence) as error:
-        raise Undecided(str(error)) from error
+        raise UndecidedError(str(error)) from error
 
 
 def _value(node: sympy.Basic, point: Mapping[str, mpmath.mpf]) -> mpmath.mpf:
@@ -157,7 +157,7 @@ def _value(node: sympy.Basic, point: Mapping[str, mpmath.mpf]) -> mpmath.mpf:
         return _CONSTANTS[node]()
     function = _FUNCTIONS.get(type(node))
     if function is None:
-        raise Undecided(type(node).__name__)
+        raise UndecidedError(type(node).__name__)
     return function(*[_value(argument, point) for argument in node.args])
 
 
@@ -175,18 +175,18 @@ def _checked_power(base: mpmath.mpf, exponent: mpmath.mpf) -> mpmath.mpf:
     if abs(exponent) > 1 and base != 0:
         bits = abs(exponent) * (1 + abs(mp.log(abs(base), 2)))
         if bits > MAX_EXPONENT:
-            raise Undecided("too large")
+            raise UndecidedError("too large")
     return mp.power(base, exponent)
 
 
 def _series(node: sympy.Sum | sympy.Product, point: Mapping[str, mpmath.mpf]) -> mpmath.mpf:
     term, *limits = node.args
     if len(limits) != 1:
-        raise Undecided("several indices")
+        raise UndecidedError("several indices")
     index, first, last = limits[0]
     start, stop = (mp.re(_value(bound, point)) for bound in (first, last))
     if not (mp.isint(start) and mp.isint(stop)) or stop - start > MAX_TERMS:
-        raise Undecided("too many terms")
+        raise UndecidedError("too many terms")
     values = [
         _value(term, {**point, index.name: mp.mpf(at)}) for at in range(int(start), int(stop) + 1)
     ]
@@ -209,13 +209,13 @@ def _rounded(x: mpmath.mpf) -> mpmath.mpf:
 
 def _factorial(n: mpmath.mpf) -> mpmath.mpf:
     if abs(n) > 1e9:
-        raise Undecided("too large")
+        raise UndecidedError("too large")
     return mp.factorial(n)
 
 
 def _binomial(n: mpmath.mpf, k: mpmath.mpf) -> mpmath.mpf:
     if abs(n) > 1e9:
-        raise Undecided("too large")
+        raise UndecidedError("too large")
     return mp.binomial(n, k)
 
 

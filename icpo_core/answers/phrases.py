@@ -8,7 +8,8 @@ import re
 from dataclasses import dataclass
 
 from icpo_core.answers import wording
-from icpo_core.answers.forms import RELATION, TEXT, Ratio, Relation, Value, Words, is_name
+from icpo_core.answers.forms import RELATION, TEXT, Ratio, Relation, Value, Words
+from icpo_core.answers.names import is_name
 
 # Where a remark starts: "for all n", "where k is an integer", "attained at x = 1".
 _REMARK = re.compile(

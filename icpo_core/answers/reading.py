@@ -10,33 +10,37 @@ import re
 
 from icpo_core.answers import phrases
 from icpo_core.answers.forms import (
-    RELATION, Cases, Combination, Congruence, Form, Group, Matrix, Named, Ratio, Relation, Value, Words, is_name, names_in, split)
+    RELATION,
+    Cases,
+    Combination,
+    Congruence,
+    Form,
+    Group,
+    Matrix,
+    Named,
+    Ratio,
+    Relation,
+    Value,
+    Words,
+    split,
+)
+from icpo_core.answers.names import is_name, names_in
 from icpo_core.answers.notation import closing
 
 MAX_ITEMS = 200
 """A longer list is read as one piece of text."""
-
-
 MAX_DEPTH = 12
 """Brackets nested deeper than this are left to the expression parser."""
-
-
 _SEPARATORS = re.compile(
     r"[,;]|\\(?:land|lor)(?![a-z])|\\text\{\s*,?\s*(?:and|or|and also|as well as)\s*,?\s*\}"
 )
 
 
 _SET_SIGN = re.compile(r"\\(?:cup|cap|setminus)(?![a-zA-Z])")
-
-
 _MATRIX = re.compile(
     r"\\begin\s*\{([pbvBV]?(?:small)?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\s*\{\1\}", re.DOTALL
 )
-
-
 _CASES = re.compile(r"\\begin\s*\{d?cases\}(.*)\\end\s*\{d?cases\}", re.DOTALL)
-
-
 _COLON = re.compile(r":|\\text\{to\}")
 
 
@@ -222,7 +226,9 @@ def _item(text: str, independent: bool, depth: int) -> Form:
         turned = _bracketed(text[1:].strip(), independent, depth)
         if isinstance(turned, Group) and all(isinstance(item, Value) for item in turned.items):
             values = [item for item in turned.items if isinstance(item, Value)]
-            return Group(turned.opening, tuple(Value(f"-({v.tex})") for v in values), turned.closing)
+            return Group(
+                turned.opening, tuple(Value(f"-({v.tex})") for v in values), turned.closing
+            )
     return _bracketed(text, independent, depth) or Value(text)
 
 

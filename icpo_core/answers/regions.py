@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from mpmath import mp, mpf
 
 from icpo_core.answers import wording
-from icpo_core.answers.forms import Combination, Form, Group, Named, Relation, Value, Words, is_name
+from icpo_core.answers.forms import Combination, Form, Group, Named, Relation, Value, Words
+from icpo_core.answers.names import is_name
 
 Worth = Callable[[str], mpf | None]
 """The real value of an expression, infinities included; None if it has symbols or none."""

@@ -51,7 +51,9 @@ _UNITS = {
     for name in names.split()
 }
 _NOISE = frozenset("the a an of in long wide tall high total about approximately exactly".split())
-_COMPOUND = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:\\text\{\s*([^{}]+?)\s*\}|([a-z]{1,3})(?![a-z]))[\s,]*")
+_COMPOUND = re.compile(
+    r"\s*(\d+(?:\.\d+)?)\s*(?:\\text\{\s*([^{}]+?)\s*\}|([a-z]{1,3})(?![a-z]))[\s,]*"
+)
 _FACTOR = re.compile(r"([a-zµ\u4e00-\u9fff]+)\.?\s*(?:\^?\s*\{?\s*(-?\d)\s*\}?)?")
 
 

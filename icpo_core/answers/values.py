@@ -10,7 +10,9 @@ import sympy
 from mpmath import mp, mpf
 
 from icpo_core.answers import numerics, units
-from icpo_core.answers.forms import Value, rename
+from icpo_core.answers.forms import Value
+from icpo_core.answers.names import rename
+from icpo_core.answers.numerics import UndecidedError
 
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z\d.])(\d+\.?\d*|\.\d+)[eE]([-+]?\d+)(?![\d.]*[A-Za-z^_])")
 _DECIMAL = re.compile(
@@ -53,15 +55,11 @@ class Decimal:
     scientific: bool
 
 
-class UndecidedValue(Exception):
-    """Two expressions that neither text nor values tell apart."""
-
-
 def same_value(gold: Value, answer: Value, digits: int) -> bool:
     """Whether `answer` is worth what `gold` is.
 
     `digits`: significant digits from which a decimal counts as an approximation. Raises
-    UndecidedValue if it cannot be said.
+    UndecidedError if it cannot be said.
     """
     if _squeezed(gold.tex) == _squeezed(answer.tex) and not (gold.unit and answer.unit):
         return True
@@ -88,7 +86,7 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
         try:
             if _same_expression(inlined[0], inlined[1], digits):
                 return True
-        except UndecidedValue:
+        except UndecidedError:
             pass
     if our_mark == their_mark:
         return _same_expression(ours, theirs, digits)
@@ -133,7 +131,11 @@ def expression_of(tex: str) -> sympy.Basic | None:
     text = re.sub(r"(\d)\.(?!\d)", r"\1", text)
     text = re.sub(r"(?<!\d)\.(?=\d)", "0.", text)
     text = re.sub(r"^\s*([-+]?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)\s*$", _mixed, text)
-    text = re.sub(r"(?<![\w}])(\d+)\s*/\s*(\d+)(?:\s+(?=[A-Za-z(\\])|(?=\\sqrt|\\pi))", r"\\frac{\1}{\2} \\cdot ", text)
+    text = re.sub(
+        r"(?<![\w}])(\d+)\s*/\s*(\d+)(?:\s+(?=[A-Za-z(\\])|(?=\\sqrt|\\pi))",
+        r"\\frac{\1}{\2} \\cdot ",
+        text,
+    )
     text = re.sub(r"\{([^{}]*)\\choose([^{}]*)\}", r"\\binom{\1}{\2}", text)
     if _TRIG.search(text):
         text = re.sub(
@@ -157,7 +159,9 @@ def expression_of(tex: str) -> sympy.Basic | None:
 
 def _times(match: re.Match[str]) -> str:
     r"""Nothing between the parts of 1\frac{4}{5}, a dot between those of 2\frac{x}{3}."""
-    parts = re.compile(r"\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}").match(match.string, match.end())
+    parts = re.compile(r"\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}").match(
+        match.string, match.end()
+    )
     whole = re.search(r"(?<![\d.{])\d+$", match.string[: match.start()])
     mixed = parts is not None and whole is not None and int(parts[1]) < int(parts[2])
     return "" if mixed else r" \cdot "
@@ -242,7 +246,7 @@ def _same_expression(gold: str, answer: str, digits: int) -> bool:
     if ours is None or theirs is None:
         if _squeezed(gold) == _squeezed(answer):
             return True
-        raise UndecidedValue
+        raise UndecidedError
     same = numerics.equal_values(ours, theirs)
     if same is None and r"\log" in gold + answer:
         same = False
@@ -255,7 +259,7 @@ def _same_expression(gold: str, answer: str, digits: int) -> bool:
         if left is not None and right is not None and numerics.equal_values(left, right):
             return True
     if same is None:
-        raise UndecidedValue
+        raise UndecidedError
     if _approximates(gold, answer, ours, theirs, digits):
         return True
     return _same_but_for_case(gold, answer, ours, theirs)

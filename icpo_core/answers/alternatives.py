@@ -1,0 +1,121 @@
+"""Other ways to read or to letter an answer, so that it is compared like with like."""
+
+import re
+
+from icpo_core.answers import units
+from icpo_core.answers.forms import Form, Value
+from icpo_core.answers.names import PARAMETERS, names_in, rename, same_name
+from icpo_core.answers.reading import read
+
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?|[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
+
+
+_FUNCTION = re.compile(r"^\s*(\\?[A-Za-z]+)\s*(?:\(\s*([a-z])\s*\)|_\s*\{?\s*([a-z])\s*\}?)\s*=")
+
+
+def readings(gold: str, answer: str) -> list[tuple[Form, Form]]:
+    """Ways to read both: ``1,234`` as a number or a list, two ``\\pm`` as two items or four."""
+    independent = (False, True) if r"\pm" in gold + answer else (False,)
+    found = [(read(gold, signs), read(answer, signs)) for signs in independent]
+    if len(independent) > 1:
+        found += [(read(gold, True), read(answer)), (read(gold), read(answer, True))]
+    numbers = [
+        Value(re.sub("[, ]", "", text)) if _THOUSANDS.fullmatch(text) else None
+        for text in (gold, answer)
+    ]
+    summed = [units.compound(text) for text in (gold, answer)]
+    for ours, theirs in list(found[:1]):
+        if summed[0] or summed[1]:
+            values = [Value(*pair) if pair else None for pair in summed]
+            found.append((values[0] or ours, values[1] or theirs))
+        if numbers[0] or numbers[1]:
+            found.append((numbers[0] or ours, numbers[1] or theirs))
+        for at, form in enumerate((ours, theirs)):
+            stripped = _thousands_with_unit((gold, answer)[at])
+            if stripped is not None:
+                found.append(
+                    (read(stripped), theirs) if at == 0 else (numbers[0] or ours, read(stripped))
+                )
+    return found
+
+
+def _thousands_with_unit(text: str) -> str | None:
+    match = re.match(r"[-+]?\d{1,3}(?:,\d{3})+(?![\d,])", text)
+    if match and match.end() < len(text):
+        return match.group().replace(",", "") + text[match.end() :]
+    return None
+
+
+def with_gold_names(gold: str, answer: str) -> str:
+    """``f(n) = 2n`` in the letters of ``f(x) = 2x``: the letter of a definition is free."""
+    ours, theirs = _FUNCTION.match(gold), _FUNCTION.match(answer)
+    if ours is None or theirs is None:
+        return answer
+    old, new = theirs.group(2) or theirs.group(3), ours.group(2) or ours.group(3)
+    if old == new or new in names_in(answer):
+        return answer
+    return rename(answer, old, new)
+
+
+_DECLARED = re.compile(
+    r"\\in\s*\\mathbb|\b(?:constants?|integers?|arbitrary|real|naturals?|any|some)\b", re.IGNORECASE
+)
+
+
+def with_gold_parameters(gold: str, answer: str) -> str:
+    """``n = 3m, m \\in \\mathbb{Z}`` in the letter of ``n = 3k``.
+
+    A letter may be renamed if it is a parameter: said to be one on either side, or a second letter
+    in a definition of a function or of the unknown.
+    """
+    ours, theirs = names_in(unworded(gold)), names_in(unworded(answer))
+    missing, extra = sorted(ours - theirs), sorted(theirs - ours)
+    if len(missing) != len(extra) or not 0 < len(missing) <= 2:
+        return answer
+    if not {*missing, *extra} <= PARAMETERS:
+        return answer
+    declared = _DECLARED.search(gold) or _DECLARED.search(answer)
+    heads = [text.partition("=")[0].strip() for text in (gold, answer) if "=" in text]
+    defined = (
+        len(heads) == 2
+        and same_name(*heads)
+        and not set(extra) & names_in(heads[1])
+        and ("(" in heads[0] or {*missing, *extra} <= _INDICES)
+    )
+    if not declared and not defined:
+        return answer
+    for old, new in zip(extra, missing, strict=True):
+        answer = rename(answer, old, new)
+    return answer
+
+
+def unworded(text: str) -> str:
+    """The text without its words and the names of number sets."""
+    return re.sub(r"\\text\{[^{}]*\}|\\mathbb\{[^{}]*\}", " ", text)
+
+
+_INDICES = frozenset("klmnt")
+_LETTER_ONLY = re.compile(
+    r"\W*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?([A-J])\)?\s*[.)]?\s*\}?\W*"
+)
+
+
+_LETTER_FIRST = re.compile(
+    r"\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*(?:\(([A-J])\)|([A-J])[.):])\s*\}?[.:)]?\s*(?=\S)"
+)
+
+
+def same_choice(gold: str, answer: str) -> bool | None:
+    """Whether ``(B) 42`` is the choice B; None if the two are not a letter and a choice."""
+    ours, theirs = (
+        re.sub(r"\\(?:text\w*|mathrm|mathbf)|\band\b|[\s{},;().$]", "", text)
+        for text in (gold, answer)
+    )
+    if re.fullmatch("[A-H]{2,6}", ours) and re.fullmatch("[A-H]{1,6}", theirs):
+        if ours == "".join(sorted(set(ours))) and re.search("[,;]|and", gold + answer):
+            return set(ours) == set(theirs)
+    for one, other in ((gold, answer), (answer, gold)):
+        letter, choice = _LETTER_ONLY.fullmatch(one), _LETTER_FIRST.match(other)
+        if letter and choice and not _LETTER_ONLY.fullmatch(other):
+            return letter.group(1) == (choice.group(1) or choice.group(2))
+    return None
