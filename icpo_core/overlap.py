@@ -1,6 +1,6 @@
 """Likeness of problem texts: the same problem in other clothes, or most of it.
 
-Two texts are *near-duplicates* if their normal forms are equal, or if they share at least
+Two texts are *near-duplicates* if their words are the same, or if they share at least
 `MIN_SHARED` distinct word n-grams (n = `GRAM`) and these are at least `SHARE` of the n-grams of the
 shorter text. N-grams that stand in very many texts ("where m and n are relatively prime positive
 integers") are boilerplate and count for nothing on either side.
@@ -27,35 +27,49 @@ BOILERPLATE_TEXTS = 10
 """… if that is more than so many texts."""
 
 # LaTeX (and Markdown's bold) that changes the looks of a text and not what it says.
+_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:rm|bf|it|sf|bb|cal)|mbox|operatorname)\s*\{([^{}]*)\}"
+)
 _DRESS = re.compile(
-    r"\\(?:left|right|bigg?[lr]?|displaystyle|limits|quad|qquad|text|textbf|textit|mathrm|mathbf"
-    r"|mathit|operatorname|mbox|hspace|vspace|noindent)(?![a-z])|\\[,;:! ]|[$~]"
+    r"\\(?:left|right|bigg?[lr]?|displaystyle|limits|quad|qquad|hspace|vspace|noindent)(?![a-z])"
+    r"|\\[,;:! ()\[\]]|[$~]"
     r"|(?<![\w)])\*\*|\*\*(?![\w(])"
 )
 _SPELLINGS = [
-    (re.compile(r"\\[dt]frac(?![a-z])"), r"\\frac"),
+    (re.compile(r"\\[dt]?frac(?![a-z])\s*(\d)"), r"\\frac{\1}"),
+    (re.compile(r"\\[dt]?frac(?![a-z])"), r"\\frac"),
+    (re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
+    (re.compile(r"(?<=\d),(?=\d{3}(?!\d))"), ""),
     (re.compile(r"\\(?:times|cdot)(?![a-z])|[×·∙⋅]"), "*"),
+    (re.compile(r"\\div(?![a-z])|÷"), "/"),
     (re.compile(r"\\le(?:q|qslant)?(?![a-z])|≤"), "<="),
     (re.compile(r"\\ge(?:q|qslant)?(?![a-z])|≥"), ">="),
     (re.compile(r"\\(?:neq|ne)(?![a-z])|≠"), "!="),
     (re.compile(r"\\ldots|\\cdots|\\dots|…"), " "),
     (re.compile(r"\^\{?\\circ\}?|°"), " degrees "),
     (re.compile(r"[−–—‐‑]"), "-"),
-    (re.compile(r"÷"), "/"),
+    (re.compile(r"[’′]|\^\{?\\prime\}?"), "'"),
+    (re.compile(r"π"), r"\\pi "),
+    (re.compile(r"√"), r"\\sqrt "),
 ]
 # A hyphen between letters joins words; a minus stands beside a digit, a bracket or a space.
 _HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W\d_\u3400-\u9fff]+|\d+(?:\.\d+)?|!=|[-+*/=<>^!]")
 
 
-def words(text: str) -> list[str]:
-    """Words, numbers, LaTeX commands (without their backslash) and operators, in lower case."""
+def spelled(text: str) -> str:
+    """The text in lower case and in one spelling of formulas, without what only changes looks."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
-    text = _DRESS.sub(" ", text.casefold())
+    text = _DRESS.sub(" ", _TEXT.sub(r" \1 ", text.casefold()))
     for pattern, spelling in _SPELLINGS:
         text = pattern.sub(spelling, text)
-    return _WORD.findall(_HYPHEN.sub(" ", text))
+    return _HYPHEN.sub(" ", text)
+
+
+def words(text: str) -> list[str]:
+    """Words, numbers, LaTeX commands (without their backslash) and operators, in one spelling."""
+    return _WORD.findall(spelled(text))
 
 
 @dataclass(frozen=True)
@@ -79,9 +93,9 @@ class NearDuplicates:
         for text in split:
             for word in text:
                 self._vocabulary.setdefault(word, len(self._vocabulary) + 1)
-        self._normal: dict[str, list[int]] = {}
+        self._whole: dict[str, list[int]] = {}
         for place, text in enumerate(split):
-            self._normal.setdefault("".join(text), []).append(place)
+            self._whole.setdefault("".join(text), []).append(place)
         grams = self._grams(split)
         order = np.argsort(grams.hashes, kind="stable")
         self._hashes = grams.hashes[order]
@@ -91,7 +105,7 @@ class NearDuplicates:
     def find(self, texts: Sequence[str]) -> list[list[int]]:
         """For each text the places, in ascending order, of its near-duplicates in the index."""
         split = [words(text) for text in texts]
-        found = [set(self._normal.get("".join(text), ())) for text in split]
+        found = [set(self._whole.get("".join(text), ())) for text in split]
         for text, place in self._similar(self._grams(split)):
             found[text].add(place)
         return [sorted(places) for places in found]

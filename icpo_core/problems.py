@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -16,11 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from icpo_core import schemas
-from icpo_core.overlap import words
+from icpo_core.overlap import spelled
 
 ID_DIGITS = 16
 _COLUMNS = schemas.TABLES["problems"].names
 SCORE = "score"
+_PART = re.compile(
+    r"[\u3400-\u9fff]|[^\W\d_\u3400-\u9fff]+'*|\d+(?:\.\d+)?|!=|[-+*/=<>^!|%(){}\[\]]"
+)
 
 
 def read_problems(path: str) -> pa.Table:
@@ -65,10 +69,21 @@ def read_problems(path: str) -> pa.Table:
 def normal_text(problem: str) -> str:
     """Normal form for duplicate tests: two texts with the same one put the same problem.
 
-    Case, white space, punctuation, brackets and LaTeX that only changes a formula's looks are
-    dropped, spellings of one operator are made one; numbers, words and operators stay.
+    Case, white space, punctuation and LaTeX that only changes a formula's looks are dropped and
+    spellings of one operator are made one; words, numbers, operators and grouping stay.
     """
-    return "".join(words(problem))
+    parts = _PART.findall(spelled(problem))
+    # In 2^{n} braces say nothing, in 2^{n+1} they do.
+    kept: list[str] = []
+    for at, part in enumerate(parts):
+        if part == "{" and parts[at + 2 : at + 3] == ["}"]:
+            continue
+        if part == "}" and at >= 2 and parts[at - 2] == "{":
+            continue
+        if part[0].isdigit() and kept and kept[-1][-1].isdigit():
+            kept.append(" ")  # 1 23 is not 12 3
+        kept.append("(" if part in "{[" else ")" if part in "}]" else part)
+    return "".join(kept)
 
 
 def problem_id(problem: str) -> str:

@@ -1,7 +1,7 @@
 """Whether two answers say the same: math-verify, with what it lacks around it.
 
 math-verify's parser reads the expressions and its `verify` has the last word on what neither
-structure nor values decide. Around it stands what it gets wrong on hard answers: the structure is
+structure nor values decide. Around it stands what it gets wrong on hard answers: structure is
 read first (`icpo_core.answers.forms`), expressions are compared by value (`icpo_core.values`), and words,
 units, names, regions and lists each by their own rule.
 
@@ -282,10 +282,7 @@ class Comparison:
             return self.equal(gold.value, answer)
         if not isinstance(gold, Named):
             return self.equal(gold, answer.value)
-        if same_name(gold.name, answer.name):
-            if self.equal(gold.value, answer.value):
-                return True
-        elif not is_variable(gold.name) or not is_variable(answer.name) or _has_symbols(gold.value):
+        if same_name(gold.name, answer.name) or not is_variable(gold.name) or not is_variable(answer.name) or _has_symbols(gold.value):
             if self.equal(gold.value, answer.value):
                 return True
         if isinstance(gold.value, Value) and isinstance(answer.value, Value):
@@ -413,7 +410,7 @@ class Comparison:
 
     def _ratios(self, gold: Form, answer: Form) -> bool:
         if isinstance(gold, Ratio) and isinstance(answer, Ratio) and (gold.half or answer.half):
-            return gold.terms == answer.terms and "" in (gold.half, answer.half) or gold == answer
+            return (gold.terms == answer.terms and "" in (gold.half, answer.half)) or gold == answer
         for one, other in ((gold, answer), (answer, gold)):
             if isinstance(one, Ratio) and isinstance(other, Value) and other.unit in ("am", "pm"):
                 return one == Ratio((other.tex.strip(), "00"), other.unit)

@@ -1,4 +1,4 @@
-"""Infinitely many solutions in one formula: residue classes, and lines a + bk for all integers k."""
+"""Infinitely many solutions in one formula: residue classes, and lines a + bk for integers k."""
 
 import re
 

@@ -134,7 +134,7 @@ Form = Words | Value | Named | Group | Relation | Combination | Matrix | Ratio |
 
 
 def is_bare(form: Form) -> bool:
-    return isinstance(form, Group) and form.opening == "" or (
+    return (isinstance(form, Group) and form.opening == "") or (
         isinstance(form, Named) and isinstance(form.value, Group) and form.value.opening == ""
     )  # fmt: skip
 

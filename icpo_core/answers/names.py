@@ -56,7 +56,7 @@ def same_name(gold: str, answer: str) -> bool:
         return True
     # f(x) against y or f: both name the function.
     heads = [re.sub(r"\(.*\)$", "", name) for name in (ours, theirs)]
-    return heads[0] == heads[1] or ours.startswith("(") and theirs.startswith("(")
+    return heads[0] == heads[1] or (ours.startswith("(") and theirs.startswith("("))
 
 
 def is_variable(name: str) -> bool:

@@ -7,69 +7,22 @@ outside ``\text{…}``. What an answer means is for `icpo_core.answers.forms`.
 import re
 import unicodedata
 
-_UNICODE = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-",
-    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "•": r"\cdot ", "÷": "/",
-    "∕": "/", "⁄": "/", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∞": r"\infty ", "±": r"\pm ",
-    "∓": r"\mp ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≦": r"\le ",
-    "≧": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≃": r"\approx ", "≅": r"\approx ",
-    "≡": r"\equiv ", "且": r"\text{and}", "或": r"\text{or}", "和": r"\text{and}", "∈": r"\in ", "∉": r"\notin ", "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ",
-    "∅": r"\emptyset ", "⌀": r"\emptyset ", "°": r"^{\circ}", "º": r"^{\circ}", "˚": r"^{\circ}",
-    "′": "'", "’": "'", "‘": "'", "″": "''", "“": '"', "”": '"', "…": r"\ldots ", "⋯": r"\ldots ",
-    "∠": r"\angle ", "△": r"\triangle ", "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ",
-    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⟨": "(", "⟩": ")",
-    "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
-    "ℂ": r"\mathbb{C}", "∀": r"\forall ", "∣": "|", "∧": r"\land ", "∨": r"\lor ", "ℓ": "l",
-    "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}",
-    "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}", "⅖": r"\frac{2}{5}", "⅗": r"\frac{3}{5}",
-    "⅘": r"\frac{4}{5}", "⅙": r"\frac{1}{6}", "⅚": r"\frac{5}{6}", "⅛": r"\frac{1}{8}",
-    "⅜": r"\frac{3}{8}", "⅝": r"\frac{5}{8}", "⅞": r"\frac{7}{8}",
-    "€": r"\text{euro}", "£": r"\text{pound}", "¥": r"\text{yen}", "￥": r"\text{yen}",
-    "，": ",", "；": ";", "：": ":", "。": ".", "、": ",", "（": "(", "）": ")", "％": "%",
-    "\u200b": "", "\u200c": "", "\u200d": "", "\u2060": "", "\ufeff": "", "\u00ad": "",
-    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2003": " ", "\u2002": " ", "\u2005": " ",
-}  # fmt: skip
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho . "
-    "sigma tau upsilon phi chi psi omega"
-).split()
-for _offset, _letter in enumerate(_GREEK):
-    if _letter not in (".", "omicron"):
-        _UNICODE[chr(0x3B1 + _offset)] = f"\\{_letter} "
-        if _letter in "gamma delta theta lambda xi pi sigma upsilon phi psi omega".split():
-            _UNICODE[chr(0x391 + _offset)] = f"\\{_letter.capitalize()} "
-_UNICODE |= {"ϕ": r"\phi ", "ϵ": r"\epsilon ", "ϑ": r"\theta ", "µ": r"\mu ", "ς": r"\sigma "}
-_TRANSLATION = str.maketrans(_UNICODE)
-_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾", "0123456789+-ni()")
-_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙₖ₍₎", "0123456789+-nk()")
-
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh log ln lg exp max min gcd "
-    "lcm det".split()
+from icpo_core.answers.spelling import (
+    COMMANDS,
+    FUNCTIONS,
+    LOOSE_WORDS,
+    LOWERED,
+    RAISED,
+    SHORT_UNITS,
+    SHORT_WORDS,
+    SYMBOLS,
+    TRANSLATION,
 )
-_SYMBOLS = {
-    "pi": r"\pi", "infinity": r"\infty", "inf": r"\infty", "infty": r"\infty", "theta": r"\theta",
-    "alpha": r"\alpha", "beta": r"\beta", "gamma": r"\gamma", "lambda": r"\lambda", "phi": r"\phi",
-    "omega": r"\omega", "sigma": r"\sigma", "sqrt": r"\sqrt", "cdot": r"\cdot",
-    "times": r"\times", "union": r"\cup", "asin": r"\arcsin", "acos": r"\arccos",
-    "atan": r"\arctan",
-}  # fmt: skip
 
-# Words of two and three letters, which could as well be products of variables.
-_SHORT_WORDS = frozenset(
-    "the and for all any are yes not odd day men cat dog boy age sum set one two six ten red box "
-    "has its can may but only how way hour mon tue wed thu fri sat sun am pm mod out per no or is if "
-    "of to cents mins secs bit bob ann amy tom sam joe jan feb mar apr jun jul aug sep oct nov "
-    "dec nor who low top due new old win won die big few".split()
+_TEXT = (
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|math(?:rm|bf|it|sf|tt)|operatorname\*?|bm"
+    r"|boldsymbol|pmb)"
 )
-# Units, after a number only: mg and ml are products elsewhere.
-_SHORT_UNITS = frozenset(
-    "cm mm km kg mg ml ft mph kph lb lbs oz hr hrs yd mi sq cu gal pts rad usd rpm sec min".split()
-)
-# Words that are as often products of variables, as in e^{at} or ax + by: words among words only.
-_LOOSE_WORDS = frozenset("at by as it be in on so an we he me my up do go us".split())
-
-_TEXT = r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|math(?:rm|bf|it|sf|tt)|operatorname\*?|bm|boldsymbol|pmb)"
 _TEXT_GROUP = re.compile(_TEXT + r"\s*\{([^{}]*)\}")
 _TEXT_IN_SCRIPT = re.compile(
     r"([_^])\s*(?:\{\s*" + _TEXT + r"\s*\{([^{}]*)\}\s*\}|" + _TEXT + r"\s*\{([^{}]*)\})"
@@ -82,39 +35,22 @@ _SIZE = re.compile(
     r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|centering|mathstrut)(?![a-zA-Z])"
 )
 _SPACE = re.compile(
-    r"(?<!\\)\\(?:[,;:!> ]|(?:quad|qquad|thinspace|enspace|hfill|newline|par|notag|nonumber)(?![a-zA-Z]))"
+    r"(?<!\\)\\(?:[,;:!> ]"
+    r"|(?:quad|qquad|thinspace|enspace|hfill|newline|par|notag|nonumber)(?![a-zA-Z]))"
     r"|\\(?:hspace|vspace|phantom|hphantom|label|tag)\*?\s*\{[^{}]*\}|~|(?<!\\)\\(?=\s)|\\$"
 )
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{\s*,\s*\}|,\s*\\!|\\!\s*,|\\,|\{\\,\}|\\;)\s*(?=\d{3}(?!\d))")
 _ENVIRONMENT = re.compile(r"\\begin\s*\{(.+?)\}.*?\\end\s*\{\1\}", re.DOTALL)
 _SYSTEM = re.compile(
-    r"\\left\s*\\\{\s*\\begin\s*\{(?:array|aligned|matrix)\}(?:\{[lcr| ]*\})?(.*?)\\end\s*\{(?:array|aligned|matrix)\}"
-    r"\s*\\right\s*\.?|\\begin\s*\{d?cases\}(.*?)\\end\s*\{d?cases\}"
+    r"\\left\s*\\\{\s*\\begin\s*\{(?:array|aligned|matrix)\}(?:\{[lcr| ]*\})?(.*?)"
+    r"\\end\s*\{(?:array|aligned|matrix)\}\s*\\right\s*\.?|\\begin\s*\{d?cases\}(.*?)\\end\s*\{d?cases\}"
     r"|\\begin\s*\{(?:aligned?|gather(?:ed)?)\*?\}(.*?)\\end\s*\{(?:aligned?|gather(?:ed)?)\*?\}",
     re.DOTALL,
 )
-_COMMANDS = {
-    "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "dbinom": r"\binom",
-    "tbinom": r"\binom", "leqslant": r"\le", "geqslant": r"\ge", "leq": r"\le", "geq": r"\ge",
-    "leqq": r"\le", "geqq": r"\ge", "lt": "<", "gt": ">", "neq": r"\ne", "colon": ":",
-    "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "langle": "(", "rangle": ")",
-    "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "lVert": r"\|", "rVert": r"\|",
-    "varnothing": r"\emptyset", "empty": r"\emptyset", "O": r"\emptyset", "R": r"\mathbb{R}",
-    "Z": r"\mathbb{Z}", "N": r"\mathbb{N}", "Q": r"\mathbb{Q}", "reals": r"\mathbb{R}",
-    "C": r"\mathbb{C}", "wedge": r"\land", "vee": r"\lor", "dots": r"\ldots", "cdots": r"\ldots",
-    "dotsc": r"\ldots", "backslash": r"\setminus", "smallsetminus": r"\setminus", "lg": r"\log_{10}",
-    "ast": "*", "div": "/", "simeq": r"\approx", "sim": r"\approx", "thickapprox": r"\approx",
-    "bmod": r"\mod", "pmod": r"\pmod", "degree": r"^{\circ}", "deg": r"^{\circ}", "to": r"\to",
-    "rightarrow": r"\to", "implies": r"\implies", "Rightarrow": r"\implies", "percent": r"\%",
-    "varepsilon": r"\epsilon", "varphi": r"\phi", "vartheta": r"\theta", "longrightarrow": r"\to",
-    "dollar": r"\$", "textdollar": r"\$", "euro": r"\text{euro}", "pounds": r"\text{pound}",
-    "iff": r"\iff", "mathbbm": r"\mathbb", "Bbb": r"\mathbb", "textbackslash": "",
-    "widehat": r"\hat", "cosec": r"\csc", "tg": r"\tan", "ctg": r"\cot", "arctg": r"\arctan",
-    "ne": r"\ne", "not": r"\not",
-}  # fmt: skip
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
 _MINUTES = re.compile(
-    r"(\d+)\s*\^\s*\{\s*\\circ\s*\}\s*(\d+)\s*(?:'|\^\s*\{\s*\\prime\s*\})(?:\s*(\d+)\s*(?:''|\^\s*\{\s*\\prime\s*\\prime\s*\}))?"
+    r"(\d+)\s*\^\s*\{\s*\\circ\s*\}\s*(\d+)\s*(?:'|\^\s*\{\s*\\prime\s*\})"
+    r"(?:\s*(\d+)\s*(?:''|\^\s*\{\s*\\prime\s*\\prime\s*\}))?"
 )
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}|(\d*)\.(\d*)\((\d+)\)")
 
@@ -124,7 +60,8 @@ def tidy(answer: str) -> str:
     length at worst, so the caller caps that."""
     text = _trim(_plain_characters(answer))
     text = _BOX.sub("", text)
-    text = re.sub(r"\{?([^{}]*)\\choose(?![a-z])([^{}]*)\}?", r"\\binom{\1}{\2}", text)
+    if r"\choose" in text:
+        text = re.sub(r"\{?([^{}]*)\\choose(?![a-z])([^{}]*)\}?", r"\\binom{\1}{\2}", text)
     text = _currency(text)
     text = re.sub(r"\b([aApP])\.\s?[mM]\b\.?", lambda m: f"{m[1].lower()}m", text)
     text = re.sub(r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}", r"\\\1(\2)", text)
@@ -154,9 +91,9 @@ def tidy(answer: str) -> str:
 
 
 def _plain_characters(text: str) -> str:
-    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾]+", lambda m: f"^{{{m.group().translate(_RAISED)}}}", text)
-    text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉₊₋ₙₖ₍₎]+", lambda m: f"_{{{m.group().translate(_LOWERED)}}}", text)
-    text = text.translate(_TRANSLATION)
+    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾]+", lambda m: f"^{{{m.group().translate(RAISED)}}}", text)
+    text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉₊₋ₙₖ₍₎]+", lambda m: f"_{{{m.group().translate(LOWERED)}}}", text)
+    text = text.translate(TRANSLATION)
     return unicodedata.normalize("NFKC", text)
 
 
@@ -184,9 +121,7 @@ def _outside_environments(text: str) -> str:
         parts.append(_flat(text[at : match.start()]))
         name = match.group(1)
         if re.fullmatch(r"(align|aligned|gather|gathered|equation|split|center|multline)\*?", name):
-            inner = match.group()[
-                len(match.group().split("}", 1)[0]) + 1 : -len(f"\\end{{{name}}}")
-            ]
+            inner = re.sub(r"^\\begin\s*\{.+?\}|\\end\s*\{[^{}]*\}$", "", match.group())
             parts.append(_flat(inner, ", "))
         else:
             parts.append(match.group())
@@ -200,7 +135,7 @@ def _flat(text: str, line_break: str = " ") -> str:
 
 
 def _command(name: str) -> str:
-    known = _COMMANDS.get(name)
+    known = COMMANDS.get(name)
     if known is None:
         return "\\" + name
     return known + " " if known[-1].isalpha() else known
@@ -214,15 +149,13 @@ def _scripts(text: str) -> str:
     )
 
 
-_EDGES = r"([,;.:\s]*)(.*?)([,;:\s]*)"
-
-
 def _text_group(match: re.Match[str]) -> str:
     content = match.group(1).strip()
-    edges = r"([,;.:\s(]*)(.*?)([,;:\s]*)" if content.count("(") > content.count(")") else _EDGES
-    edges = r"([,;.:\s]*)(.*?)([,;:\s)]*)" if content.count(")") > content.count("(") else edges
-    lead, content, trail = re.fullmatch(edges, content, re.DOTALL).groups()  # type: ignore[union-attr]
-    return lead.strip(". ") + _text_content(match, content) + trail.strip()
+    unclosed = content.count("(") - content.count(")")
+    bare = content.lstrip(",;.: (" if unclosed > 0 else ",;.: ")
+    lead = content[: len(content) - len(bare)].strip(". ")
+    kept = bare.rstrip(",;: )" if unclosed < 0 else ",;: ")
+    return lead + _text_content(match, kept) + bare[len(kept) :].strip()
 
 
 def _text_content(match: re.Match[str], content: str) -> str:
@@ -270,7 +203,7 @@ def _words(text: str) -> str:
         if kinds[at] == "word" and not pieces[at].startswith("\\"):
             pieces[at] = f"\\text{{{pieces[at]}}}"
         elif kinds[at] == "symbol":
-            pieces[at] = _SYMBOLS.get(pieces[at].lower(), "\\" + pieces[at].lower()) + " "
+            pieces[at] = SYMBOLS.get(pieces[at].lower(), "\\" + pieces[at].lower()) + " "
     return "".join(pieces)
 
 
@@ -285,24 +218,24 @@ def _kind(pieces: list[str], at: int) -> str:
     low = token.lower()
     before, after = pieces[at - 1], pieces[at + 1]
     following = after.lstrip()[:1]
-    if low in _SYMBOLS and low != "union":
+    if low in SYMBOLS and low != "union":
         return "symbol"
     if low == "union":
         return "symbol" if before.rstrip()[-1:] in tuple(")]}") else "word"
     if (
-        low in _SHORT_UNITS
+        low in SHORT_UNITS
         and before.rstrip()[-1:] in tuple("0123456789}")
         and not (before.endswith("}") and before.rstrip("}")[-1:].isalpha())
     ):
         return "word"
-    if low in _SHORT_UNITS and low not in FUNCTIONS:
+    if low in SHORT_UNITS and low not in FUNCTIONS:
         return "loose"
     if low in FUNCTIONS and token == low:
         return "symbol"
     alone = not before[-1:].strip() or before[-1:] in "()[]{},;:.!?\"'"
-    if low in _SHORT_WORDS:
+    if low in SHORT_WORDS:
         return "word" if alone or before[-1:].isdigit() else ""
-    if low in _LOOSE_WORDS:
+    if low in LOOSE_WORDS:
         return "loose" if alone and not following.startswith(("^", "_")) else ""
     if len(low) <= 3 or not re.search("[aeiouy]", low):
         return ""

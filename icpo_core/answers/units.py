@@ -50,7 +50,7 @@ _UNITS = {
     for names, scale in table.items()
     for name in names.split()
 }
-_NOISE = frozenset("the a an of in long wide tall high total about approximately exactly".split())
+_NOISE = frozenset(["the", "a", "an", "of", "in", "long", "wide", "tall", "high", "total", "about", "approximately", "exactly"])
 _COMPOUND = re.compile(
     r"\s*(\d+(?:\.\d+)?)\s*(?:\\text\{\s*([^{}]+?)\s*\}|([a-z]{1,3})(?![a-z]))[\s,]*"
 )

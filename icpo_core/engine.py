@@ -1,0 +1,262 @@
+"""The rollout engine: vLLM behind token ids, in a process of its own.
+
+Token ids in, token ids out: nothing is ever tokenised again. The engine is proven to hold the
+weights it was told to load: weights come with a probe (sequences and the trainer's logprobs of
+them), and after every load the engine's own logprobs of the same sequences must agree. On the CPU
+build a reload leaves the packed copy of a tied LM head stale without an error (`repack`), and only
+such a comparison notices what else may go wrong in this way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icpo_core import schemas
+from icpo_core.config import EngineSection
+from icpo_core.files import model_digest
+from icpo_core.worker import Handler, serve
+
+DEFAULT_GAP = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.5}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sequence to sample."""
+
+    prompt_ids: Sequence[int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sampled sequence. `response_ids` ends with EOS if and only if it finished by itself."""
+
+    response_ids: list[int]
+    logprobs: list[float]
+    """Natural logarithm, temperature-scaled, one a token of `response_ids`."""
+    finish_reason: str
+    """`stop` or `length`."""
+
+
+class WorkerExtension:
+    """Methods that vLLM adds to its worker processes (`worker_extension_cls`)."""
+
+    def repack(self) -> int:
+        """Pack linear layers again whose weight is still there beside the packed copy.
+
+        The CPU build packs each weight for oneDNN when the model is loaded. A reload packs the
+        layers it loads, but a tied LM head shares its weight with the embedding, is not loaded by
+        itself, and keeps the old packed copy. Returns how many layers were packed.
+        """
+        from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+        packed = 0
+        for module in self.model_runner.model.modules():  # type: ignore[attr-defined]
+            weight = getattr(module, "weight", None)
+            if hasattr(module, "cpu_linear") and weight is not None and weight.numel():
+                dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+                packed += 1
+        return packed
+
+
+class Engine:
+    """A vLLM engine that lives in this process."""
+
+    def __init__(self, model: Path, settings: EngineSection, seed: int) -> None:
+        """Start with the weights in `model`; takes 30 s and more."""
+        # One process for scheduler and model starts in a quarter of the time on two cores.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        if settings.cpu_threads:
+            cores = sorted(os.sched_getaffinity(0))[: settings.cpu_threads]
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+        from vllm import LLM
+
+        self.llm = LLM(
+            model=str(model),
+            dtype=settings.dtype,
+            max_model_len=settings.max_model_len,
+            tensor_parallel_size=settings.tensor_parallel,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            max_num_seqs=settings.max_num_seqs,
+            enforce_eager=settings.enforce_eager,
+            enable_prefix_caching=settings.prefix_caching,
+            logprobs_mode="processed_logprobs",
+            generation_config="vllm",  # no sampling defaults of the model's own
+            skip_tokenizer_init=True,
+            worker_extension_cls="icpo_core.engine.WorkerExtension",
+            disable_log_stats=True,
+            seed=seed & 0x7FFFFFFF,
+        )
+        self.settings = settings
+        self.eos_ids = eos_token_ids(model)
+        self.policy_version = model_digest(model)
+
+    def load(self, model: Path, policy_version: str) -> float:
+        """Replace the weights in place and forget all cached prefixes. Seconds it took.
+
+        Raises ValueError if the folder's weights are not those of `policy_version`.
+        """
+        started = time.perf_counter()
+        if policy_version == self.policy_version:
+            return 0.0
+        found = model_digest(model)
+        if found != policy_version:
+            raise ValueError(
+                f"{model}: holds weights {found[:12]}, the run recorded {policy_version[:12]}; "
+                "make the update that wrote them again"
+            )
+        self.policy_version = ""  # neither the old nor the new until the reload is through
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
+        from vllm.platforms import current_platform
+
+        if current_platform.is_cpu():
+            self.llm.collective_rpc("repack")
+        self.llm.reset_prefix_cache()
+        self.policy_version = policy_version
+        return time.perf_counter() - started
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Logprob of each token given those before it, at temperature 1; none for the first."""
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        params = SamplingParams(
+            temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False, flat_logprobs=True
+        )
+        prompts = [TokensPrompt(prompt_token_ids=list(ids)) for ids in sequences]
+        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        scores = []
+        for output, ids in zip(outputs, sequences, strict=True):
+            flat = output.prompt_logprobs
+            # Position 0 has no logprob; the others hold the token itself and the likeliest one.
+            scores.append(
+                [flat.logprobs[flat.start_indices[position]] for position in range(1, len(ids))]
+            )
+        return scores
+
+    def prove(self, probe: Path, limit: float | None) -> float:
+        """Largest gap to the trainer's logprobs of the probe's tokens, nats.
+
+        Raises ValueError past the limit: the engine holds other weights than it was told to load.
+        """
+        limit = limit or DEFAULT_GAP[self.settings.dtype]
+        table = schemas.read("probe", probe).to_pylist()
+        scores = self.score([row["token_ids"] for row in table])
+        gap = max(
+            abs(ours - theirs)
+            for row, score in zip(table, scores, strict=True)
+            for ours, theirs in zip(score, row["logprobs"], strict=True)
+        )
+        if not gap <= limit:
+            self.policy_version = ""
+            raise ValueError(
+                f"the engine does not hold the weights it was told to load: its logprobs are off "
+                f"by {gap:.3g} nats from the trainer's (limit {limit:g}, "
+                f"rollout.max_logprob_gap); no rollout was taken. {probe}"
+            )
+        return gap
+
+    def sample(
+        self,
+        requests: Sequence[Request],
+        temperature: float,
+        max_tokens: int,
+        top_p: float = 1.0,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Sample]:
+        """Sample every request with its own seed, in the order given."""
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        params = [
+            SamplingParams(
+                temperature=temperature,
+                top_p=top_p,
+                max_tokens=max_tokens,
+                seed=request.seed & 0x7FFFFFFFFFFFFFFF,
+                logprobs=0,
+                flat_logprobs=True,
+                detokenize=False,
+                stop_token_ids=self.eos_ids,
+                ignore_eos=True,  # its own EOS id is unknown without a tokenizer; ours are given
+            )
+            for request in requests
+        ]
+        prompts = [TokensPrompt(prompt_token_ids=list(r.prompt_ids)) for r in requests]
+        outputs = self.llm.generate(prompts, params, use_tqdm=_progress_bar(on_progress))
+        return [_sample(output.outputs[0]) for output in outputs]
+
+
+def _sample(output: Any) -> Sample:
+    ids = list(output.token_ids)
+    flat = output.logprobs
+    assert flat.token_ids == ids, "one logprob a sampled token, that of the token itself"
+    return Sample(ids, list(flat.logprobs), output.finish_reason)
+
+
+def eos_token_ids(model: Path) -> list[int]:
+    """End-of-sequence ids of a model folder, from its generation config or its config."""
+    for name in ("generation_config.json", "config.json"):
+        file = model / name
+        if file.is_file():
+            ids = json.loads(file.read_text()).get("eos_token_id")
+            if ids is not None:
+                return list(ids) if isinstance(ids, list) else [ids]
+    raise ValueError(f"{model}: neither generation_config.json nor config.json has eos_token_id")
+
+
+def _progress_bar(on_progress: Callable[[int, int], None] | None) -> Any:
+    """vLLM reports progress through a tqdm class of the caller's choice."""
+    if on_progress is None:
+        return False
+    from tqdm import tqdm
+
+    class Reporter(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
+            self._done, self._all, self._said = 0, kwargs.get("total") or 0, time.monotonic()
+
+        def update(self, n: float | None = 1) -> None:
+            self._done += int(n or 0)
+            if time.monotonic() - self._said > 1.0:
+                self._said = time.monotonic()
+                on_progress(self._done, self._all)
+
+    return Reporter
+
+
+def main() -> None:
+    """Serve jobs. The one argument is JSON: `model`, `engine`, `seed`."""
+    settings = json.loads(sys.argv[1])
+
+    def build() -> tuple[dict[str, Any], dict[str, Handler]]:
+        from transformers import AutoTokenizer
+
+        from icpo_core.rollout import handlers
+
+        engine = Engine(
+            Path(settings["model"]),
+            EngineSection.model_validate(settings["engine"]),
+            settings["seed"],
+        )
+        # The first calls compile for seconds, for sampling and for scoring alike.
+        warm = [Request([engine.eos_ids[0]] * 8, seed) for seed in range(8)]
+        engine.sample(warm, 1.0, 8)
+        engine.score([request.prompt_ids for request in warm])
+        tokenizer = AutoTokenizer.from_pretrained(settings["model"])
+        return {"policy_version": engine.policy_version}, handlers(engine, tokenizer)
+
+    serve(build)
+
+
+if __name__ == "__main__":
+    main()

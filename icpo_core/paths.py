@@ -1,0 +1,62 @@
+"""Where everything of a run lies. No path is spelled anywhere else.
+
+runs/NAME/config.json  run.json  metrics.parquet  LATEST -> it-0007/checkpoint
+runs/NAME/it-0007/STAGE/...  manifest.json
+runs/NAME/logs/attempt-0001/rollout.log  trainer.log  config.json  jobs/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Paths of one run. `root` is `runs/NAME`."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def record(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.parquet"
+
+    @property
+    def latest(self) -> Path:
+        return self.root / "LATEST"
+
+    def iteration(self, iteration: int) -> Path:
+        return self.root / f"it-{iteration:04d}"
+
+    def stage(self, stage: str, iteration: int) -> Path:
+        return self.iteration(iteration) / stage
+
+    def manifest(self, stage: str, iteration: int) -> Path:
+        return self.stage(stage, iteration) / "manifest.json"
+
+    def pruned(self, stage: str, iteration: int) -> Path:
+        """Says which files of a finished stage were removed by retention, and when."""
+        return self.stage(stage, iteration) / "pruned.json"
+
+    def part(self, stage: str, iteration: int, index: int, count: int) -> Path:
+        return self.stage(stage, iteration) / f"part-{index:05d}-of-{count:05d}.parquet"
+
+    def attempt(self, number: int) -> Path:
+        return self.root / "logs" / f"attempt-{number:04d}"
+
+    def iterations(self) -> list[int]:
+        """Iterations that have a folder, ascending."""
+        folders = self.root.glob("it-[0-9][0-9][0-9][0-9]*")
+        return sorted(int(folder.name.removeprefix("it-")) for folder in folders)

@@ -1,0 +1,146 @@
+"""Stage `rollout`: sample every group, one Parquet part a shard.
+
+Expert rollouts are sampled from the expert prompt (demonstrations in context) and recorded with
+the logprobs under that prompt; the update puts them behind the bare prompt (IEF).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from icpo_core import schemas
+from icpo_core.engine import Engine, Request, Sample
+from icpo_core.schemas import Origin
+from icpo_core.seeds import stable_seed
+from icpo_core.worker import Handler
+
+
+def shard_of(prompts: pa.Table, index: int, count: int) -> pa.Table:
+    """The prompts of one shard: every `count`-th group, so that shards are alike in cost."""
+    return prompts.take(list(range(index, prompts.num_rows, count)))
+
+
+def rollout_shard(
+    engine: Engine, tokenizer: Any, job: dict[str, Any], on_progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Sample one shard of prompts and write its part; facts for the manifest."""
+    prompts = shard_of(
+        schemas.read("prompts", Path(job["prompts"])), job["shard"], job["shards"]
+    ).to_pylist()
+    settings, seed, iteration = job["rollout"], job["seed"], job["iteration"]
+    in_context = settings["expert_source"] == "in_context"
+    keys: list[tuple[str, int, Origin]] = []
+    requests: list[Request] = []
+    traces: list[dict[str, Any]] = []
+    for prompt in prompts:
+        sources = [(Origin.ON_POLICY, prompt["policy_prompt_ids"])] * settings["on_policy"]
+        if in_context and prompt["expert_prompt_ids"] is not None:
+            sources += [(Origin.EXPERT, prompt["expert_prompt_ids"])] * settings["expert"]
+        for index, (origin, ids) in enumerate(sources):
+            keys.append((prompt["prompt_id"], index, origin))
+            row_seed = stable_seed(seed, "rollout", iteration, prompt["prompt_id"], index)
+            requests.append(Request(ids, row_seed))
+        if not in_context and settings["expert"]:
+            index = settings["on_policy"]
+            row = _trace(prompt, index, tokenizer, engine, settings["max_tokens"])
+            traces += [row] if row else []
+    started = time.perf_counter()
+    samples = engine.sample(
+        requests, settings["temperature"], settings["max_tokens"], on_progress=on_progress
+    )
+    sampling = time.perf_counter() - started
+    rows = as_rows(keys, requests, samples, tokenizer, engine.policy_version)
+    rows = sorted(rows + traces, key=lambda row: (row["prompt_id"], row["sample_index"]))
+    table = schemas.table("rollout", rows)
+    schemas.write("rollout", table, Path(job["out"]), job["fingerprint"])
+    return {
+        "rows": len(rows),
+        "tokens": sum(len(sample.response_ids) for sample in samples),
+        "sampling_seconds": sampling,
+    }
+
+
+def as_rows(
+    keys: list[tuple[str, int, Origin]],
+    requests: list[Request],
+    samples: list[Sample],
+    tokenizer: Any,
+    policy_version: str,
+) -> list[dict[str, Any]]:
+    """Samples as rows of the `rollout` table."""
+    texts = tokenizer.batch_decode(
+        [sample.response_ids for sample in samples], skip_special_tokens=True
+    )
+    return [
+        {
+            "prompt_id": prompt_id,
+            "sample_index": index,
+            "origin": origin,
+            "response": text,
+            "response_ids": sample.response_ids,
+            "logprobs": sample.logprobs,
+            "finish_reason": sample.finish_reason,
+            "seed": request.seed,
+            "policy_version": policy_version,
+        }
+        for (prompt_id, index, origin), request, sample, text in zip(
+            keys, requests, samples, texts, strict=True
+        )
+    ]
+
+
+def _trace(
+    prompt: dict[str, Any], index: int, tokenizer: Any, engine: Engine, max_tokens: int
+) -> dict[str, Any] | None:
+    """The data set's solution as a rollout; None if it is missing or too long to stand whole."""
+    if prompt["trace"] is None:
+        return None
+    ids = tokenizer(prompt["trace"], add_special_tokens=False)["input_ids"] + engine.eos_ids[:1]
+    if len(ids) > max_tokens:
+        return None
+    return {
+        "prompt_id": prompt["prompt_id"],
+        "sample_index": index,
+        "origin": Origin.TRACE,
+        "response": prompt["trace"],
+        "response_ids": ids,
+        "logprobs": None,
+        "finish_reason": "stop",
+        "seed": 0,
+        "policy_version": engine.policy_version,
+    }
+
+
+def handlers(engine: Engine, tokenizer: Any) -> dict[str, Handler]:
+    """Jobs that the engine's process takes."""
+
+    def load(job: dict[str, Any], _: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        seconds = engine.load(Path(job["model"]), job["policy_version"])
+        gap = None
+        if seconds and job["probe"]:
+            gap = engine.prove(Path(job["probe"]), job["max_logprob_gap"])
+        return {"reload_seconds": seconds, "probe_gap": gap}
+
+    def rollout(job: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        if engine.policy_version != job["policy_version"]:
+            raise ValueError(
+                f"the engine holds weights {engine.policy_version[:12] or 'of nothing proven'}, "
+                f"the job is for {job['policy_version'][:12]}: load them first"
+            )
+        return rollout_shard(
+            engine, tokenizer, job, lambda done, all_: say({"done": done, "all": all_})
+        )
+
+    def sample(job: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        from icpo_core.evaluate import sample_benchmark
+
+        return sample_benchmark(
+            engine, tokenizer, job, lambda done, all_: say({"done": done, "all": all_})
+        )
+
+    return {"load": load, "rollout": rollout, "sample": sample}
