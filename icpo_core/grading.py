@@ -105,9 +105,6 @@ class Finding:
 
 def grade(question: Question, rules: GradingRules) -> Verdict:
     """Return the verdict on `question`. Runs in this process: nothing limits its time or memory."""
-    # math-verify and sympy take seconds to import, and only judging needs them.
-    from icpo_core.answers.equivalence import compare
-
     extracted, finding = prejudge(question, rules)
     if isinstance(finding, Finding):
         return verdict(extracted, finding, 0.0)
@@ -145,12 +142,25 @@ def prejudge(question: Question, rules: GradingRules) -> tuple[str | None, Findi
     same_exactly = exactly_equal(gold, answer)
     if same_exactly is not None:
         return answer, _decided(same_exactly, "exact")
-    answers = (answer,)
+    answers: tuple[str, ...] = (answer,)
     if len(found.boxes) > 1:
         joined = ", ".join(dict.fromkeys(found.boxes))
         if joined != answer and len(joined) <= rules.max_answer_chars:
             answers = (answer, joined)
     return answer, Pair(gold, answers)
+
+
+def compare(pair: Pair, rules: GradingRules) -> Finding:
+    """Compare what the text left undecided. Nothing limits the time or the memory it takes."""
+    # math-verify and sympy take seconds to import, and only comparing needs them.
+    from icpo_core.answers.equivalence import Comparison
+
+    comparison = Comparison(rules.significant_digits)
+    for answer in pair.answers:
+        how = comparison.judge(pair.gold, answer)
+        if how:
+            return _decided(True, how)
+    return _decided(False, "another answer")
 
 
 def verdict(extracted: str | None, finding: Finding, seconds: float) -> Verdict:

@@ -22,6 +22,8 @@ import socket
 import sys
 from typing import Any
 
+from icpo_core.grading import GradingRules, Pair, compare
+
 PR_SET_PDEATHSIG = 1
 PACKET_BYTES = 1 << 16
 WATCH_SECONDS = 1.0
@@ -44,7 +46,7 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
     try:
-        from icpo_core.answers.equivalence import compare, warm_up
+        from icpo_core.answers.equivalence import warm_up
 
         warm_up()
     except ImportError as error:
@@ -70,7 +72,7 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
             pid = os.fork()
             if pid == 0:
                 control.close()
-                _judge(socket.socket(fileno=descriptors[0]), nursery, compare, settings)
+                _judge(socket.socket(fileno=descriptors[0]), nursery, settings)
             os.close(descriptors[0])
             children.add(pid)
             _send(control, {"pid": pid, "resident": _memory_bytes()[1]})
@@ -81,10 +83,8 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
         _end(pid)
 
 
-def _judge(channel: socket.socket, nursery: int, compare: Any, settings: dict[str, Any]) -> None:
+def _judge(channel: socket.socket, nursery: int, settings: dict[str, Any]) -> None:
     """Judge pairs until the channel closes. Never returns."""
-    from icpo_core.grading import GradingRules, Pair
-
     rules = GradingRules(**settings["rules"])
     allowed = settings["memory_mb"] << 20
     over = f"over {settings['memory_mb']} MiB"

@@ -30,12 +30,12 @@ def readings(gold: str, answer: str) -> list[tuple[Form, Form]]:
             found.append((values[0] or ours, values[1] or theirs))
         if numbers[0] or numbers[1]:
             found.append((numbers[0] or ours, numbers[1] or theirs))
-        for at, form in enumerate((ours, theirs)):
-            stripped = _thousands_with_unit((gold, answer)[at])
-            if stripped is not None:
-                found.append(
-                    (read(stripped), theirs) if at == 0 else (numbers[0] or ours, read(stripped))
-                )
+        grouped = _thousands_with_unit(gold)
+        if grouped is not None:
+            found.append((read(grouped), theirs))
+        grouped = _thousands_with_unit(answer)
+        if grouped is not None:
+            found.append((numbers[0] or ours, read(grouped)))
     return found
 
 
@@ -111,9 +111,13 @@ def same_choice(gold: str, answer: str) -> bool | None:
         re.sub(r"\\(?:text\w*|mathrm|mathbf)|\band\b|[\s{},;().$]", "", text)
         for text in (gold, answer)
     )
-    if re.fullmatch("[A-H]{2,6}", ours) and re.fullmatch("[A-H]{1,6}", theirs):
-        if ours == "".join(sorted(set(ours))) and re.search("[,;]|and", gold + answer):
-            return set(ours) == set(theirs)
+    if (
+        re.fullmatch("[A-H]{2,6}", ours)
+        and re.fullmatch("[A-H]{1,6}", theirs)
+        and ours == "".join(sorted(set(ours)))
+        and re.search("[,;]|and", gold + answer)
+    ):
+        return set(ours) == set(theirs)
     for one, other in ((gold, answer), (answer, gold)):
         letter, choice = _LETTER_ONLY.fullmatch(one), _LETTER_FIRST.match(other)
         if letter and choice and not _LETTER_ONLY.fullmatch(other):

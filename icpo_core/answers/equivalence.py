@@ -2,8 +2,8 @@
 
 math-verify's parser reads the expressions and its `verify` has the last word on what neither
 structure nor values decide. Around it stands what it gets wrong on hard answers: structure is
-read first (`icpo_core.answers.forms`), expressions are compared by value (`icpo_core.values`), and words,
-units, names, regions and lists each by their own rule.
+read first (`icpo_core.answers.forms`), expressions are compared by value
+(`icpo_core.answers.values`), and words, units, names, regions and lists each by their own rule.
 
 Imports sympy and math-verify, so it is imported by judge processes and never by a run's own.
 """
@@ -44,7 +44,6 @@ from icpo_core.answers.notation import tidy
 from icpo_core.answers.numerics import UndecidedError
 from icpo_core.answers.regions import is_plainly_region, region, same_region
 from icpo_core.answers.values import constant, expression_of, same_value
-from icpo_core.grading import Finding, GradingRules, Pair, VerdictStatus
 
 # math-verify warns once that its own (SIGALRM) limit is off: the limit here is a process's life.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -58,16 +57,6 @@ _MAX_MATCHED = 60
 """Lists longer than this are compared in order only."""
 
 
-def compare(pair: Pair, rules: GradingRules) -> Finding:
-    """Compare, without any limit on time or memory."""
-    comparison = Comparison(rules)
-    for answer in pair.answers:
-        how = comparison.judge(pair.gold, answer)
-        if how:
-            return Finding(VerdictStatus.correct, how)
-    return Finding(VerdictStatus.wrong, "another answer")
-
-
 def warm_up() -> None:
     """Build what the first comparison builds (grammar tables, caches), to be shared by forks."""
     pairs = {
@@ -76,14 +65,18 @@ def warm_up() -> None:
         r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}": r"\log_2 n", "e^{-x}": r"\pi \cdot 10^{-3}",
     }  # fmt: skip
     for gold, answer in pairs.items():
-        compare(Pair(gold, (answer,)), GradingRules())
+        Comparison(4).judge(gold, answer)
 
 
 class Comparison:
-    """One gold answer against candidates. `undecided` is set where only math-verify may tell."""
+    """Gold answers against candidates, without any limit on time or memory.
 
-    def __init__(self, rules: GradingRules) -> None:
-        self.rules = rules
+    `significant_digits`: from how many on a decimal counts as an approximation. `undecided` is set
+    where only math-verify may tell.
+    """
+
+    def __init__(self, significant_digits: int) -> None:
+        self.significant_digits = significant_digits
         self.undecided = False
 
     def judge(self, gold: str, answer: str) -> str | None:
@@ -145,12 +138,13 @@ class Comparison:
             return residues_of(gold) is not None and residues_of(gold) == residues_of(answer)
         if isinstance(gold, Combination) or isinstance(answer, Combination):
             return self._combinations(gold, answer)
-        assert isinstance(gold, Value) and isinstance(answer, Value)
+        assert isinstance(gold, Value)
+        assert isinstance(answer, Value)
         return self._values(gold, answer)
 
     def _values(self, gold: Value, answer: Value) -> bool:
         try:
-            return same_value(gold, answer, self.rules.significant_digits)
+            return same_value(gold, answer, self.significant_digits)
         except UndecidedError:
             self.undecided = True
             return False
@@ -163,8 +157,9 @@ class Comparison:
             return ours is not None and ours == residues_of(answer)
         if isinstance(gold, Words) and wording.is_polar(gold.text) and isinstance(answer, Group):
             # "No, it is impossible" reads as a list of two.
-            said = [item.text for item in answer.items if isinstance(item, Words)]
-            return len(said) == len(answer.items) and wording.same_words(gold.text, " ".join(said))
+            spoken = [item.text for item in answer.items if isinstance(item, Words)]
+            whole = len(spoken) == len(answer.items)
+            return whole and wording.same_words(gold.text, " ".join(spoken))
         words, other = (gold, answer) if isinstance(gold, Words) else (answer, gold)
         assert isinstance(words, Words)
         said = wording.meaning(words.text)
@@ -282,9 +277,13 @@ class Comparison:
             return self.equal(gold.value, answer)
         if not isinstance(gold, Named):
             return self.equal(gold, answer.value)
-        if same_name(gold.name, answer.name) or not is_variable(gold.name) or not is_variable(answer.name) or _has_symbols(gold.value):
-            if self.equal(gold.value, answer.value):
-                return True
+        namesakes = (
+            same_name(gold.name, answer.name)
+            or not (is_variable(gold.name) and is_variable(answer.name))
+            or _has_symbols(gold.value)
+        )
+        if namesakes and self.equal(gold.value, answer.value):
+            return True
         if isinstance(gold.value, Value) and isinstance(answer.value, Value):
             return self._relations(Relation((gold.name, gold.value.tex), ("=",)), answer)
         return False
@@ -292,9 +291,12 @@ class Comparison:
     def _lists(self, gold: Form, answer: Form) -> bool:
         ours, theirs = items_of(gold), items_of(answer)
         our_names, their_names = _names(ours), _names(theirs)
-        if our_names and their_names and sorted(our_names) == sorted(their_names):
-            if len(set(our_names)) == len(our_names):
-                return self._records(ours, theirs)
+        if (
+            our_names
+            and sorted(our_names) == sorted(their_names)
+            and len(set(our_names)) == len(our_names)
+        ):
+            return self._records(ours, theirs)
         our_rows, their_rows = _rows(ours), _rows(theirs)
         if our_rows is not None and len(our_rows) == 1 and len(theirs) == 1:
             single = theirs[0].value if isinstance(theirs[0], Named) else theirs[0]

@@ -246,8 +246,10 @@ def _related(sides: list[str], signs: list[str], independent: bool, depth: int) 
             return _item(sides[1], independent, depth + 1)
         if at == 0 and is_name(sides[0]):
             return Named(sides[0], _item(sides[1], independent, depth + 1))
-        return _item("".join(map("".join, itertools.zip_longest(sides[: at + 1], signs[:at], fillvalue=""))),
-                     independent, depth + 1)  # fmt: skip
+        exact = sides[0] + "".join(
+            sign + side for sign, side in zip(signs[:at], sides[1 : at + 1], strict=True)
+        )
+        return _item(exact, independent, depth + 1)
     if signs == [r"\in"] and (is_name(sides[0]) or "," in sides[0]):
         return Named(sides[0], read(sides[1], independent, depth + 1))
     if set(signs) == {"="}:
@@ -340,7 +342,8 @@ def _set_builder(inner: str, independent: bool, depth: int) -> Form | None:
 
 def _congruence(text: str) -> Congruence | None:
     match = re.fullmatch(
-        r"(?:[a-zA-Z]\s*)?(?:\\equiv|=)?\s*([-\d\s,\\a-z{}]+?)\s*\(?\s*\\p?mod\s*\(?\s*\{?(\d{1,6})\}?\s*\)*",
+        r"(?:[a-zA-Z]\s*)?(?:\\equiv|=)?\s*([-\d\s,\\a-z{}]+?)\s*\(?\s*\\p?mod"
+        r"\s*\(?\s*\{?(\d{1,6})\}?\s*\)*",
         text.strip(),
     )
     if match and r"\equiv" in text:

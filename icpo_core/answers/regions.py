@@ -1,7 +1,8 @@
 """Sets of real numbers: intervals, inequalities and their unions, in one form.
 
-``x > 1``, ``(1, \\infty)``, ``x \\in (1, \\infty)`` and ``\\mathbb{R} \\setminus (-\\infty, 1]`` are
-one region. Ends are expressions; what they are worth is asked of a function that the caller gives.
+``x > 1``, ``(1, \\infty)``, ``x \\in (1, \\infty)`` and ``\\mathbb{R} \\setminus (-\\infty, 1]``
+are one region. Ends are expressions; what they are worth is asked of a function that the caller
+gives.
 """
 
 import re
@@ -207,6 +208,7 @@ def _of_relation(form: Relation, worth: Worth) -> Region | None:
     if absolute and sign in ("<", r"\le"):
         closed = sign == r"\le"
         return Region((Piece(f"-({end})", end, closed, closed),), absolute.group(1), form.integers)
+    pieces: tuple[Piece, ...]
     if absolute and sign in (">", r"\ge"):
         closed = sign == r"\ge"
         pieces = (
@@ -262,14 +264,15 @@ def _intersection(
     found = []
     for a in ours:
         for b in theirs:
-            lows = [(worth(p.low), not p.low_closed, p.low, p.low_closed) for p in (a, b)]
-            highs = [(worth(p.high), p.high_closed, p.high, p.high_closed) for p in (a, b)]
-            if any(end[0] is None for end in lows + highs):
+            lows = [end for end in (worth(a.low), worth(b.low)) if end is not None]
+            highs = [end for end in (worth(a.high), worth(b.high)) if end is not None]
+            if len(lows) < 2 or len(highs) < 2:
                 return ()
-            low = max(lows, key=lambda end: end[:2])
-            high = min(highs, key=lambda end: end[:2])
-            if low[0] < high[0] or (low[0] == high[0] and low[3] and high[3]):
-                found.append(Piece(low[2], high[2], low[3], high[3]))
+            low = max(zip(lows, (not a.low_closed, not b.low_closed), (a.low, b.low), strict=True))
+            high = min(zip(highs, (a.high_closed, b.high_closed), (a.high, b.high), strict=True))
+            closed = not low[1], high[1]
+            if low[0] < high[0] or (low[0] == high[0] and all(closed)):
+                found.append(Piece(low[2], high[2], *closed))
     return tuple(found)
 
 

@@ -4,11 +4,14 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from icpo_core.answers.wording import words_of
+
 _SCALES: dict[str, dict[str, float]] = {
     "length": {
         "m meter metre": 1, "km kilometer kilometre": 1e3, "cm centimeter centimetre": 1e-2,
-        "mm millimeter millimetre": 1e-3, "nm nanometer nanometre": 1e-9, "um micron micrometer": 1e-6,
-        "dm decimeter": 0.1, "in inch inches": 0.0254, "ft foot feet": 0.3048, "yd yard": 0.9144,
+        "mm millimeter millimetre": 1e-3, "nm nanometer nanometre": 1e-9,
+        "um micron micrometer": 1e-6, "dm decimeter": 0.1, "in inch inches": 0.0254,
+        "ft foot feet": 0.3048, "yd yard": 0.9144,
         "mi mile": 1609.344, "ly lightyear": 9.4607e15, "pc parsec": 3.0857e16, "au": 1.495979e11,
     },
     "time": {
@@ -50,7 +53,7 @@ _UNITS = {
     for names, scale in table.items()
     for name in names.split()
 }
-_NOISE = frozenset(["the", "a", "an", "of", "in", "long", "wide", "tall", "high", "total", "about", "approximately", "exactly"])
+_NOISE = words_of("the a an of in long wide tall high total about approximately exactly")
 _COMPOUND = re.compile(
     r"\s*(\d+(?:\.\d+)?)\s*(?:\\text\{\s*([^{}]+?)\s*\}|([a-z]{1,3})(?![a-z]))[\s,]*"
 )

@@ -1,4 +1,7 @@
-r"""Single expressions: whether two are worth the same, units, percent, degrees and rounding included."""
+"""Single expressions: whether two are worth the same.
+
+Units, percent, degrees and rounding are taken into account.
+"""
 
 import re
 import zlib
@@ -26,6 +29,9 @@ _BASES = {
     "ten": 10, "twelve": 12, "sixteen": 16,
 }  # fmt: skip
 _TRIG = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_TRIG_OF_DEGREES = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?-?\d\}?)?)\s*(\d[\d.]*) \\cdot \\frac\{\\pi\}\{180\}"
+)
 _DEGREES = re.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?")
 _MARKED = re.compile(
     r"\\(dot|ddot|hat|bar|vec|tilde|overline|overrightarrow)\s*(?:\{([^{}]*)\}|([A-Za-z]))((?:_\{[^{}]*\}|_\w)?)"
@@ -141,8 +147,7 @@ def expression_of(tex: str) -> sympy.Basic | None:
         text = re.sub(
             r"(\d+(?:\.\d+)?|\\?[a-z]+|\))" + _DEGREES.pattern, r"\1 \\cdot \\frac{\\pi}{180}", text
         ) if re.search(r"\\circ", text) else text  # fmt: skip
-        text = re.sub(r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?-?\d\}?)?)\s*(\d[\d.]*) \\cdot \\frac\{\\pi\}\{180\}",
-                      r"\1(\2 \\cdot \\frac{\\pi}{180})", text)  # fmt: skip
+        text = _TRIG_OF_DEGREES.sub(r"\1(\2 \\cdot \\frac{\\pi}{180})", text)
     text = _DEGREES.sub("", text)
     text = _RATE.sub(lambda m: f"\\{'d' * (2 if m[1] else 1)}ot{{{m[2]}}}", text)
     text = _MARKED.sub(_plain_symbol, text)

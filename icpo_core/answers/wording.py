@@ -46,9 +46,9 @@ _STOP = words_of(
 _YES = words_of("yes true correct right")
 _NO = words_of("no false incorrect wrong")
 NEGATIONS = words_of(
-    "not no never cannot can't isn't aren't doesn't don't none neither nor except without unless "
-    "excluding but wrong incorrect false maybe perhaps possibly either instead rather alternatively "
-    "alternative else otherwise also another unlikely probably guess unsure unknown"
+    "not no never cannot can't isn't aren't doesn't don't none neither nor except without "
+    "unless excluding but wrong incorrect false maybe perhaps possibly either instead rather "
+    "alternatively alternative else otherwise also another unlikely probably guess unsure unknown"
 )
 """Words that take back, hedge or add: what they stand in is not read as a value."""
 BENIGN = words_of(
