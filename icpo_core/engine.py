@@ -24,6 +24,7 @@ from icpo_core.files import model_digest
 from icpo_core.worker import Handler, serve
 
 DEFAULT_GAP = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.5}
+PROGRESS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,11 @@ class Engine:
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Logprob of each token given those before it, at temperature 1; none for the first."""
         from vllm import SamplingParams
-        from vllm.inputs import TokensPrompt
 
         params = SamplingParams(
             temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False, flat_logprobs=True
         )
-        prompts = [TokensPrompt(prompt_token_ids=list(ids)) for ids in sequences]
-        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        outputs = self._run(sequences, params)
         scores = []
         for output, ids in zip(outputs, sequences, strict=True):
             flat = output.prompt_logprobs
@@ -175,7 +174,6 @@ class Engine:
     ) -> list[Sample]:
         """Sample every request with its own seed, in the order given."""
         from vllm import SamplingParams
-        from vllm.inputs import TokensPrompt
 
         params = [
             SamplingParams(
@@ -191,9 +189,29 @@ class Engine:
             )
             for request in requests
         ]
-        prompts = [TokensPrompt(prompt_token_ids=list(r.prompt_ids)) for r in requests]
-        outputs = self.llm.generate(prompts, params, use_tqdm=_progress_bar(on_progress))
+        outputs = self._run([request.prompt_ids for request in requests], params, on_progress)
         return [_sample(output.outputs[0]) for output in outputs]
+
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: Any,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Any]:
+        """What `LLM.generate` does, reporting (finished, all) about once a second."""
+        from vllm.inputs import TokensPrompt
+
+        tokens = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompts]
+        self.llm.enqueue(tokens, params, use_tqdm=False)
+        finished: list[Any] = []
+        said = time.monotonic()
+        while self.llm.llm_engine.has_unfinished_requests():
+            finished += [output for output in self.llm.llm_engine.step() if output.finished]
+            if on_progress and time.monotonic() - said > PROGRESS_SECONDS:
+                said = time.monotonic()
+                on_progress(len(finished), len(tokens))
+        # Request ids count up in the order of asking.
+        return sorted(finished, key=lambda output: int(output.request_id))
 
 
 def _sample(output: Any) -> Sample:
@@ -212,26 +230,6 @@ def eos_token_ids(model: Path) -> list[int]:
             if ids is not None:
                 return list(ids) if isinstance(ids, list) else [ids]
     raise ValueError(f"{model}: neither generation_config.json nor config.json has eos_token_id")
-
-
-def _progress_bar(on_progress: Callable[[int, int], None] | None) -> Any:
-    """vLLM reports progress through a tqdm class of the caller's choice."""
-    if on_progress is None:
-        return False
-    from tqdm import tqdm
-
-    class Reporter(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})
-            self._done, self._all, self._said = 0, kwargs.get("total") or 0, time.monotonic()
-
-        def update(self, n: float | None = 1) -> None:
-            self._done += int(n or 0)
-            if time.monotonic() - self._said > 1.0:
-                self._said = time.monotonic()
-                on_progress(self._done, self._all)
-
-    return Reporter
 
 
 def main() -> None:

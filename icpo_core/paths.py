@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+MANIFEST = "manifest.json"
+PRUNED = "pruned.json"
+
 
 @dataclass(frozen=True)
 class RunPaths:
@@ -44,11 +47,11 @@ class RunPaths:
         return self.iteration(iteration) / stage
 
     def manifest(self, stage: str, iteration: int) -> Path:
-        return self.stage(stage, iteration) / "manifest.json"
+        return self.stage(stage, iteration) / MANIFEST
 
     def pruned(self, stage: str, iteration: int) -> Path:
         """Says which files of a finished stage were removed by retention, and when."""
-        return self.stage(stage, iteration) / "pruned.json"
+        return self.stage(stage, iteration) / PRUNED
 
     def part(self, stage: str, iteration: int, index: int, count: int) -> Path:
         return self.stage(stage, iteration) / f"part-{index:05d}-of-{count:05d}.parquet"

@@ -118,13 +118,16 @@ def _trace(
 
 def handlers(engine: Engine, tokenizer: Any) -> dict[str, Handler]:
     """Jobs that the engine's process takes."""
+    gaps: dict[str, float] = {}  # of the weights that were proven last
 
     def load(job: dict[str, Any], _: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        seconds = engine.load(Path(job["model"]), job["policy_version"])
-        gap = None
-        if seconds and job["probe"]:
-            gap = engine.prove(Path(job["probe"]), job["max_logprob_gap"])
-        return {"reload_seconds": seconds, "probe_gap": gap}
+        version = job["policy_version"]
+        seconds = engine.load(Path(job["model"]), version)
+        # The base model has no probe; an engine that was started with other weights has one.
+        if job["probe"] and version not in gaps:
+            gaps.clear()
+            gaps[version] = engine.prove(Path(job["probe"]), job["max_logprob_gap"])
+        return {"reload_seconds": seconds, "probe_gap": gaps.get(version)}
 
     def rollout(job: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         if engine.policy_version != job["policy_version"]:

@@ -30,7 +30,7 @@ class Origin(StrEnum):
 
 
 class RejectReason(StrEnum):
-    """Why a rollout takes no part in the loss. Every rollout is in the batch or has one of these."""
+    """Why a rollout takes no part in the loss. Every rollout is in the batch or has a reason."""
 
     BELOW_DELTA = "below_delta"  # ERRS: expert rollout with reward < delta
     REPLACED = "replaced"  # ERRS `replace`: on-policy rollout that an accepted expert one displaced
@@ -52,6 +52,17 @@ _KEYS = [
     _field("prompt_id", pa.string()),
     _field("sample_index", pa.int32()),
     _field("origin", pa.string()),
+]
+
+_GENERATION = [
+    _field("benchmark", pa.string()),
+    _field("prompt_id", pa.string()),
+    _field("sample_index", pa.int32()),
+    _field("response", pa.string()),
+    _field("response_ids", _IDS),
+    _field("finish_reason", pa.string()),
+    _field("seed", pa.int64()),
+    _field("policy_version", pa.string()),
 ]
 
 TABLES: dict[str, pa.Schema] = {
@@ -85,7 +96,8 @@ TABLES: dict[str, pa.Schema] = {
             *_KEYS,
             _field("response", pa.string()),
             _field("response_ids", _IDS),
-            # Natural logarithm, of the temperature-scaled distribution sampled from; null for traces.
+            # Natural logarithm, of the distribution sampled from (temperature applied); null for
+            # traces.
             _field("logprobs", _LOGPROBS, nullable=True),
             _field("finish_reason", pa.string()),
             _field("seed", pa.int64()),
@@ -125,17 +137,11 @@ TABLES: dict[str, pa.Schema] = {
     # What the trainer says some sequences are worth under the weights it publishes beside: an
     # engine that loads the weights must say the same.
     "probe": pa.schema([_field("token_ids", _IDS), _field("logprobs", _LOGPROBS)]),
-    # Evaluation: one row a sample, generation and verdict together.
+    # Evaluation: one row a sample, first without and then with its verdict.
+    "generations": pa.schema(_GENERATION),
     "samples": pa.schema(
         [
-            _field("benchmark", pa.string()),
-            _field("prompt_id", pa.string()),
-            _field("sample_index", pa.int32()),
-            _field("response", pa.string()),
-            _field("response_ids", _IDS),
-            _field("finish_reason", pa.string()),
-            _field("seed", pa.int64()),
-            _field("policy_version", pa.string()),
+            *_GENERATION,
             _field("reward", pa.float32()),
             _field("status", pa.string()),
             _field("extracted", pa.string(), nullable=True),
@@ -215,6 +221,20 @@ def read(name: str, path: Path) -> pa.Table:
             "make it again with this version or read it with the one that wrote it"
         )
     return check(name, data, path)
+
+
+def table_name(path: Path) -> str | None:
+    """Name of the table that a Parquet file of ours holds; None of another's file.
+
+    Raises ValueError if the file is not whole.
+    """
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"{path}: not a whole Parquet file ({first}); make it again") from error
+    name = metadata.get(b"icpo.table", b"").decode()
+    return name if name in TABLES else None
 
 
 def part_fingerprint(path: Path) -> str | None:

@@ -1,0 +1,54 @@
+"""Model folders: where the weights and the tokenizer of a model are, and what they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from icpo_core.files import canonical_digest, sha256_file
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+
+
+def resolve(path: str) -> Path:
+    """The folder of a model, fetched from the Hugging Face hub if `path` is a hub id.
+
+    Raises ValueError with one line if there is no such folder and no such model to be had.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if not _HUB_ID.fullmatch(path):
+        raise ValueError(
+            f"model.path = {path}: no such folder; give a folder with config.json and "
+            "*.safetensors, or a hub id such as Qwen/Qwen3-1.7B"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=_WANTED))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"model.path = {path}: neither a folder nor to be had from the hub ({first}); "
+            "check the id, the network and your login, or give a folder"
+        ) from error
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """Digest of everything that decides how text becomes token ids."""
+    return canonical_digest(
+        {name: sha256_file(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
+    )

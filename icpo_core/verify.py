@@ -1,0 +1,68 @@
+"""Stage `verify`: a verdict on every rollout."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from icpo_core import schemas
+from icpo_core.grading import Question, VerdictStatus
+from icpo_core.judges import Judges
+
+FAILURES = (VerdictStatus.timeout, VerdictStatus.error)
+
+
+def verdicts(prompts: pa.Table, rollouts: pa.Table, judges: Judges) -> pa.Table:
+    """Table `verdicts`, one row a rollout in the rollouts' order.
+
+    Raises ValueError, naming the problem, for a rollout of a problem that is not in `prompts`.
+    """
+    gold = dict(zip(prompts["prompt_id"].to_pylist(), prompts["answer"].to_pylist(), strict=True))
+    ids = rollouts["prompt_id"].to_pylist()
+    if strangers := set(ids) - gold.keys():
+        raise ValueError(f"rollouts: problem {min(strangers)} is not among the prompts")
+    questions = [
+        Question(gold[prompt_id], response, finish == "length")
+        for prompt_id, response, finish in zip(
+            ids,
+            rollouts["response"].to_pylist(),
+            rollouts["finish_reason"].to_pylist(),
+            strict=True,
+        )
+    ]
+    found = judges.judge(questions)
+    columns = {
+        "prompt_id": rollouts["prompt_id"],
+        "sample_index": rollouts["sample_index"],
+        "origin": rollouts["origin"],
+        "reward": pa.array([one.reward for one in found], pa.float32()),
+        "status": pa.array([one.status.value for one in found]),
+        "extracted": pa.array([one.extracted for one in found], pa.string()),
+        "gold": pa.array([one.gold for one in questions]),
+        "seconds": pa.array([one.seconds for one in found], pa.float32()),
+        "detail": pa.array([one.detail for one in found]),
+    }
+    return pa.table(columns, schema=schemas.TABLES["verdicts"])
+
+
+def failure_rate(table: pa.Table) -> float:
+    """Share of rows that no judge came to a verdict on (`timeout`, `error`)."""
+    if not table.num_rows:
+        return 0.0
+    failed = pc.is_in(table["status"], value_set=pa.array([status.value for status in FAILURES]))
+    return pc.sum(failed).as_py() / table.num_rows
+
+
+def require_few_failures(table: pa.Table, limit: float, where: str) -> None:
+    """Raise ValueError if more than `limit` of the verdicts failed: they would pass for wrong."""
+    rate = failure_rate(table)
+    if rate > limit:
+        failed = table.filter(
+            pc.is_in(table["status"], value_set=pa.array([status.value for status in FAILURES]))
+        )
+        raise ValueError(
+            f"{where}: {failed.num_rows} of {table.num_rows} verdicts failed ({rate:.1%}, limit "
+            f"verify.max_failure_rate = {limit:.1%}), the first: {failed['status'][0]} on gold "
+            f"{failed['gold'][0]!s:.80} ({failed['detail'][0]!s:.80}); look at {where}, mend the "
+            "gold answers, or raise verify.seconds"
+        )
