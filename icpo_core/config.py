@@ -256,7 +256,7 @@ class UpdateSection(Section):
     hostfile: Annotated[str | None, Operational] = None
     """DeepSpeed hostfile, for several machines."""
     max_logprob_gap: Annotated[float | None, Field(gt=0.0), Operational] = None
-    """Largest mean difference between engine and trainer over the on-policy tokens of a batch, nats.
+    """Largest mean difference between engine and trainer over a batch's on-policy tokens, nats.
     Unset: 1e-3 in float32, 0.1 in half precision."""
     python: Annotated[str | None, Operational] = None
     """Interpreter of the trainer's process, if not this one."""
@@ -447,6 +447,17 @@ def load(file: Path, overrides: list[str] | None = None, name: str | None = None
     elif "name" not in merged.get("run", {}):
         merged = _merge(merged, {"run": {"name": file.stem}})
     return build(merged, str(file))
+
+
+def override(config: Config, overrides: list[str]) -> Config:
+    """The configuration with some keys changed. Raises ValueError as `load` does."""
+    if not overrides:
+        return config
+    changes: dict[str, Any] = {}
+    for text in overrides:
+        _override(changes, text)
+    _anchor(changes, Path.cwd())
+    return build(_merge(config.model_dump(mode="json"), changes), "-o")
 
 
 def build(raw: dict[str, Any], where: str) -> Config:

@@ -172,6 +172,25 @@ def plan(run: Run, last: int | None = None) -> list[Step]:
     ]
 
 
+def require_same(run: Run, rerun: bool) -> None:
+    """Refuse to replace what a run has stored without being told to.
+
+    Raises ValueError, with the first reason, if stages were made from something else than what the
+    run would be made from now, unless `rerun`.
+    """
+    if rerun:
+        return
+    stale = [step for step in plan(run) if step.status.standing is Standing.STALE]
+    if stale:
+        first = stale[0]
+        more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
+        raise ValueError(
+            f"{run.paths.root}: {first.stage} of iteration {first.iteration}{more} would be made "
+            f"again ({first.status.reason}): put it back, choose another --run NAME, or replace "
+            "what is stored with --rerun"
+        )
+
+
 def first_open(run: Run) -> int | None:
     """The first iteration with a stage that is not done; None if the run is finished."""
     for iteration in range(run.config.run.iterations + 1):

@@ -8,7 +8,6 @@ import os
 import socket
 import time
 from pathlib import Path
-from types import TracebackType
 
 
 class RunLock:
@@ -21,30 +20,25 @@ class RunLock:
         self.path = path
         self._descriptor: int | None = None
 
-    def __enter__(self) -> RunLock:
+    def acquire(self) -> None:
         """Raises ValueError, naming the owner, if another process holds the run."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.pread(descriptor, 4096, 0).decode("utf-8", "replace")
+            found = os.pread(descriptor, 4096, 0).decode("utf-8", "replace")
             os.close(descriptor)
             raise ValueError(
-                f"{self.path.parent}: in use by {_name(owner)}; wait or end it"
+                f"{self.path.parent}: in use by {_name(found)}; wait or end it"
             ) from None
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(owner).encode(), 0)
         self._descriptor = descriptor
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def release(self) -> None:
+        """Give the run back, if this lock holds it."""
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)

@@ -30,6 +30,13 @@ from icpo_core.workers import Workers
 Progress = Callable[[str, int, int, int], None]
 """Told (stage, iteration, done, all) while a stage works."""
 
+_OPEN: dict[Path, Run] = {}
+
+
+def opened(root: str | Path) -> Run:
+    """The run at `root` that this process has open: what Prefect hands on is a path, not a run."""
+    return _OPEN[Path(root).resolve()]
+
 
 class Run:
     """One run, open in this process. A context manager: closing ends its workers and its lock."""
@@ -65,7 +72,7 @@ class Run:
         Raises ValueError, naming the owner, while another process has it.
         """
         self._lock = RunLock(self.paths.lock)
-        self._lock.__enter__()
+        self._lock.acquire()
         record = self._record()
         self._attempt = len(record["attempts"]) + 1
         record["attempts"].append(
@@ -83,10 +90,12 @@ class Run:
         resolved = self.config.model_dump(mode="json")
         files.write_json(self.paths.config, resolved)
         files.write_json(self.logs / "config.json", resolved)
+        _OPEN[self.paths.root.resolve()] = self
         return self
 
     def close(self) -> None:
         """End workers and judges, give the lock back."""
+        _OPEN.pop(self.paths.root.resolve(), None)
         if self._workers is not None:
             self._workers.stop()
             self._workers = None
@@ -94,7 +103,7 @@ class Run:
             judges.close()
         self._judges.clear()
         if self._lock is not None:
-            self._lock.__exit__(None, None, None)
+            self._lock.release()
             self._lock = None
 
     def __enter__(self) -> Run:

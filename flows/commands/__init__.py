@@ -1,0 +1,1 @@
+"""The sub-commands of `icpo`, a module each. None imports Prefect or torch before it runs."""

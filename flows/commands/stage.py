@@ -1,0 +1,59 @@
+"""`icpo stage`: one stage of one iteration, on what is stored."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from icpo_core.config import STAGES
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "stage",
+        help="one stage of one iteration, on stored Parquet",
+        description="Run one stage of one iteration on what is stored. Without --force a stage "
+        "that is done is left as it is.",
+    )
+    parser.add_argument("stage", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
+    parser.add_argument("run", type=Path, help="folder of the run, as runs/demo")
+    parser.add_argument("--iteration", type=int, required=True)
+    parser.add_argument("--force", action="store_true", help="make it again though it is done")
+    parser.add_argument(
+        "-o", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        help="change one key of the run's configuration for this stage",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(call=call)
+
+
+def call(arguments: argparse.Namespace) -> int:
+    import asyncio
+
+    from flows.stage import STAGE_FLOWS
+    from flows.terminal import quiet_prefect
+
+    quiet_prefect()
+    reference = asyncio.run(
+        STAGE_FLOWS[arguments.stage](
+            run=str(arguments.run),
+            iteration=arguments.iteration,
+            overrides=arguments.overrides,
+            force=arguments.force,
+        )
+    )
+    if arguments.json:
+        print(json.dumps(reference, indent=2))
+    else:
+        verb = "made" if reference["made"] else "kept"
+        Console().print(
+            f"{verb} {reference['stage']} of iteration {reference['iteration']} "
+            f"({reference['reason']}): {reference['rows']} rows in {reference['path']}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return 0

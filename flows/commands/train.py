@@ -1,0 +1,71 @@
+"""`icpo train`: a run in this process, or on with one that was stopped."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "train",
+        help="train, or go on with a run that was stopped",
+        description="Train in this process, against the configured Prefect API or an embedded one. "
+        "The same command again goes on where the run stopped.",
+    )
+    parser.add_argument("config", help="TOML file of the run, as configs/demo.toml")
+    parser.add_argument(
+        "-o", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        help="change one key, as run.seed=1 or preset=grpo",
+    )  # fmt: skip
+    parser.add_argument("--run", metavar="NAME", help="name of the run (default: the file's)")
+    parser.add_argument(
+        "--rerun",
+        action="store_true",
+        help="make again, in place, what a changed configuration or data set makes otherwise",
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.set_defaults(call=call)
+
+
+def call(arguments: argparse.Namespace) -> int:
+    from icpo_core.config import load
+
+    config = load(Path(arguments.config), arguments.overrides, arguments.run)
+    root = Path(config.run.directory) / config.run.name
+    from flows.summary import as_json, show
+    from flows.terminal import quiet_prefect
+    from flows.train import train
+
+    quiet_prefect()
+    try:
+        asyncio.run(
+            train(arguments.config, arguments.overrides, arguments.run, rerun=arguments.rerun)
+        )
+    except BaseException:
+        if (root / "config.json").is_file():
+            Console(stderr=True).print(
+                f"What is finished is kept in {root}. To go on: {again(arguments)}",
+                soft_wrap=True,
+                highlight=False,
+            )
+        raise
+    if arguments.json:
+        print(json.dumps(as_json(root), indent=2))
+    else:
+        show(root, Console())
+    return 0
+
+
+def again(arguments: argparse.Namespace) -> str:
+    """The command that goes on with this run."""
+    words = ["icpo train", arguments.config]
+    words += [f"-o '{override}'" for override in arguments.overrides]
+    words += ["--run", arguments.run] if arguments.run else []
+    words += ["--rerun"] if arguments.rerun else []
+    return " ".join(words)

@@ -1,0 +1,38 @@
+"""One stage of one iteration on stored Parquet: the flow `icpo-stage`, a deployment a stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import Flow, flow
+
+from icpo_core import checkpoints, graph
+from icpo_core.config import STAGES, override
+from icpo_core.run import Run
+from tasks.stages import TASKS, Reference
+
+
+def _stage_flow(stage: str) -> Flow[..., Reference]:
+    @flow(name="icpo-stage", flow_run_name=stage + " it-{iteration:04d} {run}")
+    async def run_stage(
+        run: str, iteration: int, overrides: list[str] | None = None, force: bool = False
+    ) -> Reference:
+        opened = Run.read(Path(run))
+        opened.config = override(opened.config, overrides or [])
+        allowed = graph.stages_of(opened.config, iteration)
+        if stage not in allowed and stage != "evaluate":
+            raise ValueError(f"iteration {iteration} has no stage {stage}: it begins with 1")
+        with opened:
+            reference = TASKS[stage](run, iteration, force)
+            checkpoints.settle(opened)
+            return reference
+
+    run_stage.__doc__ = f"Run stage `{stage}` of one iteration on what is stored."
+    return run_stage
+
+
+# An entrypoint of a deployment is a name in this module.
+prompts, rollout, verify, select, update, evaluate, checkpoint = map(_stage_flow, STAGES)
+STAGE_FLOWS = dict(
+    zip(STAGES, (prompts, rollout, verify, select, update, evaluate, checkpoint), strict=True)
+)

@@ -1,0 +1,18 @@
+"""Prefect's console log while a command shows its own progress."""
+
+from __future__ import annotations
+
+import logging
+
+
+def quiet_prefect() -> None:
+    """Take Prefect's log off this terminal; its API and the Prefect UI still get all of it."""
+    from prefect.logging.configuration import setup_logging
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    setup_logging()
+    names = [None, *logging.root.manager.loggerDict]
+    for logger in map(logging.getLogger, names):
+        for handler in list(logger.handlers):
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.setLevel(logging.CRITICAL + 1)
