@@ -175,6 +175,22 @@ class Run:
             traces=rollout.expert_source == "traces" and rollout.expert > 0,
         )
 
+    def require_sources(self) -> None:
+        """Raise ValueError, in one line, if the model or a problem set cannot be had or cannot
+        serve. Reads what is cheap to read, so that a mistake shows before anything is started."""
+        prompts, rollout = self.config.prompts, self.config.rollout
+        assert self.base_version
+        problems = read_problems(prompts.problems)
+        if prompts.batch_size > problems.num_rows:
+            raise ValueError(
+                f"prompts.batch_size = {prompts.batch_size} is more than the {problems.num_rows} "
+                f"problems of {prompts.problems}: lower it, or give more problems"
+            )
+        pool = [prompts.demonstrations] if prompts.demonstrations and rollout.expert else []
+        benchmarks = [one.problems for one in self.config.evaluate.benchmarks]
+        for path in [*pool, *prompts.exclude, *benchmarks]:
+            read_problems(path)
+
     def judges(self, stage: str) -> Judges:
         """The pool of judges of `verify` or `evaluate`, which have rules of their own."""
         if stage not in self._judges:

@@ -35,9 +35,11 @@ def add_parser(subparsers: Any) -> None:
 
 def call(arguments: argparse.Namespace) -> int:
     from icpo_core.config import load
+    from icpo_core.run import Run
 
-    config = load(Path(arguments.config), arguments.overrides, arguments.run)
-    root = Path(config.run.directory) / config.run.name
+    run = Run(load(Path(arguments.config), arguments.overrides, arguments.run))
+    run.require_sources()
+    root = run.paths.root
     from flows.summary import as_json, show
     from flows.terminal import quiet_prefect
     from flows.train import train

@@ -1,0 +1,41 @@
+# `make demo` trains the small model on this machine; `make test` runs all tests. Both set up all.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# The CPU build of vLLM here; on a GPU machine: make setup ENGINE=gpu
+ENGINE ?= cpu
+SEED ?= 0
+DEMO ?= demo-seed$(SEED)
+# Where pip is told to find wheels uv does not look by itself. Without such a place the CPU build of
+# torch comes from PyTorch's own index: what PyPI has is a CUDA build of several GB.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+TORCH := $(if $(UV_FIND_LINKS)$(filter gpu,$(ENGINE)),,--torch-backend cpu)
+
+.PHONY: setup demo demo-down test lint clean
+
+setup: $(VENV)/.made-$(ENGINE)
+
+$(VENV)/.made-$(ENGINE): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH) -e '.[$(ENGINE),dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/icpo up
+	$(BIN)/icpo train configs/demo.toml --run $(DEMO) -o run.seed=$(SEED)
+
+demo-down:
+	$(BIN)/icpo down
+
+test: setup
+	$(BIN)/pytest -m "not slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)

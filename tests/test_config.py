@@ -1,0 +1,137 @@
+"""Configuration: shipped files, presets, overrides, and one clear line for what is wrong."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from icpo_core.config import PRESETS, Config, Section, build, load, override, slice_of
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "configs" / "demo.toml"
+CONFIGS = sorted(ROOT.glob("configs/*.toml"))
+PRESET_NAMES = sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def sections(model: type[BaseModel] = Config) -> list[type[BaseModel]]:
+    found = [model]
+    for field in model.model_fields.values():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found += sections(kind)
+    return found
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_shipped_configuration_is_possible(file: Path) -> None:
+    config = load(file)
+    assert config.run.name
+    again = build(config.model_dump(mode="json"), "resolved")
+    assert again == config
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_every_preset_fits_the_demo(preset: str) -> None:
+    config = load(DEMO, [f"preset={preset}"])
+    assert config.preset == preset
+    assert config.rollout.on_policy + config.rollout.expert == 8
+
+
+def test_presets_are_those_of_the_design() -> None:
+    assert set(PRESET_NAMES) == {
+        "grpo", "icpo", "icpo-rs", "icpo-no-errs", "luffy", "dr-grpo", "dapo",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+def test_every_field_is_documented(section: type[BaseModel]) -> None:
+    known = {"betas", "weight_decay", "gradient_checkpointing", "temperature", "top_p"}
+    known |= {"max_tokens", "benchmarks", "rules", "engine"}  # they say it all themselves
+    for name, field in section.model_fields.items():
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        assert field.description or nested or name in known, name
+
+
+def test_later_wins() -> None:
+    """Defaults, preset, file, override."""
+    config = load(DEMO, ["run.seed=7", "loss.expert_lambda=0.1", "preset=luffy"], "mine")
+    assert config.run.seed == 7
+    assert config.run.name == "mine"
+    assert config.rollout.expert_source == "traces"  # the preset's
+    assert config.loss.kl_coefficient == 0.0  # the file's
+    assert config.loss.expert_lambda == 0.1  # the override's
+
+
+def test_paths_are_relative_to_the_file_and_overrides_to_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load(DEMO, ["prompts.problems=./mine.parquet"])
+    assert Path(config.model.path) == ROOT / "data" / "small" / "base"
+    assert Path(config.prompts.problems) == tmp_path.resolve() / "mine.parquet"
+
+
+def test_what_one_section_takes_from_another() -> None:
+    config = load(DEMO, ["preset=icpo-rs", "run.iterations=12"])
+    assert config.select.horizon == 12
+    assert load(DEMO, ["preset=dr-grpo"]).loss.constant_length == config.rollout.max_tokens
+    assert override(config, ["select.horizon=5"]).select.horizon == 5
+
+
+WRONG = {
+    "rollout.experts=1": "rollout.experts: unknown key; did you mean expert",
+    "rollout.engine.dtyp=x": "unknown key; did you mean dtype",
+    "rollot.expert=1": "rollot: unknown key; did you mean rollout",
+    "prompts.batch_size=many": "prompts.batch_size: input should be a valid integer",
+    "prompts.batch_size=0": "greater than or equal to 1",
+    "rollout.temperature=0": "greater than 0",
+    "select.errs=keep": "select.errs: input should be 'drop', 'replace', 'mask' or 'off'",
+    "preset=ppo": "preset 'ppo' is not known; there are dapo, dr-grpo, grpo",
+    "prompts.k=0": "needs demonstrations: set prompts.k >= 1",
+    "prompts.demonstrations=none": "set prompts.demonstrations to a pool",
+    "rollout.on_policy=0": None,  # ICPO without on-policy rollouts is odd and possible
+    "rollout.engine.max_model_len=100": "is less than prompts.max_tokens + rollout.max_tokens",
+    "update.mini_batch=5": "update.mini_batch = 5 does not divide prompts.batch_size = 16",
+    "checkpoint.keep_best=aime": "is none of the benchmarks (heldout)",
+    "run.name=../up": "run.name: string should match pattern",
+    "run.seed": "write section.key=value",
+    "update.deepspeed.optimizer=1": "update.deepspeed sets optimizer, which this program sets",
+    "loss.expert_lambda=nan": "finite",
+}
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_a_mistake_is_one_line_that_names_the_mend(change: str) -> None:
+    if WRONG[change] is None:
+        load(DEMO, [change])
+        return
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        load(DEMO, [change])
+    assert WRONG[change] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_configuration(tmp_path: Path) -> None:
+    for path, words in ((tmp_path / "none.toml", "no such configuration"), (tmp_path, "folder")):
+        with pytest.raises(ValueError, match=words):
+            load(path)
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[run\n")
+    with pytest.raises(ValueError, match="not valid TOML"):
+        load(broken)
+
+
+def test_operational_and_source_fields_are_no_part_of_a_fingerprint() -> None:
+    config = load(DEMO)
+    part = slice_of(config.prompts)
+    assert "batch_size" in part
+    assert "problems" not in part
+    assert "seconds" not in slice_of(config.rollout)
+    assert "cpu_threads" not in slice_of(config.rollout)["engine"]
+
+
+def test_sections_do_not_change() -> None:
+    config = load(DEMO)
+    assert isinstance(config, Section)
+    with pytest.raises(ValueError, match="frozen"):
+        config.run.seed = 1  # type: ignore[misc]
