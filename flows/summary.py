@@ -1,4 +1,4 @@
-"""What a finished run says at the end: accuracies, seconds a stage, where it is, what to do next."""
+"""What a finished run says at the end: accuracies, seconds a stage, where it is, what is next."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flows.plot import draw
 from icpo_core import metrics
 from icpo_core.config import STAGES
 from icpo_core.paths import RunPaths
@@ -45,7 +46,10 @@ def show(root: Path, console: Console) -> None:
         table.add_column(stage, justify="right")
     table.add_row(*(f"{value:.2f}" for value in summary["seconds"].values()))
     console.print(table)
-    console.print(f"The run: {root}   its newest model: {root}/LATEST/model", highlight=False)
+    picture = draw([root], root / "progress.png")
+    console.print(f"The run       {root}", highlight=False)
+    console.print(f"newest model  {root}/LATEST/model", highlight=False)
+    console.print(f"picture       {picture}", highlight=False)
     console.print("Try next:", highlight=False)
     for command in (
         f"icpo show {root} --iteration 1    # what was sampled, judged, rejected and why",
