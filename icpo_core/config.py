@@ -52,6 +52,10 @@ class RunSection(Section):
     """Root of every seed: batch order, demonstrations, sampling."""
     iterations: Annotated[int, Operational, Field(ge=1)] = 400
     """Training iterations T."""
+    trackers: Annotated[list[Literal["tensorboard", "wandb", "mlflow"]], Operational] = [
+        "tensorboard"
+    ]
+    """Where the figures of an iteration are sent beside metrics.parquet."""
 
 
 class ModelSection(Section):

@@ -37,7 +37,7 @@ def row(run: Run, iteration: int) -> dict[str, float]:
 
 
 def record(run: Run, iteration: int) -> dict[str, float]:
-    """Put an iteration's row into the run's metrics; the row."""
+    """Put an iteration's row into the run's metrics and its trackers; the row."""
     mine = row(run, iteration)
     rows = [old for old in read(run.paths) if old["iteration"] != iteration]
     rows = sorted([*rows, mine], key=lambda one: one["iteration"])
@@ -47,6 +47,8 @@ def record(run: Run, iteration: int) -> dict[str, float]:
     )
     with atomic_path(run.paths.metrics) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+    for tracker in run.trackers:
+        tracker.log(iteration, mine)
     return mine
 
 

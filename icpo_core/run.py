@@ -25,6 +25,7 @@ from icpo_core.prompts import PromptMaker
 from icpo_core.schemas import SCHEMA_VERSION
 from icpo_core.seeds import stable_seed
 from icpo_core.store import Store
+from icpo_core.trackers import Tracker, open_trackers
 from icpo_core.workers import Workers
 
 Progress = Callable[[str, int, int, int], None]
@@ -51,6 +52,7 @@ class Run:
         self._attempt = 0
         self._lock: RunLock | None = None
         self._workers: Workers | None = None
+        self._trackers: list[Tracker] | None = None
         self._judges: dict[str, Judges] = {}
 
     # --- opening and closing ------------------------------------------------------------------
@@ -102,6 +104,9 @@ class Run:
         for judges in self._judges.values():
             judges.close()
         self._judges.clear()
+        for tracker in self._trackers or []:
+            tracker.close()
+        self._trackers = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -190,6 +195,12 @@ class Run:
         benchmarks = [one.problems for one in self.config.evaluate.benchmarks]
         for path in [*pool, *prompts.exclude, *benchmarks]:
             read_problems(path)
+
+    @property
+    def trackers(self) -> list[Tracker]:
+        if self._trackers is None:
+            self._trackers = open_trackers(self.config, self.paths.root)
+        return self._trackers
 
     def judges(self, stage: str) -> Judges:
         """The pool of judges of `verify` or `evaluate`, which have rules of their own."""

@@ -1,0 +1,113 @@
+"""A run's figures where researchers look at them: TensorBoard, Weights & Biases, MLflow.
+
+`metrics.parquet` has all of it; trackers are told the same row, under the same names, an iteration.
+A tracker that cannot be reached must not end a run: each of them writes locally first (TensorBoard
+always, the others by their own offline modes).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from icpo_core.config import Config
+
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+class Tracker(Protocol):
+    def log(self, iteration: int, row: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def open_trackers(config: Config, root: Path) -> list[Tracker]:
+    """The trackers of `run.trackers`, for the run at `root`.
+
+    Raises ValueError with the command that installs what is missing.
+    """
+    kinds = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+    for name in config.run.trackers:
+        if importlib.util.find_spec(PACKAGES[name]) is None:
+            raise ValueError(
+                f"run.trackers has {name}, which is not installed: pip install {PACKAGES[name]}, "
+                "or take it out"
+            )
+    return [kinds[name](config, root) for name in config.run.trackers]
+
+
+class TensorBoard:
+    """Event files in RUN/tensorboard: `tensorboard --logdir runs` shows all runs."""
+
+    def __init__(self, config: Config, root: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        # Its own names are by the second: a quick resume would overwrite them.
+        suffix = f".{time.time_ns()}"
+        folder = str(root / "tensorboard")
+        self._writer = SummaryWriter(folder, flush_secs=30, filename_suffix=suffix)
+
+    def log(self, iteration: int, row: Mapping[str, float]) -> None:
+        for name, value in row.items():
+            if math.isfinite(value):
+                self._writer.add_scalar(name, value, iteration)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """A W&B run of the same name, in the project `icpo` unless WANDB_PROJECT says otherwise."""
+
+    def __init__(self, config: Config, root: Path) -> None:
+        import os
+
+        import wandb
+
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "icpo"),
+            id=config.run.name,
+            name=config.run.name,
+            resume="allow",
+            dir=str(root),
+            config=config.model_dump(mode="json"),
+        )
+
+    def log(self, iteration: int, row: Mapping[str, float]) -> None:
+        self._run.log(dict(row), step=iteration)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow:
+    """An MLflow run of the same name, at MLFLOW_TRACKING_URI or in RUN/mlruns."""
+
+    def __init__(self, config: Config, root: Path) -> None:
+        import os
+
+        import mlflow
+
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            mlflow.set_tracking_uri(f"sqlite:///{(root / 'mlflow.db').resolve()}")
+        mlflow.set_experiment("icpo")
+        found = mlflow.search_runs(
+            filter_string=f"attributes.run_name = '{config.run.name}'",
+            output_format="list",
+            max_results=1,
+        )
+        self._mlflow: Any = mlflow
+        self._id = found[0].info.run_id if found else None
+        run = mlflow.start_run(run_id=self._id, run_name=None if found else config.run.name)
+        self._id = run.info.run_id
+
+    def log(self, iteration: int, row: Mapping[str, float]) -> None:
+        finite = {name: value for name, value in row.items() if math.isfinite(value)}
+        self._mlflow.log_metrics(finite, step=iteration, run_id=self._id)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
