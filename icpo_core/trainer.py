@@ -78,6 +78,11 @@ class Trainer:
 
     def _deepspeed(self) -> dict[str, Any]:
         offload = self.settings.deepspeed.get("zero_optimization", {}).get("offload_optimizer")
+        if offload and not _has_compiler():
+            raise ValueError(
+                "update.deepspeed has offload_optimizer, which DeepSpeed compiles, and there is no "
+                "C++ compiler: install one (apt-get install g++), or leave it out"
+            )
         return {
             **self.settings.deepspeed,
             # step() is the only boundary: mini-batches have as many micro-batches as they need,
@@ -518,6 +523,10 @@ def main() -> None:
     def build() -> tuple[dict[str, Any], dict[str, Handler]]:
         import deepspeed
 
+        if os.environ["WORLD_SIZE"] == "1" or not _has_compiler():
+            # An op by which ranks of one CPU machine share memory. A single rank has no use for
+            # it, and would compile it for 40 s at its first start; without it gloo does the same.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         # Ranks wait for jobs as long as sampling takes.
         deepspeed.init_distributed(timeout=timedelta(days=7), verbose=False)
         trainer = Trainer(
@@ -559,6 +568,10 @@ def _follow(handlers: dict[str, Handler]) -> NoReturn:
         reply = attempt(handlers[job[0]["job"]], job[0], lambda news: None)
         if "failure" in reply:
             raise SystemExit(reply["failure"])
+
+
+def _has_compiler() -> bool:
+    return shutil.which(os.environ.get("CXX", "c++")) is not None
 
 
 def _free_port() -> int:
