@@ -191,9 +191,15 @@ class Run:
                 f"prompts.batch_size = {prompts.batch_size} is more than the {problems.num_rows} "
                 f"problems of {prompts.problems}: lower it, or give more problems"
             )
-        pool = [prompts.demonstrations] if prompts.demonstrations and rollout.expert else []
+        if prompts.demonstrations and rollout.expert:
+            pool = read_problems(prompts.demonstrations)
+            if pool["solution"].null_count == pool.num_rows:
+                raise ValueError(
+                    f"{prompts.demonstrations}: none of its rows has a solution, so none can be "
+                    "shown; fill column solution, or give another prompts.demonstrations"
+                )
         benchmarks = [one.problems for one in self.config.evaluate.benchmarks]
-        for path in [*pool, *prompts.exclude, *benchmarks]:
+        for path in [*prompts.exclude, *benchmarks]:
             read_problems(path)
 
     @property

@@ -1,0 +1,82 @@
+"""What a person gets wrong ends in one line that names the mend, and exit status 2."""
+
+import socket
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows.cli import main
+
+DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on standard error; nothing was written."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    assert ended.value.code == 2
+    line = capsys.readouterr().err.strip()
+    assert line.startswith(f"icpo {words[0]}: ")
+    assert "\n" not in line
+    assert not Path("runs").exists()
+    return line
+
+
+def train(capsys: pytest.CaptureFixture[str], *changes: str) -> str:
+    words = [word for change in changes for word in ("-o", change)]
+    return refused(capsys, "train", str(DEMO), *words)
+
+
+def test_no_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "no such folder; give a folder" in train(capsys, "model.path=./nowhere")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no model here" in train(capsys, f"model.path={empty}")
+
+
+def test_problem_sets(capsys: pytest.CaptureFixture[str], tmp_path: Path, small: Path) -> None:
+    table = pq.read_table(small / "demonstrations.parquet")
+    cut = tmp_path / "cut.parquet"
+    cut.write_bytes((small / "train.parquet").read_bytes()[:20_000])
+    pq.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
+    pq.write_table(table.drop_columns(["answer"]), tmp_path / "column.parquet")
+    pq.write_table(table.slice(0, 8), tmp_path / "few.parquet")
+    bare = table.set_column(3, "solution", pa.nulls(len(table), pa.string()))
+    pq.write_table(bare, tmp_path / "bare.parquet")
+    assert "not a whole Parquet file" in train(capsys, "prompts.problems=./cut.parquet")
+    assert "no such file" in train(capsys, "prompts.problems=./gone.parquet")
+    assert "column 'answer' is missing" in train(capsys, "prompts.problems=./column.parquet")
+    assert "batch_size = 16 is more than the 8" in train(capsys, "prompts.problems=./few.parquet")
+    assert "has no rows" in train(capsys, "prompts.demonstrations=./empty.parquet")
+    line = train(capsys, "prompts.demonstrations=./bare.parquet")
+    assert "none of its rows has a solution" in line
+
+
+def test_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no such configuration file" in refused(capsys, "train", "nowhere.toml")
+    assert "unknown key" in train(capsys, "rollout.experts=1")
+    assert "write section.key=value" in train(capsys, "seed")
+
+
+def test_runs_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no run here" in refused(capsys, "plan", "elsewhere")
+    line = refused(capsys, "plot", "elsewhere")
+    assert "no figures here" in line
+
+
+def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        line = refused(capsys, "up", "--port", str(port))
+    assert f"127.0.0.1:{port}: Address already in use; end what is there" in line
+    assert not Path("prefect.toml").exists()
