@@ -1,10 +1,11 @@
 """Other ways to read or to letter an answer, so that it is compared like with like."""
 
+import itertools
 import re
 
 from icpo_core.answers import units
 from icpo_core.answers.forms import Form, Value
-from icpo_core.answers.names import PARAMETERS, names_in, rename, same_name
+from icpo_core.answers.names import PARAMETERS, names_in, rename, same_name, unworded
 from icpo_core.answers.reading import read
 
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?|[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
@@ -62,12 +63,16 @@ _DECLARED = re.compile(
 )
 
 
-def with_gold_parameters(gold: str, answer: str) -> str:
-    """``n = 3m, m \\in \\mathbb{Z}`` in the letter of ``n = 3k``.
+def renamings(gold: str, answer: str) -> list[str]:
+    r"""The answer with its parameters in the letters of the gold: ``n = 3m`` for ``n = 3k``.
 
-    A letter may be renamed if it is a parameter: said to be one on either side, or a second letter
-    in a definition of a function or of the unknown.
+    A letter may be renamed if it is a parameter: said to be one on either side, a second letter in
+    a definition of a function or of the unknown, or a constant of integration.
     """
+    return [text for text in (_indices(gold, answer), *_constants(gold, answer)) if text != answer]
+
+
+def _indices(gold: str, answer: str) -> str:
     ours, theirs = names_in(unworded(gold)), names_in(unworded(answer))
     missing, extra = sorted(ours - theirs), sorted(theirs - ours)
     if len(missing) != len(extra) or not 0 < len(missing) <= 2:
@@ -89,17 +94,38 @@ def with_gold_parameters(gold: str, answer: str) -> str:
     return answer
 
 
-def unworded(text: str) -> str:
-    """The text without its words and the names of number sets."""
-    return re.sub(r"\\text\{[^{}]*\}|\\mathbb\{[^{}]*\}", " ", text)
+def _constants(gold: str, answer: str) -> list[str]:
+    """Constants of integration in the gold's letters, in whatever order."""
+    ours = dict.fromkeys(match.group() for match in _GOLD_CONSTANT.finditer(unworded(gold)))
+    if not 0 < len(ours) <= 3 or not _FREE_VARIABLE.search(unworded(gold)):
+        return []
+    theirs: dict[str, None] = {}
+    for pattern in (_GOLD_CONSTANT, _CONSTANT):
+        theirs = dict.fromkeys(match.group() for match in pattern.finditer(unworded(answer)))
+        if len(theirs) == len(ours):
+            break
+    else:
+        return []
+    longest_first = sorted(map(re.escape, theirs), key=len, reverse=True)
+    token = re.compile("|".join([r"\\[a-zA-Z]+", *longest_first]))
+    found = []
+    for order in itertools.permutations(ours):
+        names = dict(zip(theirs, order, strict=True))
+
+        def named(match: re.Match[str], names: dict[str, str] = names) -> str:
+            return names.get(match.group(), match.group())
+
+        found.append(token.sub(named, answer))
+    return found
 
 
+_GOLD_CONSTANT = re.compile(r"(?<![A-Za-z\\])[CcK](?:\s*_\s*(?:\{\d\}|\d))?(?!\()")
+_CONSTANT = re.compile(r"(?<![A-Za-z\\])[ABCDKck](?:\s*_\s*(?:\{\d\}|\d))?(?!\()")
+_FREE_VARIABLE = re.compile(r"(?<![A-Za-z\\])[xtuz](?![A-Za-z])")
 _INDICES = frozenset("klmnt")
 _LETTER_ONLY = re.compile(
     r"\W*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?([A-J])\)?\s*[.)]?\s*\}?\W*"
 )
-
-
 _LETTER_FIRST = re.compile(
     r"\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*(?:\(([A-J])\)|([A-J])[.):])\s*\}?[.:)]?\s*(?=\S)"
 )

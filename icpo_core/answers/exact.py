@@ -4,6 +4,7 @@ import re
 from fractions import Fraction
 
 _NUMBER = re.compile(r"([-+]?)(\d{1,400}|\d{1,3}(?:,\d{3}){1,40})(\.\d{1,400})?")
+_LIST_COMMA = re.compile(r"\d\s*,\s+\d{3}")
 _DRESS = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,;:! ]|\$|\s+")
 
 
@@ -13,6 +14,8 @@ def exactly_equal(gold: str, answer: str) -> bool | None:
     Two texts that differ only in spaces, dollar signs and bracket sizes are equal; two plain
     integers, or decimals of the same value, are compared as numbers.
     """
+    if bool(_LIST_COMMA.search(gold)) != bool(_LIST_COMMA.search(answer)):
+        return None  # 1, 234 is a list
     plain_gold, plain_answer = _plain(gold), _plain(answer)
     if plain_gold and plain_gold == plain_answer:
         return True

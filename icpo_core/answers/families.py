@@ -1,16 +1,28 @@
 """Infinitely many solutions in one formula: residue classes, and lines a + bk for integers k."""
 
+import math
 import re
 
-from mpmath import mpf
+from mpmath import mp, mpf
 
 from icpo_core.answers import numerics, wording
-from icpo_core.answers.forms import Congruence, Form, Named, Value, Words, items_of
+from icpo_core.answers.forms import Congruence, Form, Named, Value, Words, is_bare, items_of
 from icpo_core.answers.names import PARAMETERS
 from icpo_core.answers.values import expression_of
 
 MEMBERS = 200
 """Members of a line that are looked at on each side of its start."""
+MODULUS = 10_000
+"""Larger moduli are left to other ways of comparing."""
+_ABOUT_INTEGERS = wording.words_of(
+    "all any every each the a an integers integer numbers number values natural whole positive is "
+    "are of for if must be n k m x such that"
+)
+_MULTIPLES = re.compile(
+    r"(?:(?:all|any|every|the|an?|positive|integers?|numbers?|n|k|m|x|is|are|that|which|must be) )*"
+    r"(not (?:an? )?)?(?:multiples? of|divisible by) (\d{1,6})"
+)
+_PARITIES = {"odd": (2, frozenset({1})), "even": (2, frozenset({0}))}
 
 
 def lines_of(form: Form) -> list[tuple[mpf, mpf]] | None:
@@ -58,33 +70,77 @@ def same_family(gold: Form, answer: Form) -> bool:
     )
 
 
-def residues_of(form: Form) -> tuple[int, frozenset[int]] | None:
-    """The residue classes that a congruence or words (`all odd integers`) speak of."""
+Residues = tuple[int, frozenset[int]]
+"""A modulus, the least that will do, and classes of it."""
+
+
+def residues_of(form: Form) -> Residues | None:
+    """The residue classes that a congruence, ``4k+1``, a list of such or words speak of."""
     if isinstance(form, Congruence):
-        modulus = form.modulus
-        residues = {residue % modulus for residue in form.residues}
-        for smaller in range(1, modulus):
-            if modulus % smaller == 0:
-                reduced = {residue % smaller for residue in residues}
-                if len(reduced) * (modulus // smaller) == len(residues):
-                    return smaller, frozenset(reduced)
-        return modulus, frozenset(residues)
-    if isinstance(form, Words):
-        words = wording.clean(form.text)
-        if set(words.split()) & wording.NEGATIONS:
-            return None
-        if re.search(r"\bodd\b", words):
-            return 2, frozenset({1})
-        if re.search(r"\beven\b", words):
-            return 2, frozenset({0})
-        multiple = re.search(r"(?:multiples? of|divisible by) (\d{1,6})$", words)
-        return (int(multiple.group(1)), frozenset({0})) if multiple else None
-    if isinstance(form, Named) and isinstance(form.value, Value):
+        return _least(form.modulus, set(form.residues))
+    if isinstance(form, Named):
         return residues_of(form.value)
+    if isinstance(form, Words):
+        return _in_words(form.text)
     if isinstance(form, Value):
-        linear = re.fullmatch(r"\s*(\d{1,6})\s*[a-z]\s*(?:([-+])\s*(\d{1,6}))?\s*", form.tex)
-        if linear:
-            modulus = int(linear.group(1))
-            shift = int(linear.group(3) or 0) * (-1 if linear.group(2) == "-" else 1)
-            return (modulus, frozenset({shift % modulus})) if modulus else None
+        return _in_words(f"{form.tex} {form.unit}") if form.unit else _of_line(form.tex)
+    if is_bare(form):
+        return _union([residues_of(item) for item in items_of(form)])
     return None
+
+
+def same_residues(gold: Form, answer: Form) -> bool:
+    """Whether both speak of the same residue classes, one of them not as a single formula."""
+    if _is_formula(gold) and _is_formula(answer):
+        return False
+    ours = residues_of(gold)
+    return ours is not None and ours == residues_of(answer)
+
+
+def _is_formula(form: Form) -> bool:
+    value = form.value if isinstance(form, Named) else form
+    return isinstance(value, Value) and not value.unit
+
+
+def _of_line(tex: str) -> Residues | None:
+    """``4k + 1``, ``1 + 4k`` or ``2(2k + 1)`` for all integers k."""
+    if not re.fullmatch(r"[-+()\d\s]*[a-z][-+()\d\s]*", tex) or len(tex) > 30:
+        return None
+    lines = lines_of(Value(tex))
+    if lines is None or not all(mp.isint(number) and abs(number) <= MODULUS for number in lines[0]):
+        return None
+    start, step = (int(number) for number in lines[0])
+    return _least(abs(step), {start}) if abs(step) > 1 else None
+
+
+def _union(parts: list[Residues | None]) -> Residues | None:
+    known = [part for part in parts if part is not None]
+    modulus = math.lcm(*(modulus for modulus, _ in known)) if known else 0
+    if len(known) < len(parts) or not 0 < modulus <= MODULUS:
+        return None
+    return _least(
+        modulus,
+        {at for at in range(modulus) for own, classes in known if at % own in classes},
+    )
+
+
+def _least(modulus: int, residues: set[int]) -> Residues:
+    residues = {residue % modulus for residue in residues}
+    for smaller in range(1, modulus):
+        if modulus % smaller == 0:
+            reduced = {residue % smaller for residue in residues}
+            if len(reduced) * (modulus // smaller) == len(residues):
+                return smaller, frozenset(reduced)
+    return modulus, frozenset(residues)
+
+
+def _in_words(text: str) -> Residues | None:
+    """``all odd integers``, ``n is even``, ``multiples of 4``, ``not divisible by 3``."""
+    words = wording.clean(text)
+    multiple = _MULTIPLES.fullmatch(words)
+    if multiple:
+        modulus = int(multiple.group(2))
+        classes = set(range(1, modulus)) if multiple.group(1) else {0}
+        return _least(modulus, classes) if 0 < modulus <= MODULUS else None
+    said = set(words.split()) - _ABOUT_INTEGERS
+    return _PARITIES.get(" ".join(said)) if len(said) == 1 else None

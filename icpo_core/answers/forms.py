@@ -8,8 +8,11 @@ import re
 from dataclasses import dataclass
 
 RELATION = re.compile(
-    r"\\(?:le|ge|ne|approx|in|notin|equiv|implies|iff|to|mapsto|subset|subseteq)(?![a-zA-Z])|[=<>]"
+    r"\\(?:le|ge|ne|approx|in|notin|equiv|implies|iff|to|mapsto|subset|subseteq|perp|parallel|cong"
+    r"|sim)(?![a-zA-Z])|[=<>]"
 )
+SYMMETRIC = frozenset([r"\perp", r"\parallel", r"\cong", r"\sim", r"\approx"])
+"""Relations between things that are no numbers, and that hold either way round."""
 TEXT = re.compile(r"\\text\{([^{}]*)\}")
 
 

@@ -39,6 +39,33 @@ _SPACE = re.compile(
     r"|(?:quad|qquad|thinspace|enspace|hfill|newline|par|notag|nonumber)(?![a-zA-Z]))"
     r"|\\(?:hspace|vspace|phantom|hphantom|label|tag)\*?\s*\{[^{}]*\}|~|(?<!\\)\\(?=\s)|\\$"
 )
+# Fonts and arrows of single letters say nothing; i, j and k in them are the unit vectors.
+_LETTER_FONT = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|pmb|vec|overrightarrow|hat)\s*\{\s*\\?([A-Za-z0]|imath|jmath)\s*\}"
+)
+_VECTOR_FONT = re.compile(r"\\(?:mathbf|boldsymbol|bm|pmb|vec)\s*\{\s*(\\hat\{[ijk]\})\s*\}")
+_BASIS = {letter: f"\\hat{{{letter[0]}}}" for letter in ("i", "j", "k", "imath", "jmath")}
+# A wide gap between two values parts them; one before a condition does not.
+_GAP = re.compile(
+    r"(?<=[\w)}\]])\s*\\q?quad\s*(?=[-+\d(]|[a-zA-Z]\w*\s*=)"
+    r"(?!\(\s*[a-zA-Z]\s*(?:,|=|<|>|\\(?:in|ne|ge|le|text)))"
+)
+_INFINITY = re.compile(
+    r"(?:\\text\s*\{\s*)?\b(negative|minus|positive|plus) infinity\b(?:\s*\})?", re.IGNORECASE
+)
+_REMAINDER = re.compile(
+    r"(\d+)[\s\\]*(?:\\text\s*\{\s*)?(?:R|r|[Rr]em\.?|[Rr]emainder(?: of)?)(?:\s*\})?[\s\\:]*(\d+)"
+)
+_TRANSPOSED = re.compile(r"(?<=[)\]])\s*\^\s*\{?\s*(?:T|\\top|\\mathrm\{T\}|\\intercal)\s*\}?$")
+_TEMPERATURE = re.compile(
+    r"\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:\\(?:text|mathrm|rm)\s*\{)?\s*([FC])\b\s*\}?"
+)
+_SCALES = {"F": "fahrenheit", "C": "celsius"}
+_COUNT = r"(\{\s*\d{1,4}\s*\}|\d(?!\d))"
+_COMBINATIONS = re.compile(
+    r"(?<![A-Za-z])(?:\\(?:mathrm|text)\s*\{\s*([CAP])\s*\}|([CAP]))\s*"
+    rf"(?:_\s*{_COUNT}\s*\^\s*{_COUNT}|\^\s*{_COUNT}\s*_\s*{_COUNT})"
+)
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{\s*,\s*\}|,\s*\\!|\\!\s*,|\\,|\{\\,\}|\\;)\s*(?=\d{3}(?!\d))")
 _ENVIRONMENT = re.compile(r"\\begin\s*\{(.+?)\}.*?\\end\s*\{\1\}", re.DOTALL)
 _SYSTEM = re.compile(
@@ -52,6 +79,7 @@ _MINUTES = re.compile(
     r"(\d+)\s*\^\s*\{\s*\\circ\s*\}\s*(\d+)\s*(?:'|\^\s*\{\s*\\prime\s*\})"
     r"(?:\s*(\d+)\s*(?:''|\^\s*\{\s*\\prime\s*\\prime\s*\}))?"
 )
+_CIRCLED = re.compile(r"[\u2460-\u2473]+")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}|(\d*)\.(\d*)\((\d+)\)")
 
 
@@ -60,6 +88,15 @@ def tidy(answer: str) -> str:
     length at worst, so the caller caps that."""
     text = _trim(_plain_characters(answer))
     text = _BOX.sub("", text)
+    text = _LETTER_FONT.sub(lambda m: _BASIS.get(m.group(1), f"{m.group(1)} "), text)
+    text = _VECTOR_FONT.sub(r"\1", text)
+    text = re.sub(r"\b(?:np|numpy|math|sympy)\.(?=[a-z])", "", text)
+    text = _GAP.sub(", ", text)
+    text = _INFINITY.sub(lambda m: "-\\infty " if m.group(1)[0] in "nm" else "\\infty ", text)
+    text = _REMAINDER.sub(r"\1\\text{ remainder }\2", text)
+    text = _TRANSPOSED.sub("", text)
+    text = _TEMPERATURE.sub(lambda m: f"\\text{{ {_SCALES[m.group(1)]}}}", text)
+    text = _combinations(text)
     if r"\choose" in text:
         text = re.sub(r"\{?([^{}]*)\\choose(?![a-z])([^{}]*)\}?", r"\\binom{\1}{\2}", text)
     text = _currency(text)
@@ -91,10 +128,27 @@ def tidy(answer: str) -> str:
 
 
 def _plain_characters(text: str) -> str:
+    text = _CIRCLED.sub(lambda m: ", ".join(f"({ord(c) - 0x245F})" for c in m.group()), text)
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾]+", lambda m: f"^{{{m.group().translate(RAISED)}}}", text)
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉₊₋ₙₖ₍₎]+", lambda m: f"_{{{m.group().translate(LOWERED)}}}", text)
     text = text.translate(TRANSLATION)
     return unicodedata.normalize("NFKC", text)
+
+
+def _combinations(text: str) -> str:
+    """C_5^2 and A_5^2 (Russian and Chinese schools) as what they count."""
+
+    def counted(match: re.Match[str]) -> str:
+        kind = match.group(1) or match.group(2)
+        n, k = (
+            int((match.group(first) or match.group(other)).strip("{ }"))
+            for first, other in ((3, 6), (4, 5))
+        )
+        if k > n:
+            return match.group()  # the square of a constant C_1
+        return f"\\binom{{{n}}}{{{k}}}" + (f" \\cdot {k}!" if kind != "C" else "")
+
+    return _COMBINATIONS.sub(counted, text)
 
 
 def _system(match: re.Match[str]) -> str:
@@ -168,6 +222,13 @@ def _text_content(match: re.Match[str], content: str) -> str:
         and not (before[-1:] in tuple("0123456789})") or re.search(r"\}\s*(?:/|\\cdot)$", before))
     ):
         return content
+    if len(_NUMBER_IN_TEXT.findall(content)) > 1 or _TEXT_LIST.fullmatch(content):
+        parts = [part.strip() for part in _TEXT_PARTS.split(content)]
+        return " ".join(
+            part if part == "," or _NUMBER_IN_TEXT.fullmatch(part) else f"\\text{{{part}}}"
+            for part in parts
+            if part
+        )
     counted = re.fullmatch(r"([-+]?\d[\d.,/]*)\s+(\D.*)", content, re.DOTALL)
     if counted:
         return f"{counted.group(1)}\\text{{{counted.group(2)}}}"
@@ -180,6 +241,11 @@ def _text_content(match: re.Match[str], content: str) -> str:
     return f"\\text{{{content}}}"
 
 
+_NUMBER_IN_TEXT = re.compile(r"(?<![\w.])\d+(?:[.,/]\d+)*(?!\w)")
+_TEXT_PARTS = re.compile(rf"({_NUMBER_IN_TEXT.pattern}|\b(?:and|or)\b|,)")
+_TEXT_LIST = re.compile(
+    r"[A-Za-z]+(?: [A-Za-z]+)?(?:(?:,\s*|,?\s+and\s+)[A-Za-z]+(?: [A-Za-z]+)?)+"
+)
 _TOKEN = re.compile(
     r"(\\text\{[^{}]*\}|\\begin\{[^{}]*\}|\\end\{[^{}]*\}|\\mathbb\{[^{}]*\}|\\[a-zA-Z]+"
     r"|_\s*\{[^{}]*\}|_\s*[A-Za-z0-9]|[\u4e00-\u9fff]+|[A-Za-z]+(?:'(?:s|t)\b|-(?=[a-z]{3,}))?)"
@@ -239,7 +305,7 @@ def _kind(pieces: list[str], at: int) -> str:
         return "loose" if alone and not following.startswith(("^", "_")) else ""
     if len(low) <= 3 or not re.search("[aeiouy]", low):
         return ""
-    if token.isupper() and len(low) < 5 and low not in ("none", "true", "zero", "even"):
+    if token.isupper() and len(low) < 5 and low not in ("none", "true", "zero", "even", "dne"):
         return ""  # ABCD is a quadrilateral
     if low in "abcdefghijklmnopqrstuvwxyz" or len(set(low)) < 3:
         return ""

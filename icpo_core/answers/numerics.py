@@ -25,6 +25,7 @@ MAX_EXPONENT = 1e12
 """A power whose result has more bits than this is not evaluated."""
 SAMPLES = 5
 INTEGER_SAMPLES = 24
+_INTEGER_NAMES = frozenset("aijklmnpqrsdNMKb")
 MAX_TERMS = 2000
 """A finite sum or product of more terms than this is not evaluated."""
 
@@ -57,7 +58,8 @@ def parse(latex: str) -> sympy.Basic | None:
 def equal_values(gold: sympy.Basic, answer: sympy.Basic) -> bool | None:
     """Whether two expressions have the same value wherever both are defined.
 
-    Symbols are real; integers where a floor, factorial, binomial or power of -1 asks for them.
+    Symbols are real; those called like integers are integers where a floor, factorial, binomial or
+    power of -1 asks for them.
     None: the values cannot be had.
     """
     if isinstance(gold, sympy.MatrixBase) or isinstance(answer, sympy.MatrixBase):
@@ -95,7 +97,7 @@ def proportional(gold: sympy.Basic, answer: sympy.Basic) -> mpmath.mpf | None:
     with mp.workdps(DIGITS):
         if len(ratios) < 2 or not all(mp.isfinite(ratio) for ratio in ratios):
             return None
-        if any(not _close(ratio, ratios[0]) for ratio in ratios):
+        if any(not close(ratio, ratios[0]) for ratio in ratios):
             return None
         first = ratios[0]
         if mp.im(first) != 0 or first == 0:
@@ -267,13 +269,13 @@ def _wants_integers(expression: sympy.Basic) -> bool:
 
 
 def _coordinate(name: str, sample: int, integral: bool, symbols: int) -> mpmath.mpf:
-    """A value for a symbol, the same in every process.
+    """A value for a symbol, the same in every process; an integer if `integral` and so called.
 
     Integers run from 2 up where there is one symbol, so that floors of roots are told apart. Reals
     are positive at first; then one sample is all negative and one has both signs.
     """
     seed = zlib.crc32(f"{name}#{sample}".encode())
-    if integral:
+    if integral and name[0] in _INTEGER_NAMES:
         return mp.mpf(2 + (sample if symbols == 1 else seed % 13))
     magnitude = mp.mpf(1) / 3 + mp.mpf(seed % 99_991) / 31_337
     if sample == SAMPLES - 2 or (sample == SAMPLES - 1 and seed // 99_991 % 2):
@@ -292,7 +294,7 @@ def _equal_at(
             if strict and mp.isinf(ours) != mp.isinf(theirs):
                 return False
             return None
-        if not _close(ours, theirs):
+        if not close(ours, theirs):
             # Identities such as log(ab) = log a + log b need not hold for negative numbers.
             real = mp.im(ours) == 0 and mp.im(theirs) == 0
             return False if strict or real else None
@@ -306,7 +308,8 @@ def _equal_at(
         return bool(abs(value(gold, point) - value(answer, point)) < mp.mpf(10) ** (-DIGITS // 4))
 
 
-def _close(a: mpmath.mpf, b: mpmath.mpf) -> bool:
+def close(a: mpmath.mpf, b: mpmath.mpf) -> bool:
+    """Whether two values are the same to twenty digits."""
     scale = max(abs(a), abs(b))
     return bool(abs(a - b) <= mp.mpf(10) ** -20 * scale + mp.mpf(10) ** -30)
 

@@ -45,10 +45,12 @@ _BOUND = re.compile(
 )
 _BOUNDS = {"at least": r"\ge", "at most": r"\le", "more than": ">", "greater than": ">"}
 _LEAD = re.compile(r"\s*\\text\{([^{}]*)\}\s*(:?)\s*(?=\S)")
-_EXTREME = re.compile(
-    r"\s*\\text\{((?:maximum|minimum|max|min)[^{}]*)\}\s*[:=]\s*(.*)", re.IGNORECASE
+_CHANGE = re.compile(
+    r"\s*\\text\{\s*(?:an? )?(increased?|decreased?|rise|fall|discount|profit|loss|gain)"
+    r"(?: of| by)?\s*\}\s*([^a-z]*\\?%?)",
+    re.IGNORECASE,
 )
-_LABELLED = re.compile(r"\s*\\text\{[^{}]*\}\s*[:=]\s*")
+_LABELLED = re.compile(r"\s*\\text\{([^{}]*)\}\s*([:=]?)\s*(?=[^\s:=])(.*)", re.DOTALL)
 _TAIL = re.compile(
     r"\s*(\\text\{[^{}]*\}(?:\\text\{[^{}]*\}|\^\s*\{?\s*-?\d\s*\}?|/|\\cdot|\s)*)\.?$"
 )
@@ -96,14 +98,18 @@ def joined_words(text: str) -> str:
     return re.sub(r"\\TEXT\{(and|or)\}", r"\\text{\1}", text)
 
 
-def without_labels(pieces: list[str]) -> list[str]:
-    """``(a) 3; (b) 5`` is 3; 5, if every item has its label."""
+def with_labels(pieces: list[str]) -> list[str]:
+    r"""``(a) 3; (b) 5`` as equations ``\text{part a} = 3``, if every item has its label."""
     pieces = [piece.strip() for piece in pieces]
     labels = [_LABEL.match(piece) for piece in pieces if piece]
     marks = [label.group(1) for label in labels if label]
     if len(marks) < 2 or len(marks) < len(labels) or marks != sorted(set(marks)):
         return pieces
-    return [_LABEL.sub("", piece, count=1) for piece in pieces]
+    places = {label.group(1): f"part {place}" for place, label in enumerate(labels, 1) if label}
+    return [
+        _LABEL.sub(lambda label: f"\\text{{{places[label.group(1)]}}} = ", piece, count=1)
+        for piece in pieces
+    ]
 
 
 def is_domain(piece: str) -> bool:
@@ -139,14 +145,19 @@ def part(text: str) -> Words | Value | Ratio | Relation | Phrase | None:
     bound = _BOUND.fullmatch(text)
     if bound:
         return Relation(("", bound.group(2)), (_BOUNDS.get(bound.group(1), "<"),))
-    extreme = _EXTREME.fullmatch(text)
-    if extreme:
-        return Phrase(extreme.group(2), name=wording.clean(extreme.group(1)))
+    change = _CHANGE.fullmatch(text)
+    if change:
+        return Phrase(change.group(2), unit=change.group(1).lower())
+    lead = _LABELLED.fullmatch(text)
+    if (
+        lead
+        and (lead.group(2) or wording.is_label(lead.group(1)))
+        and (not _is_benign(lead.group(1)) or wording.is_extreme(lead.group(1)))
+    ):
+        return Phrase(lead.group(3), name=wording.clean(lead.group(1)))
     lead = _LEAD.match(text)
     if lead and _is_benign(lead.group(1)):
         text = text[lead.end() :]
-    elif lead:
-        text = _LABELLED.sub("", text, count=1) if _LABELLED.match(text) else text
     text, unit, verdict = _without_tail(text)
     if verdict is not None:
         return verdict
@@ -190,7 +201,7 @@ def _without_tail(text: str) -> tuple[str, str, Words | None]:
         is_name(value) or not _is_benign(said)
     ):
         return text, "", Words(_spoken(text))
-    if _is_benign(said):
+    if _is_benign(said) and not (said in ("min", "sec") and value[-1:].isdigit()):
         return value, "", None
     if value and not TEXT.search(value):
         return value, said, None

@@ -56,7 +56,7 @@ def read(text: str, independent_signs: bool = False, depth: int = 0) -> Form:
         return Words(text)
     if depth == 0 and len(pieces) > 1 and _congruence(text) is not None:
         pieces, separators = [text], []
-    pieces = phrases.without_labels(_adjacent_tuples(pieces))
+    pieces = phrases.with_labels(_adjacent_tuples(pieces))
     cases = _cases(pieces, independent_signs, depth)
     if cases is not None:
         return cases
@@ -200,6 +200,9 @@ def _item(text: str, independent: bool, depth: int) -> Form:
         braced = _bracketed(text, independent, depth)
         if braced is not None:
             return braced
+    extreme = re.fullmatch(r"\\(max|min)\s*(-?(?:\d|\\frac|\\sqrt|\\pi).*)", text, re.DOTALL)
+    if extreme:  # "max 5": a label, and no function of what follows
+        return Named(extreme.group(1), _item(extreme.group(2), independent, depth + 1))
     phrase = phrases.part(text)
     if isinstance(phrase, phrases.Phrase):
         return _of_phrase(phrase, independent, depth)
@@ -222,6 +225,9 @@ def _item(text: str, independent: bool, depth: int) -> Form:
         if all(term.strip() for term in terms):
             return Ratio(tuple(term.strip() for term in terms))
         return _item(terms[-1] or terms[0], independent, depth + 1)
+    components = _components(text)
+    if components is not None:
+        return Group("(", tuple(Value(tex) for tex in components), ")")
     if text.startswith("-"):
         turned = _bracketed(text[1:].strip(), independent, depth)
         if isinstance(turned, Group) and all(isinstance(item, Value) for item in turned.items):
@@ -315,6 +321,22 @@ def _bracketed(text: str, independent: bool, depth: int) -> Form | None:
     return None
 
 
+def _components(text: str) -> list[str] | None:
+    """The coefficients of a sum of unit vectors, ``2i - j`` in their fonts; None if it is none."""
+    terms, signs = split(text, re.compile(r"[-+]"))
+    if r"\hat{" not in text or len(terms) > 4:
+        return None
+    found = {"i": "0", "j": "0", "k": "0"}
+    for sign, term in zip(["", *signs], terms, strict=True):
+        if not sign and not term.strip():
+            continue
+        match = re.fullmatch(r"\s*(.*?)\s*(?:\\cdot)?\s*\\hat\{([ijk])\}\s*", term)
+        if match is None or r"\hat" in match.group(1) or found[match.group(2)] != "0":
+            return None
+        found[match.group(2)] = sign.replace("+", "") + (match.group(1) or "1")
+    return list(found.values()) if r"\hat{k}" in text else list(found.values())[:2]
+
+
 def _leaves(inner: str) -> bool:
     """Whether a closing bracket in `inner` ends the group before its end: ``1)(2``."""
     depth = 0
@@ -341,20 +363,27 @@ def _set_builder(inner: str, independent: bool, depth: int) -> Form | None:
 
 
 def _congruence(text: str) -> Congruence | None:
+    divides = re.fullmatch(r"(\d{1,4})\s*(\||\\nmid)\s*\(?[a-zA-Z]\)?", text.strip())
+    if divides and int(divides.group(1)):
+        modulus = int(divides.group(1))
+        return Congruence((0,) if divides.group(2) == "|" else tuple(range(1, modulus)), modulus)
     match = re.fullmatch(
-        r"(?:[a-zA-Z]\s*)?(?:\\equiv|=)?\s*([-\d\s,\\a-z{}]+?)\s*\(?\s*\\p?mod"
+        r"(?:[a-zA-Z]\s*)?(\\not)?\s*(?:\\equiv|=)?\s*([-\d\s,\\a-z{}]+?)\s*\(?\s*\\p?mod"
         r"\s*\(?\s*\{?(\d{1,6})\}?\s*\)*",
         text.strip(),
     )
     if match and r"\equiv" in text:
-        residues = re.sub(r"\\text\{(?:and|or)\}|\\pm(?!od)", ",", match.group(1))
+        residues = re.sub(r"\\text\{(?:and|or)\}|\\pm(?!od)", ",", match.group(2))
         numbers = re.findall(r"-?\d{1,6}", residues)
-        modulus = int(match.group(2))
+        modulus = int(match.group(3))
         if numbers and modulus and not re.sub(r"[-\d\s,]", "", residues):
             values = [int(number) for number in numbers]
             if re.search(r"\\pm(?!od)", text):
                 values += [-value for value in values]
-            return Congruence(tuple(sorted({value % modulus for value in values})), modulus)
+            classes = {value % modulus for value in values}
+            if match.group(1):
+                classes = set(range(min(modulus, 10_000))) - classes
+            return Congruence(tuple(sorted(classes)), modulus)
     return None
 
 

@@ -31,11 +31,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Region:
-    """A union of pieces, for a variable if one was named, of integers if the answer says so."""
+    """A union of pieces, for a variable if one was named, of integers or reals if that was said."""
 
     pieces: tuple[Piece, ...]
     variable: str = ""
     integers: bool = False
+    reals: bool = False
 
 
 _EVERYTHING = Piece(r"-\infty", r"\infty", False, False)
@@ -43,6 +44,12 @@ _KIND = re.compile(
     r"(?:all |any |the |every )*(?:(positive|negative|non-?negative|non-?positive|natural) )?"
     r"(real numbers?|reals?|integers?|natural numbers?|numbers?)"
 )
+_SYMBOL = re.compile(r"\\mathbb([RZN])((?:[\^_](?:\+|-|>0|\\ge0|\\geq0|\*|>=0))?)")
+_EXCEPT = re.compile(
+    r"(.+?)\s*(?:except(?: for)?|other than|excluding|but not|apart from|not equal to)\s+(.+)",
+    re.IGNORECASE,
+)
+_AND = re.compile(r",|\band\b|\bor\b|\\text\{(?:and|or)\}")
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
 
 
@@ -59,11 +66,9 @@ def is_plainly_region(form: Form) -> bool:
     if isinstance(form, Relation):
         return not set(form.signs) & {"=", r"\in"}
     if isinstance(form, Value):
-        return form.tex.replace(" ", "") == r"\mathbb{R}"
+        return _of_symbol(form.tex) is not None
     if isinstance(form, Words):
-        return _of_words(wording.clean(form.text)) is not None or (
-            wording.meaning(form.text) == wording.ALL_REALS
-        )
+        return _of_words(form.text) is not None
     return isinstance(form, Combination)
 
 
@@ -77,6 +82,8 @@ def same_region(
     gold: Region, answer: Region, same_end: Callable[[str, str], bool], worth: Worth
 ) -> bool:
     """Whether two regions are one, by their ends."""
+    if (gold.integers and answer.reals) or (gold.reals and answer.integers):
+        return False
     if gold.integers or answer.integers:
         gold, answer = _of_integers(gold, worth), _of_integers(answer, worth)
     if len(gold.pieces) != len(answer.pieces):
@@ -90,16 +97,26 @@ def same_region(
     )
 
 
+def holds(where: Region, point: mpf, worth: Worth) -> bool:
+    """Whether a number lies in a region whose ends are numbers."""
+    for piece in where.pieces:
+        low, high = worth(piece.low), worth(piece.high)
+        if low is None or high is None:
+            continue
+        above = point > low or (piece.low_closed and point == low)
+        if above and (point < high or (piece.high_closed and point == high)):
+            return True
+    return False
+
+
 def _region(form: Form, worth: Worth) -> Region | None:
     if isinstance(form, Named):
         inner = _region(form.value, worth)
         return None if inner is None else replace(inner, variable=form.name)
     if isinstance(form, Words):
-        if wording.meaning(form.text) == wording.ALL_REALS:
-            return Region((_EVERYTHING,))
-        return _of_words(wording.clean(form.text))
+        return _without_points(form.text, worth) or _of_words(form.text)
     if isinstance(form, Value):
-        return Region((_EVERYTHING,)) if form.tex.replace(" ", "") == r"\mathbb{R}" else None
+        return _of_symbol(form.tex)
     if isinstance(form, Relation):
         return _of_relation(form, worth)
     if isinstance(form, Combination):
@@ -115,15 +132,47 @@ def _region(form: Form, worth: Worth) -> Region | None:
         if len(form.items) != 2 or not all(isinstance(item, Value) for item in form.items):
             return None
         low, high = (item.tex for item in form.items if isinstance(item, Value))
-        return Region((Piece(low, high, form.opening == "[", form.closing == "]"),))
+        piece = Piece(low, high, form.opening == "[", form.closing == "]")
+        return Region((piece,), reals=True)
     if isinstance(form, Group):
         return _of_list(form, worth)
     return None
 
 
-def _of_words(words: str) -> Region | None:
+def _of_symbol(tex: str) -> Region | None:
+    r"""``\mathbb{R}``, ``\mathbb{Z}^+``, ``\mathbb{R}_{\ge 0}``."""
+    match = _SYMBOL.fullmatch(re.sub(r"[\s{}]", "", tex))
+    if match is None:
+        return None
+    pieces = {
+        "": _EVERYTHING,
+        "+": Piece("0", r"\infty", False, False),
+        "-": Piece(r"-\infty", "0", False, False),
+        "0": Piece("0", r"\infty", True, False),
+    }
+    sign = "+" if match.group(1) == "N" else "0" if "0" in match.group(2) else match.group(2)[-1:]
+    if re.search(">0|>", match.group(2)):
+        sign = "+"
+    real = match.group(1) == "R"
+    return Region((pieces[sign],), integers=not real, reals=real)
+
+
+def _without_points(words: str, worth: Worth) -> Region | None:
+    """``all real numbers except -8``."""
+    match = _EXCEPT.fullmatch(words.strip())
+    whole = _of_words(match.group(1)) if match else None
+    if match is None or whole is None:
+        return None
+    points = [re.sub(r"^\s*\w\s*=", "", text).strip() for text in _AND.split(match.group(2))]
+    others = _complement(tuple(Piece(point, point, True, True) for point in points), worth)
+    return replace(whole, pieces=_intersection(whole.pieces, others, worth)) if others else None
+
+
+def _of_words(text: str) -> Region | None:
     """``positive real numbers``, ``all non-negative integers``."""
-    match = _KIND.fullmatch(words)
+    if wording.meaning(text) == wording.ALL_REALS:
+        return Region((_EVERYTHING,), reals=True)
+    match = _KIND.fullmatch(wording.clean(text))
     if match is None:
         return None
     sign, kind = (match.group(1) or "").replace("-", ""), match.group(2)
@@ -135,7 +184,8 @@ def _of_words(words: str) -> Region | None:
         "natural": Piece("0", r"\infty", False, False),
         "": _EVERYTHING,
     }[sign]
-    return Region((piece,), integers=not kind.startswith("real"))
+    real = kind.startswith("real")
+    return Region((piece,), integers=not real and kind[:6] != "number", reals=real)
 
 
 def _goes_on(form: Group) -> bool:

@@ -60,7 +60,7 @@ SHORT_WORDS = words_of(
     "the and for all any are yes not odd day men cat dog boy age sum set one two six ten red box "
     "has its can may but only how way hour mon tue wed thu fri sat sun am pm mod out per no or is "
     "if of to cents mins secs bit bob ann amy tom sam joe jan feb mar apr jun jul aug sep oct nov "
-    "dec nor who low top due new old win won die big few"
+    "dec nor who dne low top due new old win won die big few"
 )
 # Units, after a number only: mg and ml are products elsewhere.
 SHORT_UNITS = words_of(
@@ -79,13 +79,14 @@ COMMANDS = {
     "Z": r"\mathbb{Z}", "N": r"\mathbb{N}", "Q": r"\mathbb{Q}", "reals": r"\mathbb{R}",
     "C": r"\mathbb{C}", "wedge": r"\land", "vee": r"\lor", "dots": r"\ldots", "cdots": r"\ldots",
     "dotsc": r"\ldots", "backslash": r"\setminus", "smallsetminus": r"\setminus",
-    "lg": r"\log_{10}", "ast": "*", "div": "/", "simeq": r"\approx", "sim": r"\approx",
+    "lg": r"\log_{10}", "ast": "*", "div": "/", "simeq": r"\approx",
     "thickapprox": r"\approx",
     "bmod": r"\mod", "pmod": r"\pmod", "degree": r"^{\circ}", "deg": r"^{\circ}", "to": r"\to",
     "rightarrow": r"\to", "implies": r"\implies", "Rightarrow": r"\implies", "percent": r"\%",
     "varepsilon": r"\epsilon", "varphi": r"\phi", "vartheta": r"\theta", "longrightarrow": r"\to",
     "dollar": r"\$", "textdollar": r"\$", "euro": r"\text{euro}", "pounds": r"\text{pound}",
     "iff": r"\iff", "mathbbm": r"\mathbb", "Bbb": r"\mathbb", "textbackslash": "",
-    "widehat": r"\hat", "cosec": r"\csc", "tg": r"\tan", "ctg": r"\cot", "arctg": r"\arctan",
+    "widehat": r"\hat", "overrightarrow": r"\vec",
+    "cosec": r"\csc", "tg": r"\tan", "ctg": r"\cot", "arctg": r"\arctan",
     "ne": r"\ne", "not": r"\not",
 }  # fmt: skip

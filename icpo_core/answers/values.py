@@ -12,9 +12,9 @@ from functools import lru_cache
 import sympy
 from mpmath import mp, mpf
 
-from icpo_core.answers import numerics, units
+from icpo_core.answers import numerics, units, wording
 from icpo_core.answers.forms import Value
-from icpo_core.answers.names import rename
+from icpo_core.answers.names import rename, squeezed
 from icpo_core.answers.numerics import UndecidedError
 
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z\d.])(\d+\.?\d*|\.\d+)[eE]([-+]?\d+)(?![\d.]*[A-Za-z^_])")
@@ -25,13 +25,23 @@ _BASE = re.compile(
     r"\(?\s*(?:\\text\{)?([0-9A-Fa-f]+)\}?\s*\)?\s*_\s*\{?\s*\(?(\d{1,2}|[a-z]+)\)?\s*\}?"
 )
 _BASES = {
-    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
-    "ten": 10, "twelve": 12, "sixteen": 16,
+    "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
+    "nine": "9", "ten": "10", "twelve": "12", "sixteen": "16",
 }  # fmt: skip
 _TRIG = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _TRIG_OF_DEGREES = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?-?\d\}?)?)\s*(\d[\d.]*) \\cdot \\frac\{\\pi\}\{180\}"
 )
+_NAMED_FUNCTION = r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?(?![a-z])"
+# The parser takes \tan a \cdot \tan b for \tan(a \tan b), and reads no \cos^{10}(x).
+_BARE_ARGUMENT = re.compile(
+    rf"({_NAMED_FUNCTION}(?:\s*\^\s*\{{[^{{}}]*\}})?)\s*(\\[a-z]+|\w)\s*(?=\\cdot)"
+)
+_POWER_OF_FUNCTION = re.compile(
+    rf"({_NAMED_FUNCTION})\s*\^\s*\{{(\s*\d+\s*)\}}\s*(\((?:[^()]|\([^()]*\))*\)|\{{[^{{}}]*\}})"
+)
+_DEGREE_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
+_RADIANS = r"\\frac{\1 \\cdot \\pi}{180}"
 _DEGREES = re.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?")
 _MARKED = re.compile(
     r"\\(dot|ddot|hat|bar|vec|tilde|overline|overrightarrow)\s*(?:\{([^{}]*)\}|([A-Za-z]))((?:_\{[^{}]*\}|_\w)?)"
@@ -67,8 +77,10 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
     `digits`: significant digits from which a decimal counts as an approximation. Raises
     UndecidedError if it cannot be said.
     """
-    if _squeezed(gold.tex) == _squeezed(answer.tex) and not (gold.unit and answer.unit):
+    if squeezed(gold.tex) == squeezed(answer.tex) and not (gold.unit and answer.unit):
         return True
+    if gold.unit and answer.unit and wording.are_opposed(gold.unit, answer.unit):
+        return False
     based = _same_based(gold, answer)
     if based is not None:
         return based
@@ -87,7 +99,7 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
     if len(letter) == 1 and not (gold.unit and answer.unit) and not our_mark and not their_mark:
         # 0.64N against 0.64 \text{N}
         inlined = [f"{v.tex} {v.unit.upper()}" if v.unit else v.tex for v in (gold, answer)]
-        if _squeezed(inlined[0]).upper() == _squeezed(inlined[1]).upper():
+        if squeezed(inlined[0]).upper() == squeezed(inlined[1]).upper():
             return True
         try:
             if _same_expression(inlined[0], inlined[1], digits):
@@ -97,10 +109,11 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
     if our_mark == their_mark:
         return _same_expression(ours, theirs, digits)
     marks = {our_mark, their_mark} - {""}
-    if len(marks) > 1:
+    if "percent" in marks and len(marks) > 1:
         return False
-    mark = marks.pop()
-    if mark == "percent":
+    if marks == {"radian"}:
+        return _same_expression(ours, theirs, digits)
+    if marks == {"percent"}:
         percent, plain = (ours, theirs) if our_mark else (theirs, ours)
         scaled = f"\\frac{{{percent}}}{{100}}"
         pairs = [(scaled, plain)] if our_mark else [(plain, scaled)]
@@ -108,11 +121,23 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
         if worth is not None and abs(worth) >= 1:
             pairs.append((ours, theirs))  # the problem asked for percents
         return any(_same_expression(a, b, digits) for a, b in pairs)
-    degrees, plain = (ours, theirs) if our_mark else (theirs, ours)
-    turned = f"({degrees}) \\cdot \\frac{{\\pi}}{{180}}"
-    if _same_expression(ours, theirs, digits):
+    in_degrees = our_mark == "degree"
+    plain = theirs if in_degrees else ours
+    if len(marks) == 1 and _same_expression(ours, theirs, digits):
         return True
-    return r"\pi" in plain and _same_expression(turned, plain, digits)
+    if len(marks) == 1 and r"\pi" not in plain:
+        return False
+    degrees = ours if in_degrees else theirs
+    # 90° - A/2 against π/2 - A/2: the letters are angles in whatever unit.
+    marked = gold.tex if in_degrees else answer.tex
+    for turned in (
+        f"({degrees}) \\cdot \\frac{{\\pi}}{{180}}",
+        _DEGREE_NUMBER.sub(_RADIANS, marked),
+    ):
+        pair = (turned, plain) if in_degrees else (plain, turned)
+        if _same_expression(*pair, digits):
+            return True
+    return False
 
 
 def constant(tex: str) -> mpf | None:
@@ -149,6 +174,7 @@ def expression_of(tex: str) -> sympy.Basic | None:
         ) if re.search(r"\\circ", text) else text  # fmt: skip
         text = _TRIG_OF_DEGREES.sub(r"\1(\2 \\cdot \\frac{\\pi}{180})", text)
     text = _DEGREES.sub("", text)
+    text = _POWER_OF_FUNCTION.sub(r"(\1 \3)^{\2}", _BARE_ARGUMENT.sub(r"\1(\2) ", text))
     text = _RATE.sub(lambda m: f"\\{'d' * (2 if m[1] else 1)}ot{{{m[2]}}}", text)
     text = _MARKED.sub(_plain_symbol, text)
     text = _SUBSCRIPT.sub(_plain_subscript, text)
@@ -188,14 +214,12 @@ def _plain_symbol(match: re.Match[str]) -> str:
 
 def _plain_subscript(match: re.Match[str]) -> str:
     """A subscript as a number: the parser reads no others in all places."""
-    content = _squeezed(match.group(2) if match.group(2) is not None else match.group(3))
+    content = re.sub(
+        r"[\s{}]", "", match.group(2) if match.group(2) is not None else match.group(3)
+    )
     if match.group(1):
         return f"{match.group(1).strip()}_{{{match.group(2) or match.group(3)}}}"
     return f"_{{{content if content.isdigit() else zlib.crc32(content.encode())}}}"
-
-
-def _squeezed(tex: str) -> str:
-    return re.sub(r"[\s{}]", "", tex)
 
 
 def _marked(value: Value) -> tuple[str, str]:
@@ -207,9 +231,7 @@ def _marked(value: Value) -> tuple[str, str]:
         return tex, "percent"
     if not _TRIG.search(tex) and (_DEGREES.search(tex) or re.match(r"(degree|deg)", unit)):
         return _DEGREES.sub("", tex), "degree"
-    if re.match(r"(radian|rad)s?$", unit):
-        return tex, ""
-    return tex, ""
+    return tex, "radian" if re.match(r"(radian|rad)s?$", unit) else ""
 
 
 def _unit_scale(ours: str, theirs: str) -> str | None:
@@ -241,7 +263,7 @@ def _same_based(gold: Value, answer: Value) -> bool | None:
     else:
         digits, base = theirs.groups()
     if base is not None and _BASES.get(base, base) != _BASES.get(ours.group(2), ours.group(2)):
-        return str(_BASES.get(base, base)) == str(_BASES.get(ours.group(2), ours.group(2)))
+        return False
     return digits.lower() == ours.group(1).lower()
 
 
@@ -249,7 +271,7 @@ def _same_expression(gold: str, answer: str, digits: int) -> bool:
     """Whether two expressions are equal, exactly or as far as one of them is written out."""
     ours, theirs = expression_of(gold), expression_of(answer)
     if ours is None or theirs is None:
-        if _squeezed(gold) == _squeezed(answer):
+        if squeezed(gold) == squeezed(answer):
             return True
         raise UndecidedError
     same = numerics.equal_values(ours, theirs)

@@ -41,7 +41,8 @@ _PREAMBLE = re.compile(
 _STOP = words_of(
     "the a an is are was it its that this there of on at to be so has have answer final value "
     "result therefore thus hence solution which direction function number integer numbers integers "
-    "all any every each wins win winning strategy triangle only such"
+    "all any every each wins win winning strategy triangle only such they them these those both "
+    "condition quadrant with strictly n k m x"
 )
 _YES = words_of("yes true correct right")
 _NO = words_of("no false incorrect wrong")
@@ -64,6 +65,15 @@ BENIGN = words_of(
     "circle plane length area volume probability sum product ratio angle distance"
 )
 """Words that may stand beside a value without saying anything about it."""
+_LABELS = words_of(
+    "length width height base side sides hypotenuse area perimeter circumference volume surface "
+    "radius diameter slope intercept x-intercept y-intercept vertex center centre focus foci "
+    "directrix mean median mode range average first second third fourth max maximum min minimum "
+    "value remainder quotient real imaginary part amplitude period phase domain digit digits "
+    "number numbers angle angles root roots vertices speed price cost profit age ages time "
+    "distance the of and its"
+)
+"""Nouns that may stand before a value, with nothing between, to say what it is the value of."""
 MONTHS = tuple(
     "January February March April May June July August September October November December".lower()
     .split()
@@ -75,6 +85,30 @@ _COUNTS = (
     "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
     "twenty",
 )  # fmt: skip
+
+
+_OPPOSITES = [
+    tuple(map(words_of, pair.split("|")))
+    for pair in (
+        "increase increased increases increasing rise up gain gained profit more higher north over"
+        "|decrease decreased decreases decreasing fall down loss lost less lower south under",
+        "max maximum largest greatest longest|min minimum smallest least shortest",
+        "am a.m.|pm p.m.", "boys boy men male|girls girl women female", "left|right", "east|west",
+        "first|second third last", "clockwise|counterclockwise anticlockwise", "even|odd",
+        "positive|negative", "above|below", "inside|outside", "bc bce|ad ce", "open|closed",
+        "before|after", "length|width height", "width|height", "sum|product difference",
+    )
+]  # fmt: skip
+
+
+def are_opposed(gold: str, answer: str) -> bool:
+    """Whether a word of one text is the opposite of a word of the other."""
+    ours, theirs = set(clean(gold).split()), set(clean(answer).split())
+    ours, theirs = ours - theirs, theirs - ours
+    return any(
+        (ours & one and theirs & other) or (ours & other and theirs & one)
+        for one, other in _OPPOSITES
+    )
 
 
 def clean(words: str) -> str:
@@ -101,6 +135,16 @@ def meaning(words: str) -> str:
     return " ".join(kept) or words
 
 
+def is_label(words: str) -> bool:
+    """Whether the words only name a quantity: `width`, `the maximum value`."""
+    return set(clean(words).split()) <= _LABELS
+
+
+def is_extreme(words: str) -> bool:
+    """Whether the words tell a largest value from a smallest one."""
+    return bool(set(clean(words).split()) & words_of("max maximum min minimum"))
+
+
 def number(words: str) -> int | None:
     """Return the number that stands in words, with or without a noun after it: `two ways`."""
     first, _, rest = clean(words).partition(" ")
@@ -122,10 +166,28 @@ def same_words(gold: str, answer: str) -> bool:
     if set(MONTHS) & set(ours.split()):  # July 4 is the fourth of July
         return _date(ours) == _date(theirs)
     head, _, rest = theirs.partition(" ")
+    if re.search(r"\band\b|,", gold) and _parts(gold) == _parts(answer):
+        return True
+    if _predicated(clean(gold), clean(answer)):
+        return True
     for polar, opposite in ((_YES, _NO), (_NO, _YES)):
         if ours in polar and head in polar:
             return not (opposite | polar) & set(rest.split())
     return re.sub("[ -]", "", ours) == re.sub("[ -]", "", theirs)
+
+
+def _parts(words: str) -> set[str]:
+    """What `Monday, Wednesday and Friday` joins."""
+    parts = re.split(r",\s*(?:and\b)?|\band\b", words.lower())
+    return {meaning(part) for part in parts if part.strip()}
+
+
+def _predicated(gold: str, answer: str) -> bool:
+    """Whether the answer is the gold and a sentence's rest: `Jane` in `Jane is the oldest`."""
+    match = re.fullmatch(r"(?:the )?(.+?) (?:is|was|has|will|must|should) (.+)", answer)
+    if match is None or match.group(1) != gold or gold in _YES | _NO:
+        return False
+    return not set(match.group(2).split()) & (NEGATIONS | {"or", "and", "by"})
 
 
 def _date(words: str) -> list[str]:
