@@ -9,13 +9,12 @@ it is relative to the working directory. Anything else that is no existing file 
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from icpo_core import toml
 from icpo_core.grading import GradingRules
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "presets"
@@ -438,18 +437,18 @@ def load(file: Path, overrides: list[str] | None = None, name: str | None = None
 
     Raises ValueError with one line that names the key and the mend.
     """
-    raw = _read_toml(file)
-    _anchor(raw, file.resolve().parent)
+    raw = toml.read(file)
+    toml.anchor(raw, file.resolve().parent)
     changes: dict[str, Any] = {}
     for override in overrides or []:
-        _override(changes, override)
-    _anchor(changes, Path.cwd())
+        toml.put(changes, override)
+    toml.anchor(changes, Path.cwd())
     preset = changes.get("preset", raw.get("preset"))
-    merged = _merge(_merge(_preset(preset), raw), changes)
+    merged = toml.merge(toml.merge(_preset(preset), raw), changes)
     if name:
-        merged = _merge(merged, {"run": {"name": name}})
+        merged = toml.merge(merged, {"run": {"name": name}})
     elif "name" not in merged.get("run", {}):
-        merged = _merge(merged, {"run": {"name": file.stem}})
+        merged = toml.merge(merged, {"run": {"name": file.stem}})
     return build(merged, str(file))
 
 
@@ -459,9 +458,9 @@ def override(config: Config, overrides: list[str]) -> Config:
         return config
     changes: dict[str, Any] = {}
     for text in overrides:
-        _override(changes, text)
-    _anchor(changes, Path.cwd())
-    return build(_merge(config.model_dump(mode="json"), changes), "-o")
+        toml.put(changes, text)
+    toml.anchor(changes, Path.cwd())
+    return build(toml.merge(config.model_dump(mode="json"), changes), "-o")
 
 
 def build(raw: dict[str, Any], where: str) -> Config:
@@ -470,12 +469,12 @@ def build(raw: dict[str, Any], where: str) -> Config:
     if isinstance(settings, str):
         from icpo_core.files import read_json
 
-        raw = _merge(raw, {"update": {"deepspeed": {}}})
+        raw = toml.merge(raw, {"update": {"deepspeed": {}}})
         raw["update"]["deepspeed"] = read_json(Path(settings))
     try:
-        return Config.model_validate(_nones(raw))
+        return Config.model_validate(toml.nones(raw))
     except ValidationError as error:
-        raise ValueError(f"{where}: {_first_line(error)}") from None
+        raise ValueError(f"{where}: {toml.first_line(error, Config)}") from None
 
 
 def _preset(name: str | None) -> dict[str, Any]:
@@ -485,83 +484,4 @@ def _preset(name: str | None) -> dict[str, Any]:
     if not file.is_file():
         known = sorted(path.stem for path in PRESETS.glob("*.toml"))
         raise ValueError(f"preset {name!r} is not known; there are {', '.join(known)}")
-    return _read_toml(file)
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{file}: no such configuration file") from None
-    except IsADirectoryError:
-        raise ValueError(f"{file}: is a folder; name the TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not valid TOML ({error})") from None
-
-
-def _override(changes: dict[str, Any], text: str) -> None:
-    key, separator, value = text.partition("=")
-    path = key.strip().split(".")
-    if not separator or not all(path):
-        raise ValueError(f"-o {text}: write section.key=value, for example -o run.seed=1")
-    try:
-        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()  # a bare word is a string
-    part = changes
-    for step in path[:-1]:
-        part = part.setdefault(step, {})
-        if not isinstance(part, dict):
-            raise ValueError(f"-o {text}: {step} is set to a value by another -o")
-    part[path[-1]] = parsed
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Tables are merged, everything else is replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _anchor(part: Any, folder: Path) -> None:
-    """Make relative paths absolute, in place."""
-    items = part.items() if isinstance(part, dict) else enumerate(part)
-    for key, value in list(items):
-        if isinstance(value, str) and value.startswith(("./", "../")):
-            part[key] = str((folder / value).resolve())
-        elif isinstance(value, dict | list):
-            _anchor(value, folder)
-
-
-def _nones(part: Any) -> Any:
-    """TOML has no null: the word "none" stands for it."""
-    if isinstance(part, dict):
-        return {key: _nones(value) for key, value in part.items()}
-    if isinstance(part, list):
-        return [_nones(value) for value in part]
-    return None if part == "none" else part
-
-
-def _first_line(error: ValidationError) -> str:
-    """One line for the first thing wrong, with the nearest known key for an unknown one."""
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(step) for step in first["loc"])
-    if first["type"] == "extra_forbidden":
-        section: type[BaseModel] = Config
-        for step in first["loc"][:-1]:
-            kind = section.model_fields[step].annotation if isinstance(step, str) else None
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                section = kind
-            elif isinstance(step, str):
-                section = Benchmark
-        near = difflib.get_close_matches(str(first["loc"][-1]), section.model_fields, n=1)
-        known = ", ".join(section.model_fields)
-        return f"{key}: unknown key" + (
-            f"; did you mean {near[0]}?" if near else f"; known here: {known}"
-        )
-    if first["type"] == "value_error":
-        message = str(first["ctx"]["error"])
-        return f"{key}: {message}" if key else message
-    return f"{key}: {first['msg'][0].lower() + first['msg'][1:]} (got {first['input']!r})"
+    return toml.read(file)
