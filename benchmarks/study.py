@@ -4,7 +4,8 @@
 
 Trains every variant with every seed (about a minute each on two quiet cores; runs that are there
 already are kept), evaluates 300 held-out problems at temperature 1 every 5 iterations, and writes
-study.md with a table and pictures/study.png. Stages run in this process, without Prefect.
+OUT/pictures/study.png; prints the table of docs/study.md. Stages run in this process, without
+Prefect.
 """
 
 from __future__ import annotations
@@ -124,7 +125,8 @@ def draw(curves: dict[str, list[Curve]], out: Path) -> None:
 
 def table(curves: dict[str, list[Curve]]) -> list[str]:
     lines = [
-        f"| variant | iterations to {GOOD:.0%}, by seed | median | accuracy at {ITERATIONS} (95%) |",
+        f"| variant | iterations to {GOOD:.0%} by seed | median "
+        f"| accuracy at {ITERATIONS}, % (95% interval) |",
         "|---|---|---|---|",
     ]
     for name, mine in curves.items():
