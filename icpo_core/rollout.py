@@ -22,7 +22,7 @@ from icpo_core.worker import Handler
 
 def shard_of(prompts: pa.Table, index: int, count: int) -> pa.Table:
     """The prompts of one shard: every `count`-th group, so that shards are alike in cost."""
-    return prompts.take(list(range(index, prompts.num_rows, count)))
+    return prompts.take(pa.array(range(index, prompts.num_rows, count), pa.int64()))
 
 
 def rollout_shard(
@@ -73,9 +73,8 @@ def as_rows(
     policy_version: str,
 ) -> list[dict[str, Any]]:
     """Samples as rows of the `rollout` table."""
-    texts = tokenizer.batch_decode(
-        [sample.response_ids for sample in samples], skip_special_tokens=True
-    )
+    # One by one: of an empty shard `batch_decode` makes one empty text.
+    texts = [tokenizer.decode(sample.response_ids, skip_special_tokens=True) for sample in samples]
     return [
         {
             "prompt_id": prompt_id,
