@@ -67,31 +67,38 @@ def renamings(gold: str, answer: str) -> list[str]:
     r"""The answer with its parameters in the letters of the gold: ``n = 3m`` for ``n = 3k``.
 
     A letter may be renamed if it is a parameter: said to be one on either side, a second letter in
-    a definition of a function or of the unknown, or a constant of integration.
+    a definition of a function or of the unknown, an index in a tuple, or a constant of integration.
     """
-    return [text for text in (_indices(gold, answer), *_constants(gold, answer)) if text != answer]
+    found = [*_indices(gold, answer), *_constants(gold, answer)]
+    return [text for text in dict.fromkeys(found) if text != answer]
 
 
-def _indices(gold: str, answer: str) -> str:
+def _indices(gold: str, answer: str) -> list[str]:
     ours, theirs = names_in(unworded(gold)), names_in(unworded(answer))
     missing, extra = sorted(ours - theirs), sorted(theirs - ours)
     if len(missing) != len(extra) or not 0 < len(missing) <= 2:
-        return answer
+        return []
     if not {*missing, *extra} <= PARAMETERS:
-        return answer
+        return []
+    indices = {*missing, *extra} <= _INDICES
     declared = _DECLARED.search(gold) or _DECLARED.search(answer)
     heads = [text.partition("=")[0].strip() for text in (gold, answer) if "=" in text]
     defined = (
         len(heads) == 2
         and same_name(*heads)
         and not set(extra) & names_in(heads[1])
-        and ("(" in heads[0] or {*missing, *extra} <= _INDICES)
+        and ("(" in heads[0] or indices)
     )
-    if not declared and not defined:
-        return answer
-    for old, new in zip(extra, missing, strict=True):
-        answer = rename(answer, old, new)
-    return answer
+    tuples = indices and all(_TUPLE.search(text) for text in (gold, answer))
+    if not declared and not defined and not tuples:
+        return []
+    found = []
+    for order in itertools.permutations(missing):
+        renamed = answer
+        for old, new in zip(extra, order, strict=True):
+            renamed = rename(renamed, old, new)
+        found.append(renamed)
+    return found
 
 
 def _constants(gold: str, answer: str) -> list[str]:
@@ -123,12 +130,27 @@ _GOLD_CONSTANT = re.compile(r"(?<![A-Za-z\\])[CcK](?:\s*_\s*(?:\{\d\}|\d))?(?!\(
 _CONSTANT = re.compile(r"(?<![A-Za-z\\])[ABCDKck](?:\s*_\s*(?:\{\d\}|\d))?(?!\()")
 _FREE_VARIABLE = re.compile(r"(?<![A-Za-z\\])[xtuz](?![A-Za-z])")
 _INDICES = frozenset("klmnt")
+_TUPLE = re.compile(r"\([^()]*,[^()]*\)")
 _LETTER_ONLY = re.compile(
-    r"\W*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?([A-J])\)?\s*[.)]?\s*\}?\W*"
+    r"\W*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*"
+    r"((?i:(?:the |correct )*(?:option|choice|answer|player|graph|figure|statement)(?: is)?:?"
+    r"\s*\}?\s*))?"
+    r"\(?([A-J])\)?\s*[.)]?\s*\}?\W*"
 )
 _LETTER_FIRST = re.compile(
     r"\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*(?:\(([A-J])\)|([A-J])[.):])\s*\}?[.:)]?\s*(?=\S)"
 )
+
+
+_ANOTHER_CHOICE = re.compile(r"\bor\b|\bnot\b|\bwrong\b|\([A-J]\)")
+
+
+def without_choice(answer: str) -> str | None:
+    """The 42 of ``(B) 42``; None where there is no such letter."""
+    choice = _LETTER_FIRST.match(answer)
+    if choice is None or _ANOTHER_CHOICE.search(answer, choice.end()):
+        return None
+    return answer[choice.end() :]
 
 
 def same_choice(gold: str, answer: str) -> bool | None:
@@ -144,8 +166,14 @@ def same_choice(gold: str, answer: str) -> bool | None:
         and re.search("[,;]|and", gold + answer)
     ):
         return set(ours) == set(theirs)
+    letters = [_LETTER_ONLY.fullmatch(text) for text in (gold, answer)]
+    if letters[0] and letters[1]:
+        spoken = letters[0].group(1) or letters[1].group(1)
+        return letters[0].group(2) == letters[1].group(2) if spoken else None
     for one, other in ((gold, answer), (answer, gold)):
         letter, choice = _LETTER_ONLY.fullmatch(one), _LETTER_FIRST.match(other)
         if letter and choice and not _LETTER_ONLY.fullmatch(other):
-            return letter.group(1) == (choice.group(1) or choice.group(2))
+            if _ANOTHER_CHOICE.search(other, choice.end()):
+                return False
+            return letter.group(2) == (choice.group(1) or choice.group(2))
     return None

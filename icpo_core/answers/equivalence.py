@@ -21,6 +21,7 @@ from icpo_core.answers.alternatives import (
     renamings,
     same_choice,
     with_gold_names,
+    without_choice,
 )
 from icpo_core.answers.cases import same_cases
 from icpo_core.answers.families import same_family, same_residues
@@ -110,7 +111,8 @@ class Comparison:
                     return "the same family"
         if self.undecided and _math_verify(ours, theirs):
             return "math-verify"
-        return None
+        chosen = without_choice(answer)
+        return self.judge(gold, chosen) if chosen else None
 
     def equal(self, gold: Form, answer: Form) -> bool:
         """Whether two forms say the same."""

@@ -6,7 +6,17 @@ import re
 from mpmath import mp, mpf
 
 from icpo_core.answers import numerics, wording
-from icpo_core.answers.forms import Congruence, Form, Named, Value, Words, is_bare, items_of
+from icpo_core.answers.forms import (
+    Congruence,
+    Form,
+    Group,
+    Named,
+    Value,
+    Words,
+    goes_on,
+    is_bare,
+    items_of,
+)
 from icpo_core.answers.names import PARAMETERS
 from icpo_core.answers.values import expression_of
 
@@ -84,6 +94,8 @@ def residues_of(form: Form) -> Residues | None:
         return _in_words(form.text)
     if isinstance(form, Value):
         return _in_words(f"{form.tex} {form.unit}") if form.unit else _of_line(form.tex)
+    if isinstance(form, Group) and goes_on(form):
+        return _of_progression(form)
     if is_bare(form):
         return _union([residues_of(item) for item in items_of(form)])
     return None
@@ -111,6 +123,19 @@ def _of_line(tex: str) -> Residues | None:
         return None
     start, step = (int(number) for number in lines[0])
     return _least(abs(step), {start}) if abs(step) > 1 else None
+
+
+def _of_progression(form: Group) -> Residues | None:
+    """``2, 4, 6, \\ldots``"""
+    items = [item.value if isinstance(item, Named) else item for item in form.items[:-1]]
+    texts = [item.tex.strip() for item in items if isinstance(item, Value)]
+    if len(texts) < max(3, len(items)) or not all(re.fullmatch(r"-?\d{1,6}", t) for t in texts):
+        return None
+    numbers = [int(text) for text in texts]
+    step = numbers[1] - numbers[0]
+    if step < 2 or numbers != list(range(numbers[0], numbers[-1] + 1, step)):
+        return None
+    return _least(step, {numbers[0]})
 
 
 def _union(parts: list[Residues | None]) -> Residues | None:

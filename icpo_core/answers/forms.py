@@ -142,6 +142,13 @@ def is_bare(form: Form) -> bool:
     )  # fmt: skip
 
 
+def goes_on(form: Group) -> bool:
+    """Whether the items end in dots: 2, 3, 4, …"""
+    last = form.items[-1] if form.items else None
+    last = last.value if isinstance(last, Named) else last
+    return isinstance(last, Value) and last.tex.strip() == r"\ldots" and form.opening in ("", r"\{")
+
+
 def items_of(form: Form) -> list[Form]:
     """The items of a list or set; the form itself otherwise."""
     if isinstance(form, Named):

@@ -35,7 +35,10 @@ def same_lists(gold: Form, answer: Form, equal: Equal) -> bool:
         and sorted(our_names) == sorted(their_names)
         and len(set(our_names)) == len(our_names)
     ):
-        return _same_records(ours, theirs, equal)
+        disjoint = [isinstance(form, Group) and form.joined == "or" for form in (gold, answer)]
+        return disjoint[0] == disjoint[1] and _same_records(ours, theirs, equal)
+    if len(set(our_names)) > 1 and _has_another_name(theirs, our_names):
+        return False
     our_rows, their_rows = _rows(ours), _rows(theirs)
     if our_rows is not None and len(our_rows) == 1 and len(theirs) == 1:
         single = theirs[0].value if isinstance(theirs[0], Named) else theirs[0]
@@ -43,10 +46,10 @@ def same_lists(gold: Form, answer: Form, equal: Equal) -> bool:
             return all(equal(value, single) for value in _unnamed(ours))
     if our_rows is not None or their_rows is not None:
         ours, theirs = our_rows or _unnamed(ours), their_rows or _unnamed(theirs)
-    elif any(isinstance(item, Relation) for item in ours + theirs) and len(ours) == len(theirs):
+        return _same_items(ours, theirs, True, equal)
+    if any(isinstance(item, Relation) for item in ours + theirs) and len(ours) == len(theirs):
         return matched(ours, theirs, equal)
-    else:
-        ours, theirs = _unnamed(ours), _unnamed(theirs)
+    ours, theirs = _unnamed(ours), _unnamed(theirs)
     ours, theirs = _united(ours, theirs), _united(theirs, ours)
     return _same_items(ours, theirs, not _is_ordered(gold, answer), equal)
 
@@ -58,6 +61,8 @@ def same_groups(gold: Form, answer: Form, equal: Equal) -> bool:
         assert isinstance(one, Group)
         if one.opening == r"\{" and len(one.items) == 1:
             inner = one.items[0]
+            if is_empty(inner):
+                return False
             return equal(inner, answer) if one is gold else equal(gold, inner)
         return not one.items and is_empty(other)
     ours, theirs = list(gold.items), list(answer.items)
@@ -148,6 +153,11 @@ def is_empty(form: Form) -> bool:
             item for item in form.items if not isinstance(item, Words) or item.text.strip()
         ]
     return isinstance(form, Value) and form.tex.strip() == r"\emptyset"
+
+
+def _has_another_name(items: list[Form], names: list[str]) -> bool:
+    """Whether a single value is said to be one of several quantities: x of x = 0, y = 0."""
+    return len(items) == 1 and isinstance(items[0], Named) and plain_name(items[0].name) in names
 
 
 def _is_ordered(gold: Form, answer: Form) -> bool:

@@ -6,7 +6,7 @@ from icpo_core.answers import wording
 from icpo_core.answers.forms import TEXT
 
 _NAME = re.compile(
-    r"\\?[A-Za-z]+(?:'+)?(?:\s*_\s*(?:\{[^{}]*\}|\w|\\[a-z]+))?(?:'+|\^\{?\\prime\}?|\^\{\*\}|\^\*)?"
+    r"\\?[A-Za-z]+(?:'+)?(?:\s*_\s*(?:\{[^{}]*\}|\w|\\[a-z]+))?(?:'+|\^\{?\\prime\}?|\^\{\*\}|\^\*|\^\{\w\}(?=\s*\())?"
     r"(?:\s*\([^()=<>]*\))?"
 )
 _GEOMETRIC = re.compile(
@@ -48,6 +48,7 @@ def is_name(text: str) -> bool:
         return is_name(text[1:-1])
     if re.fullmatch(r"\\frac\{[a-zA-Z]\w?\}\{[a-zA-Z]\w?\}|[a-zA-Z]\s*/\s*[a-zA-Z]", text):
         return True
+    text = re.sub(r"^\\(?:sin|cos|tan|cot)\s*(?=\\angle|[A-Z])", "", text)
     if TEXT.fullmatch(text) or _GEOMETRIC.fullmatch(text):
         return True
     if re.fullmatch(r"\\frac\s*\{\s*d\S*\s*\w*'*\}\s*\{\s*d\s*\w(?:\^\{\d\})?\}", text):

@@ -7,6 +7,7 @@ outside ``\text{…}``. What an answer means is for `icpo_core.answers.forms`.
 import re
 import unicodedata
 
+from icpo_core.answers.numerals import worth_of
 from icpo_core.answers.spelling import (
     COMMANDS,
     FUNCTIONS,
@@ -53,6 +54,19 @@ _GAP = re.compile(
 _INFINITY = re.compile(
     r"(?:\\text\s*\{\s*)?\b(negative|minus|positive|plus) infinity\b(?:\s*\})?", re.IGNORECASE
 )
+_MINUS = re.compile(
+    r"(?:\\text\s*\{\s*)?\b(?:negative|minus)\b(?:\s*\})?\s*(?=\d|\\[dt]?frac|\\sqrt|\\pi)",
+    re.IGNORECASE,
+)
+_LARGE = re.compile(
+    r"(?<=\d)[\s~\\]*(?:\\(?:text|mathrm)\s*\{\s*)?(thousand|million|billion|trillion)s?\b"
+    r"(\s*\w*\s*\})?",
+    re.IGNORECASE,
+)
+_CHOOSE = re.compile(r"(?<![A-Za-z\\])C\s*\(\s*([\w+-]+)\s*,\s*([\w+-]+)\s*\)")
+_EXPONENT = re.compile(r"(\d)\\(?:mathrm|text)\s*\{\s*[eE]\s*\}\s*\{?\s*([-+]?\d+)\s*\}?")
+# A unit with its powers inside one group: \mathrm{m\,s^{-2}}.
+_BESIDE_UNIT = re.compile(r"\\(?:mathrm|text)\s*\{((?:[^{}]|\{[^{}]*\})*\^\s*\{[^{}]*\}[^{}]*)\}")
 _REMAINDER = re.compile(
     r"(\d+)[\s\\]*(?:\\text\s*\{\s*)?(?:R|r|[Rr]em\.?|[Rr]emainder(?: of)?)(?:\s*\})?[\s\\:]*(\d+)"
 )
@@ -92,6 +106,13 @@ def tidy(answer: str) -> str:
     text = _VECTOR_FONT.sub(r"\1", text)
     text = re.sub(r"\b(?:np|numpy|math|sympy)\.(?=[a-z])", "", text)
     text = _GAP.sub(", ", text)
+    text = _BESIDE_UNIT.sub(_flat_unit, text)
+    text = _EXPONENT.sub(r"\1e\2", text)
+    text = text.replace("{:}", ":")
+    text = _MINUS.sub("-", text)
+    text = _LARGE.sub(_large, text)
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    text = re.sub(r"(?<=\d)[\s\\,]*\\Omega\b\s*$", r"\\text{ ohm}", text)
     text = _INFINITY.sub(lambda m: "-\\infty " if m.group(1)[0] in "nm" else "\\infty ", text)
     text = _REMAINDER.sub(r"\1\\text{ remainder }\2", text)
     text = _TRANSPOSED.sub("", text)
@@ -133,6 +154,18 @@ def _plain_characters(text: str) -> str:
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉₊₋ₙₖ₍₎]+", lambda m: f"_{{{m.group().translate(LOWERED)}}}", text)
     text = text.translate(TRANSLATION)
     return unicodedata.normalize("NFKC", text)
+
+
+def _flat_unit(match: re.Match[str]) -> str:
+    inner = re.sub(r"\\[,;:! ]|~", " ", match.group(1))
+    parted = re.sub(r"\^\s*\{([^{}]*)\}", r"}^{\1}\\text{", inner)
+    return f"\\text{{{parted}}}".replace(r"\text{}", "")
+
+
+def _large(match: re.Match[str]) -> str:
+    power = len(str(worth_of(match.group(1)))) - 1
+    rest = (match.group(2) or "").strip(" }")
+    return f" \\times 10^{{{power}}}" + (f"\\text{{ {rest}}}" if rest else "")
 
 
 def _combinations(text: str) -> str:

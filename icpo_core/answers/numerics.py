@@ -64,6 +64,9 @@ def equal_values(gold: sympy.Basic, answer: sympy.Basic) -> bool | None:
     """
     if isinstance(gold, sympy.MatrixBase) or isinstance(answer, sympy.MatrixBase):
         return _equal_matrices(gold, answer)
+    if _is_huge(gold) != _is_huge(answer):
+        other = answer if _is_huge(gold) else gold
+        return None if constant(other) is None else False
     symbols = sorted({str(symbol) for symbol in gold.free_symbols | answer.free_symbols})
     integral = _wants_integers(gold) or _wants_integers(answer)
     samples = (INTEGER_SAMPLES if integral else SAMPLES) if symbols else 1
@@ -85,6 +88,17 @@ def proportional(gold: sympy.Basic, answer: sympy.Basic) -> mpmath.mpf | None:
 
     Equations f = 0 and c·f = 0 are the same for c other than 0; inequalities for c > 0.
     """
+    factor = _ratio(gold, answer)
+    if factor is None and max(sympy.count_ops(gold), sympy.count_ops(answer)) < 40:
+        # a/b = c/d is ad = bc
+        tops = [sympy.fraction(sympy.together(side))[0] for side in (gold, answer)]
+        if tops != [gold, answer]:
+            factor = _ratio(*tops)
+            factor = None if factor is None else abs(factor)
+    return factor
+
+
+def _ratio(gold: sympy.Basic, answer: sympy.Basic) -> mpmath.mpf | None:
     symbols = sorted({str(symbol) for symbol in gold.free_symbols | answer.free_symbols})
     ratios = []
     for sample in range(SAMPLES):
@@ -251,6 +265,19 @@ _FUNCTIONS: dict[type, Callable[..., mpmath.mpf]] = {
 }  # fmt: skip
 
 
+def _is_huge(expression: sympy.Basic) -> bool:
+    """Whether the expression is a power (a tower, as it may be) that is too large to be had."""
+    if not isinstance(expression, sympy.Pow) or expression.free_symbols:
+        return False
+    base = constant(expression.base)
+    if base is None or base < 2:
+        return False
+    if _is_huge(expression.exp):
+        return True
+    exponent = constant(expression.exp)
+    return exponent is not None and exponent * mp.log(base, 2) > MAX_EXPONENT
+
+
 def _wants_integers(expression: sympy.Basic) -> bool:
     """Whether the expression makes sense, or is meant, for integers only."""
     if expression.has(
@@ -297,7 +324,9 @@ def _equal_at(
         if not close(ours, theirs):
             # Identities such as log(ab) = log a + log b need not hold for negative numbers.
             real = mp.im(ours) == 0 and mp.im(theirs) == 0
-            return False if strict or real else None
+            return (
+                False if strict or (real and not (_has_roots(gold) or _has_roots(answer))) else None
+            )
         size = max(abs(ours), abs(theirs))
         if size < mp.mpf(10) ** 15:
             return True
@@ -306,6 +335,15 @@ def _equal_at(
         return True if gold == answer else None
     with mp.workdps(digits):
         return bool(abs(value(gold, point) - value(answer, point)) < mp.mpf(10) ** (-DIGITS // 4))
+
+
+def _has_roots(expression: sympy.Basic) -> bool:
+    """Whether a letter stands under a root or in a logarithm."""
+    roots = any(
+        power.base.free_symbols and not power.exp.is_integer
+        for power in expression.atoms(sympy.Pow)
+    )
+    return roots or any(log.free_symbols for log in expression.atoms(sympy.log))
 
 
 def close(a: mpmath.mpf, b: mpmath.mpf) -> bool:

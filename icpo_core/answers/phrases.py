@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from icpo_core.answers import wording
 from icpo_core.answers.forms import RELATION, TEXT, Ratio, Relation, Value, Words
-from icpo_core.answers.names import is_name
+from icpo_core.answers.names import is_name, names_in, unworded
+from icpo_core.answers.numerals import number_in
 
 # Where a remark starts: "for all n", "where k is an integer", "attained at x = 1".
 _REMARK = re.compile(
@@ -34,6 +35,8 @@ _DOMAIN = re.compile(
     r"|[A-Za-z](?:\s*\\text\{(?:is|being|are|an?|any|some|integers?|arbitrary|real|numbers?|natural"
     r"|positive|constants?)\})+"
 )
+_RANGE = re.compile(r"([a-zA-Z])\s*(?:\\ge|\\le|\\ne|>|<)\s*-?\d+")
+_BOUNDED = re.compile(r"\\(?:ge|le|ne|in)(?![a-z])|[<>]")
 _LABEL = re.compile(r"\(\s*([a-h]|[1-9]|i{1,3}|iv|v)\s*\)\s*(?=[^\s,;])")
 _INTEGER = re.compile(r"\b(?:integers?|natural|whole)\b")
 _IS = re.compile(
@@ -117,6 +120,18 @@ def is_domain(piece: str) -> bool:
     return bool(_DOMAIN.fullmatch(piece.strip()))
 
 
+def is_range(piece: str, others: list[str]) -> bool:
+    r"""Whether a list item only bounds a letter of the other items: the ``k \ge 1`` of ``2^k``."""
+    match = _RANGE.fullmatch(piece.strip())
+    if match is None:
+        return False
+    letter = match.group(1)
+    bound = [other for other in others if letter in names_in(unworded(other))]
+    return bool(bound) and not any(
+        _BOUNDED.search(other) or re.match(rf"{letter}\s*(?:=|\\in)", other) for other in bound
+    )
+
+
 def is_permutation(piece: str) -> bool:
     """Whether a list item only says that orders may vary: `and all permutations`."""
     said = re.search(r"permutation|permuting|any order|cyclic", piece)
@@ -133,7 +148,7 @@ def part(text: str) -> Words | Value | Ratio | Relation | Phrase | None:
     text = joined_words(text)
     words = wording.without_preamble(wording.clean(" ".join(TEXT.findall(text))))
     if not TEXT.sub(" ", text).strip(" .,;:()[]-'\""):
-        count = wording.number(words)
+        count = number_in(words)
         return Words(words) if count is None else Value(str(count))
     if set(words.split()) & wording.NEGATIONS:
         return Words(_spoken(text))

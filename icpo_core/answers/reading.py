@@ -61,10 +61,16 @@ def read(text: str, independent_signs: bool = False, depth: int = 0) -> Form:
     if cases is not None:
         return cases
     if depth == 0 and len(pieces) > 1:
-        kept = [piece for piece in pieces if not phrases.is_domain(piece)]
+        kept = [
+            piece
+            for at, piece in enumerate(pieces)
+            if not phrases.is_domain(piece)
+            and not phrases.is_range(piece, pieces[:at] + pieces[at + 1 :])
+        ]
         pieces = kept or pieces
     permuted = len(pieces) > 1 and any(phrases.is_permutation(piece) for piece in pieces)
     pieces = [piece for piece in pieces if piece.strip() and not phrases.is_permutation(piece)]
+    pieces = _enumerated(pieces)
     expanded = [
         sign for piece in pieces for sign in _signs(piece.strip(), independent_signs)
     ]  # fmt: skip
@@ -94,6 +100,24 @@ def _adjacent_tuples(pieces: list[str]) -> list[str]:
         else:
             parted.append(piece)
     return parted
+
+
+def _enumerated(pieces: list[str]) -> list[str]:
+    """``1, 2, \\ldots, 9`` written out; as it is unless it is a sequence of integers."""
+    plain = [piece.strip() for piece in pieces]
+    if plain.count(r"\ldots") != 1 or not 2 <= plain.index(r"\ldots") < len(plain) - 1:
+        return pieces
+    at = plain.index(r"\ldots")
+    if not all(re.fullmatch(r"-?\d{1,6}", piece) for piece in plain[:at] + plain[at + 1 :]):
+        return pieces
+    before, after = [int(piece) for piece in plain[:at]], [int(piece) for piece in plain[at + 1 :]]
+    step = before[1] - before[0]
+    if step == 0 or (after[-1] - before[0]) % step:
+        return pieces
+    whole = list(range(before[0], after[-1] + step // abs(step), step))
+    if len(whole) > MAX_ITEMS or whole[:at] != before or whole[-len(after) :] != after:
+        return pieces
+    return [str(number) for number in whole]
 
 
 def _permutations(items: list[Form]) -> list[Form]:

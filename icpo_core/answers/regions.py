@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from mpmath import mp, mpf
 
 from icpo_core.answers import wording
-from icpo_core.answers.forms import Combination, Form, Group, Named, Relation, Value, Words
+from icpo_core.answers.forms import Combination, Form, Group, Named, Relation, Value, Words, goes_on
 from icpo_core.answers.names import is_name
 
 Worth = Callable[[str], mpf | None]
@@ -57,8 +57,8 @@ def is_plainly_region(form: Form) -> bool:
     """Whether the form can be nothing but a region: ``(1,2)`` alone may be a point."""
     if isinstance(form, Named):
         return is_plainly_region(form.value)
-    if isinstance(form, Group) and (form.opening == "" or _goes_on(form)):
-        return any(is_plainly_region(item) for item in form.items) or _goes_on(form)
+    if isinstance(form, Group) and (form.opening == "" or goes_on(form)):
+        return any(is_plainly_region(item) for item in form.items) or goes_on(form)
     if isinstance(form, Group):
         return (form.opening, form.closing) in (("(", "]"), ("[", ")")) or any(
             isinstance(item, Value) and r"\infty" in item.tex for item in form.items
@@ -84,7 +84,8 @@ def same_region(
     """Whether two regions are one, by their ends."""
     if (gold.integers and answer.reals) or (gold.reals and answer.integers):
         return False
-    if gold.integers or answer.integers:
+    counts = _are_integers(gold) or _are_integers(answer) or "n" in (gold.variable, answer.variable)
+    if gold.integers or answer.integers or (counts and not (gold.reals or answer.reals)):
         gold, answer = _of_integers(gold, worth), _of_integers(answer, worth)
     if len(gold.pieces) != len(answer.pieces):
         return False
@@ -109,6 +110,17 @@ def holds(where: Region, point: mpf, worth: Worth) -> bool:
     return False
 
 
+def _are_integers(where: Region) -> bool:
+    """Whether the pieces are three and more integers in a row, written one by one."""
+    ends = [piece.low for piece in where.pieces if piece.low == piece.high]
+    if len(ends) < max(3, len(where.pieces)):
+        return False
+    if not all(re.fullmatch(r"-?\d{1,9}", end) for end in ends):
+        return False
+    first = int(ends[0])
+    return [int(end) for end in ends] == list(range(first, first + len(ends)))
+
+
 def _region(form: Form, worth: Worth) -> Region | None:
     if isinstance(form, Named):
         inner = _region(form.value, worth)
@@ -121,7 +133,7 @@ def _region(form: Form, worth: Worth) -> Region | None:
         return _of_relation(form, worth)
     if isinstance(form, Combination):
         return _of_combination(form, worth)
-    if isinstance(form, Group) and _goes_on(form):
+    if isinstance(form, Group) and goes_on(form):
         return _of_enumeration(form)
     if isinstance(form, Group) and form.opening == r"\{":
         points = [item.tex for item in form.items if isinstance(item, Value)]
@@ -186,13 +198,6 @@ def _of_words(text: str) -> Region | None:
     }[sign]
     real = kind.startswith("real")
     return Region((piece,), integers=not real and kind[:6] != "number", reals=real)
-
-
-def _goes_on(form: Group) -> bool:
-    """Whether the items end in dots: 2, 3, 4, …"""
-    last = form.items[-1] if form.items else None
-    last = last.value if isinstance(last, Named) else last
-    return isinstance(last, Value) and last.tex.strip() == r"\ldots" and form.opening in ("", r"\{")
 
 
 def _of_enumeration(form: Group) -> Region | None:
@@ -363,4 +368,11 @@ def _of_integers(found: Region, worth: Worth) -> Region:
             ends[1] = str(int(inside - (1 if inside == high and not piece.high_closed else 0)))
             closed[1] = True
         pieces.append(Piece(ends[0], ends[1], closed[0], closed[1]))
-    return replace(found, pieces=tuple(pieces))
+    joined: list[Piece] = []
+    for piece in pieces:
+        before = joined[-1].high if joined else ""
+        if re.fullmatch(r"-?\d+", before) and piece.low == str(int(before) + 1):
+            joined[-1] = replace(joined[-1], high=piece.high, high_closed=piece.high_closed)
+        else:
+            joined.append(piece)
+    return replace(found, pieces=tuple(joined))

@@ -22,6 +22,8 @@ def same_relations(gold: Form, answer: Form, same_value: SameValue) -> bool:
         # 2 + 3 = 5 answers 5, if it holds.
         if set(answer.signs) != {"="} or not isinstance(gold, Value):
             return False
+        if len(answer.sides) == 2 and answer.sides[1].strip() == "0":
+            return same_value(gold, Value(answer.sides[0]))  # the quadratic, set to zero
         return all(same_value(gold, Value(side)) for side in answer.sides)
     ours, theirs = _as_relation(gold), _as_relation(answer)
     if ours is None or theirs is None or len(ours.sides) != len(theirs.sides):

@@ -52,6 +52,15 @@ def _says(words: str, other: Form) -> bool:
     powers = re.search(r"\bpowers? of (\d+)$", wording.clean(words))
     if powers:
         return bool(re.fullmatch(rf"{powers.group(1)}\s*\^\{{\w\}}", tex))
+    if re.search(r"\bzero (?:function|polynomial|sequence)s?\b", words):
+        return tex == "0"
+    if re.search(r"\bidentity(?: function| map)?$", wording.clean(words)):
+        argument = re.search(r"\((\w)\)$", other.name.strip()) if isinstance(other, Named) else None
+        return argument is not None and tex == argument.group(1)
+    squares = re.search(r"\bperfect (square|cube)s?\b", words)
+    if squares:
+        power = 2 if squares.group(1) == "square" else 3
+        return bool(re.fullmatch(rf"[a-z]\s*\^\{{{power}\}}", tex))
     if re.search(r"\bconstant (?:function|polynomial|sequence)s?\b", words):
         return bool(re.fullmatch("[a-zA-Z]", tex))
     if value.unit:

@@ -54,10 +54,16 @@ _RATE = re.compile(
 _DOUBLE_FACTORIAL = (
     r"(2^{\1/2} \\cdot (\1/2)! \\cdot (\\frac{\\pi}{2})^{(\\cos(\\pi \\cdot \1) - 1)/4})"
 )
+# The parser knows e as Euler's number only.
+_INDEXED_E = re.compile(r"(?<![A-Za-z\\])[Ee]\s*_\s*(?:\{[^{}]*\}|\w)")
 _SUBSCRIPT = re.compile(
     r"(\\(?:log|sum|prod|int|lim|max|min)(?![a-z])\s*)?\s*_\s*(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(\\[a-zA-Z]+|\w))"
 )
 _UNITS_OF_ONE_LETTER = re.compile(r"(.*\d)\s+([mgsNJWVhL])")
+
+
+SHORT_PLACES = 4
+"""A gold answer that a decimal of so many places expresses exactly must be met exactly."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,9 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
         return True
     if gold.unit and answer.unit and wording.are_opposed(gold.unit, answer.unit):
         return False
+    written = _BASE.fullmatch(answer.tex.strip())
+    if written and written.group(2).isdigit() and re.fullmatch(r"\d+", gold.tex.strip()):
+        return False  # a gold answer in base ten
     based = _same_based(gold, answer)
     if based is not None:
         return based
@@ -114,9 +123,16 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
     if marks == {"radian"}:
         return _same_expression(ours, theirs, digits)
     if marks == {"percent"}:
+        if (answer if our_mark else gold).unit:
+            return False
         percent, plain = (ours, theirs) if our_mark else (theirs, ours)
-        scaled = f"\\frac{{{percent}}}{{100}}"
-        pairs = [(scaled, plain)] if our_mark else [(plain, scaled)]
+        # Both ways, since only what is left as it was written is seen to be rounded.
+        pairs = [
+            (f"({percent}) \\cdot \\frac{{1}}{{100}}", plain),
+            (percent, f"({plain}) \\cdot 100"),
+        ]
+        if not our_mark:
+            pairs = [pair[::-1] for pair in pairs]
         worth = constant(plain)
         if worth is not None and abs(worth) >= 1:
             pairs.append((ours, theirs))  # the problem asked for percents
@@ -177,7 +193,7 @@ def expression_of(tex: str) -> sympy.Basic | None:
     text = _POWER_OF_FUNCTION.sub(r"(\1 \3)^{\2}", _BARE_ARGUMENT.sub(r"\1(\2) ", text))
     text = _RATE.sub(lambda m: f"\\{'d' * (2 if m[1] else 1)}ot{{{m[2]}}}", text)
     text = _MARKED.sub(_plain_symbol, text)
-    text = _SUBSCRIPT.sub(_plain_subscript, text)
+    text = _SUBSCRIPT.sub(_plain_subscript, _INDEXED_E.sub(_plain_symbol, text))
     text = re.sub(r"(\([^()]*\)|\w+)\s*!!", _DOUBLE_FACTORIAL, text)
     # The parser takes 2(3/2) for two and three halves; only 2\frac{1}{2} is that.
     text = re.sub(r"(?<=[\d)}])\s*\((?=\s*[-\d\\(])", r" \\cdot (", text)
@@ -323,15 +339,17 @@ def _approximates(
             return True
     if their_decimal is None or not (their_decimal.pointed or their_decimal.scientific):
         return False
-    if their_decimal.digits < digits or not _rounds_to(our_worth, their_decimal):
+    if their_decimal.digits < digits:
+        return False
+    truncated = their_decimal.digits > digits and _truncates_to(our_worth, their_decimal)
+    if not truncated and not _rounds_to(our_worth, their_decimal):
         return False
     if our_decimal is not None:
         return our_decimal.pointed and our_decimal.digits > their_decimal.digits
-    # A gold answer that a short decimal expresses exactly must be met exactly.
-    exact = sympy.nsimplify(ours) if isinstance(ours, sympy.Rational) else None
     if mp.isint(our_worth):
         return False
-    return not (isinstance(exact, sympy.Rational) and 10**6 % exact.q == 0)
+    exact = sympy.nsimplify(ours) if isinstance(ours, sympy.Rational) else None
+    return not (isinstance(exact, sympy.Rational) and 10**SHORT_PLACES % exact.q == 0)
 
 
 def _rounds_to(worth: mpf, written: Decimal) -> bool:
@@ -339,6 +357,14 @@ def _rounds_to(worth: mpf, written: Decimal) -> bool:
         target = mpf(written.worth.numerator) / written.worth.denominator
         half = mpf(written.unit.numerator) / written.unit.denominator / 2
         return bool(abs(worth - target) <= half * (1 + mpf(10) ** -9))
+
+
+def _truncates_to(worth: mpf, written: Decimal) -> bool:
+    """Whether a decimal is a value cut off after its last digit, as in 8.24621 for 8.246217…"""
+    with mp.workdps(40):
+        rest = abs(worth) - abs(mpf(written.worth.numerator) / written.worth.denominator)
+        unit = mpf(written.unit.numerator) / written.unit.denominator
+        return bool(0 <= rest < unit and mp.sign(worth) == mp.sign(mpf(written.worth.numerator)))
 
 
 def _decimal(tex: str) -> Decimal | None:

@@ -42,8 +42,14 @@ _STOP = words_of(
     "the a an is are was it its that this there of on at to be so has have answer final value "
     "result therefore thus hence solution which direction function number integer numbers integers "
     "all any every each wins win winning strategy triangle only such they them these those both "
-    "condition quadrant with strictly n k m x"
+    "condition quadrant with strictly player n k m x p"
 )
+_POSSIBLE = re.compile(
+    r"(?:it|this|that|they) (?:is (?:not |im)?(?:always )?possible|can(?:not| not)?(?: be done)?)"
+    r"|(?:not |im)?possible"
+    r"|such (?:an? )?\w+(?: \w+)? (?:does not |do not |doesn't |don't )?exists?"
+)
+_IMPOSSIBLE = re.compile(r"\bnot\b|\bimpossible\b|\bcannot\b|n't\b")
 _YES = words_of("yes true correct right")
 _NO = words_of("no false incorrect wrong")
 NEGATIONS = words_of(
@@ -62,7 +68,8 @@ BENIGN = words_of(
     "minimum maximum min max least greatest smallest largest possible total result expression its "
     "it this constant constants arbitrary rational prime primes distinct satisfying satisfy "
     "condition range domain polynomial polynomials unique one there exist exists following line "
-    "circle plane length area volume probability sum product ratio angle distance"
+    "circle plane parabola hyperbola ellipse curve sphere graph locus length area volume "
+    "probability sum product ratio angle distance"
 )
 """Words that may stand beside a value without saying anything about it."""
 _LABELS = words_of(
@@ -80,13 +87,6 @@ MONTHS = tuple(
 )  # fmt: skip
 _DAYS = words_of("sunday monday tuesday wednesday thursday friday saturday")
 _LONG = {name[:3]: name for name in [*MONTHS, *_DAYS]}
-_COUNTS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
-    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-    "twenty",
-)  # fmt: skip
-
-
 _OPPOSITES = [
     tuple(map(words_of, pair.split("|")))
     for pair in (
@@ -145,14 +145,6 @@ def is_extreme(words: str) -> bool:
     return bool(set(clean(words).split()) & words_of("max maximum min minimum"))
 
 
-def number(words: str) -> int | None:
-    """Return the number that stands in words, with or without a noun after it: `two ways`."""
-    first, _, rest = clean(words).partition(" ")
-    if first in _COUNTS and not (first == "one" and rest) and len(rest.split()) <= 2:
-        return _COUNTS.index(first)
-    return None
-
-
 def is_polar(words: str) -> bool:
     """Whether the answer is yes or no."""
     return clean(words) in _YES | _NO
@@ -170,6 +162,9 @@ def same_words(gold: str, answer: str) -> bool:
         return True
     if _predicated(clean(gold), clean(answer)):
         return True
+    if ours in _YES | _NO and _POSSIBLE.fullmatch(clean(answer)):
+        impossible = bool(_IMPOSSIBLE.search(clean(answer)))
+        return impossible == (ours in _NO)
     for polar, opposite in ((_YES, _NO), (_NO, _YES)):
         if ours in polar and head in polar:
             return not (opposite | polar) & set(rest.split())
@@ -184,7 +179,9 @@ def _parts(words: str) -> set[str]:
 
 def _predicated(gold: str, answer: str) -> bool:
     """Whether the answer is the gold and a sentence's rest: `Jane` in `Jane is the oldest`."""
-    match = re.fullmatch(r"(?:the )?(.+?) (?:is|was|has|will|must|should) (.+)", answer)
+    match = re.fullmatch(
+        r"(?:the )?(.+?) (?:is|was|has|will|must|should|can|always|gets) (.+)", answer
+    )
     if match is None or match.group(1) != gold or gold in _YES | _NO:
         return False
     return not set(match.group(2).split()) & (NEGATIONS | {"or", "and", "by"})
