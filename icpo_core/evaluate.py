@@ -1,80 +1,295 @@
-"""Stage `evaluate`: samples of benchmarks under the bare prompt, their verdicts and scores."""
+"""Evaluation of a policy on benchmarks: sampled in shards, judged meanwhile, nothing made twice.
+
+A sample is known by benchmark, problem and number; its seed depends on these alone. What a folder
+holds of the wanted samples is kept, the rest is sampled shard by shard. A shard is first a part of
+table `generations`, written by the engine, and then, with verdicts, of table `samples`.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from icpo_core import schemas
-from icpo_core.config import PromptsSection
+from icpo_core.benchmarks import Kind, read
+from icpo_core.config import Config
 from icpo_core.engine import Engine, Request
-from icpo_core.grading import Question, VerdictStatus
+from icpo_core.grading import GradingRules, Question
 from icpo_core.judges import Judges
-from icpo_core.problems import read_problems
+from icpo_core.questions import questions
 from icpo_core.seeds import stable_seed
-from icpo_core.templates import Template
+
+LABEL = "?" * 12
+"""Pattern of what stands behind a benchmark's name in the name of a part."""
+Key = tuple[str, int]
+"""A sample of a benchmark: problem's id and number of the sample."""
+Progress = Callable[[int, int], None]
+Sampler = Callable[[dict[str, Any], Progress], dict[str, Any]]
+"""Has an engine, which holds the policy, do a `sample` job."""
 
 
-def sample_benchmark(
-    engine: Engine, tokenizer: Any, job: dict[str, Any], on_progress: Callable[[int, int], None]
-) -> dict[str, Any]:
-    """Sample one benchmark in the engine's process and write table `generations`; facts."""
-    benchmark, settings = job["benchmark"], job["evaluate"]
-    problems = read_problems(benchmark["problems"]).slice(0, benchmark["limit"])
-    template = Template(tokenizer, PromptsSection.model_validate(job["prompts"]))
-    ids = problems["id"].to_pylist()
-    prompts = template.tokenize([template.render(text) for text in problems["problem"].to_pylist()])
-    keys = [(place, index) for place in range(len(ids)) for index in range(benchmark["samples"])]
-    # The seed leaves the iteration out: two checkpoints are compared on common random numbers.
-    requests = [
-        Request(
-            prompts[place],
-            stable_seed(job["seed"], "evaluate", benchmark["name"], ids[place], index),
+@dataclass(frozen=True)
+class Order:
+    """Samples wanted of one benchmark."""
+
+    questions: pa.Table
+    """Table `questions`."""
+    samples: int
+    """Samples a problem."""
+    limit: int | None
+    """Only the first so many problems."""
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+    policy_version: str
+    shard: int = 2048
+    """Samples a shard: what is lost when the engine dies."""
+    kind: Kind = "math"
+
+    @property
+    def benchmark(self) -> str:
+        return self.questions["benchmark"][0].as_py()
+
+    def keys(self) -> list[Key]:
+        """All wanted samples: problem by problem, and a problem's samples in order."""
+        ids = self.questions["prompt_id"].to_pylist()[: self.limit]
+        return [(prompt_id, index) for prompt_id in ids for index in range(self.samples)]
+
+
+def orders(config: Config, tokenizer: Any, policy_version: str) -> list[Order]:
+    """What stage `evaluate` of a run wants of each of its benchmarks, under the bare prompt.
+
+    Raises ValueError with one line for a benchmark that cannot be read or asked.
+    """
+    settings, made = config.evaluate, []
+    prompts = config.prompts.model_copy(
+        update={"max_tokens": config.rollout.engine.max_model_len - settings.max_tokens}
+    )
+    for one in settings.benchmarks:
+        benchmark = read(one.name, one.problems)
+        made.append(
+            Order(
+                questions=questions(benchmark, tokenizer, prompts),
+                samples=one.samples,
+                limit=one.limit,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                max_tokens=settings.max_tokens,
+                seed=0,
+                policy_version=policy_version,
+                kind=benchmark.kind,
+            )
         )
-        for place, index in keys
+    return made
+
+
+def letter_judges(rules: GradingRules) -> Judges:
+    """Judges of a multiple choice. The text decides all of it, so no process is ever started."""
+    return Judges(1, 1.0, 256, rules.model_copy(update={"extraction": "choice"}))
+
+
+@dataclass
+class Collected:
+    """The wanted samples, in the order of `Order.keys`, and what it took."""
+
+    samples: pa.Table
+    """Table `samples`."""
+    made: int = 0
+    """How many were sampled now; the others were there."""
+    tokens: int = 0
+    sampling_seconds: float = 0.0
+
+
+class Shelf:
+    """A folder in which samples of one benchmark gather.
+
+    fingerprint: marks the parts of just this work; others are not looked at.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, order: Order, judges: Judges) -> None:
+        self._folder, self._fingerprint = folder, fingerprint
+        self._order, self._judges = order, judges
+
+    def collect(
+        self,
+        sampler: Sampler,
+        on_progress: Progress,
+        elsewhere: Iterable[pa.Table] = (),
+    ) -> Collected:
+        """All wanted samples: those that are here, and the rest made.
+
+        sampler: is called only if something is missing. elsewhere: tables with the columns of
+        `generations` whose samples are as good as new and only lack verdicts. on_progress: told
+        (samples there, all).
+        """
+        keys = self._order.keys()
+        parts = [schemas.read("samples", path) for path in self._parts("samples")]
+        held = {key for part in parts for key in keys_of(part)}
+
+        def add(part: pa.Table) -> None:
+            parts.append(part)
+            held.update(keys_of(part))
+
+        for path in self._parts("generations"):
+            add(self._judge(schemas.read("generations", path), path))
+        wanted = set(keys)
+        for table in elsewhere:
+            found = enumerate(keys_of(table))
+            fresh = [at for at, key in found if key in wanted and key not in held]
+            if fresh:
+                add(self._judge(table.take(fresh), None))
+        done = Collected(pa.table({}))
+        missing = [key for key in keys if key not in held]
+        if missing:
+            for part in self._make(missing, len(keys), sampler, on_progress, done):
+                add(part)
+        whole = pa.concat_tables(parts)
+        place = {key: at for at, key in enumerate(keys_of(whole))}
+        order = [place[key] for key in keys]
+        in_order = order == list(range(whole.num_rows))
+        done.samples = whole if in_order else whole.take(order)
+        return done
+
+    def files(self) -> list[Path]:
+        """The parts that hold samples, by name."""
+        return self._parts("samples")
+
+    def clear(self) -> None:
+        """Remove everything of this benchmark, once its samples stand elsewhere."""
+        self.forget_questions()
+        for path in self._parts("samples"):
+            path.unlink()
+
+    def forget_questions(self) -> None:
+        """Remove the prompts' texts."""
+        self._questions.unlink(missing_ok=True)
+
+    @property
+    def _questions(self) -> Path:
+        return self._folder / f"questions-{self._order.benchmark}.parquet"
+
+    def _make(
+        self,
+        missing: list[Key],
+        total: int,
+        sampler: Sampler,
+        on_progress: Progress,
+        done: Collected,
+    ) -> Iterable[pa.Table]:
+        """Sample what is missing. A shard is judged while the engine is at the next."""
+        order, ids = self._order, self._order.questions["prompt_id"].to_pylist()
+        schemas.write("questions", order.questions, self._questions, self._fingerprint)
+        place = {prompt_id: at for at, prompt_id in enumerate(ids)}
+        pending: Future[pa.Table] | None = None
+        with ThreadPoolExecutor(1, "judge") as background:
+            for first in range(0, len(missing), order.shard):
+                shard = missing[first : first + order.shard]
+                out = self._path("generations", shard)
+                job = {
+                    "job": "sample",
+                    "questions": str(self._questions),
+                    "keys": [[place[prompt_id], index] for prompt_id, index in shard],
+                    "temperature": order.temperature,
+                    "top_p": order.top_p,
+                    "max_tokens": order.max_tokens,
+                    "seed": order.seed,
+                    "policy_version": order.policy_version,
+                    "out": str(out),
+                    "fingerprint": self._fingerprint,
+                }
+                report = _shifted(on_progress, total - len(missing) + first, total)
+                reply = sampler(job, report)
+                done.made += len(shard)
+                done.tokens += reply["tokens"]
+                done.sampling_seconds += reply["sampling_seconds"]
+                if pending is not None:
+                    yield pending.result()
+                pending = background.submit(self._judge, schemas.read("generations", out), out)
+            assert pending is not None
+            yield pending.result()
+        on_progress(total, total)
+
+    def _judge(self, generations: pa.Table, source: Path | None) -> pa.Table:
+        """Give verdicts and put the part on the shelf, in the place of its generations."""
+        table = judge_samples(generations, self._order.questions, self._judges)
+        path = self._path("samples", keys_of(table))
+        schemas.write("samples", table, path, self._fingerprint)
+        if source is not None:
+            source.unlink()
+        return table
+
+    def _path(self, table: str, keys: Sequence[Key]) -> Path:
+        text = "\n".join(f"{prompt_id}\x1f{index}" for prompt_id, index in keys)
+        label = hashlib.sha256(text.encode()).hexdigest()[: len(LABEL)]
+        return self._folder / f"{table}-{self._order.benchmark}-{label}.parquet"
+
+    def _parts(self, table: str) -> list[Path]:
+        return [
+            path
+            for path in sorted(
+                self._folder.glob(f"{table}-{self._order.benchmark}-{LABEL}.parquet")
+            )
+            if schemas.part_fingerprint(path) == self._fingerprint
+        ]
+
+
+def _shifted(on_progress: Progress, base: int, total: int) -> Progress:
+    return lambda done, _: on_progress(base + done, total)
+
+
+def sample_questions(
+    engine: Engine, tokenizer: Any, job: dict[str, Any], on_progress: Progress
+) -> dict[str, Any]:
+    """In the engine's process: sample some questions and write a part of table `generations`."""
+    questions = schemas.read("questions", Path(job["questions"]))
+    names, ids = questions["benchmark"].to_pylist(), questions["prompt_id"].to_pylist()
+    prompts = questions["prompt_ids"].to_pylist()
+    places = [place for place, _ in job["keys"]]
+    seeds = [
+        stable_seed("evaluate", job["seed"], names[place], ids[place], index)
+        for place, index in job["keys"]
     ]
+    requests = [Request(prompts[place], seed) for place, seed in zip(places, seeds, strict=True)]
     started = time.perf_counter()
     samples = engine.sample(
         requests,
-        settings["temperature"],
-        settings["max_tokens"],
-        top_p=settings["top_p"],
+        job["temperature"],
+        job["max_tokens"],
+        top_p=job["top_p"],
         on_progress=on_progress,
     )
     seconds = time.perf_counter() - started
     responses = [sample.response_ids for sample in samples]
-    texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
-    rows = [
+    table = pa.table(
         {
-            "benchmark": benchmark["name"],
-            "prompt_id": ids[place],
-            "sample_index": index,
-            "response": text,
-            "response_ids": sample.response_ids,
-            "finish_reason": sample.finish_reason,
-            "seed": request.seed,
-            "policy_version": engine.policy_version,
-        }
-        for (place, index), request, sample, text in zip(
-            keys, requests, samples, texts, strict=True
-        )
-    ]
-    schemas.write(
-        "generations", schemas.table("generations", rows), Path(job["out"]), job["fingerprint"]
+            "benchmark": [names[place] for place in places],
+            "prompt_id": [ids[place] for place in places],
+            "sample_index": pa.array([index for _, index in job["keys"]], pa.int32()),
+            "response": tokenizer.batch_decode(responses, skip_special_tokens=True),
+            "response_ids": responses,
+            "finish_reason": [sample.finish_reason for sample in samples],
+            "seed": seeds,
+            "policy_version": [engine.policy_version] * len(places),
+        },
+        schema=schemas.TABLES["generations"],
     )
-    tokens = sum(len(response) for response in responses)
-    return {"rows": len(rows), "tokens": tokens, "sampling_seconds": seconds}
+    schemas.write("generations", table, Path(job["out"]), job["fingerprint"])
+    tokens = sum(map(len, responses))
+    return {"rows": len(places), "tokens": tokens, "sampling_seconds": seconds}
 
 
-def judge_samples(generations: pa.Table, problems: pa.Table, judges: Judges) -> pa.Table:
-    """Table `samples`: the generations of one benchmark with their verdicts."""
-    gold = dict(zip(problems["id"].to_pylist(), problems["answer"].to_pylist(), strict=True))
-    questions = [
+def judge_samples(generations: pa.Table, questions: pa.Table, judges: Judges) -> pa.Table:
+    """Table `samples`: generations of one benchmark with their verdicts."""
+    gold = dict(zip(questions["prompt_id"].to_pylist(), questions["gold"].to_pylist(), strict=True))
+    asked = [
         Question(gold[prompt_id], response, finish == "length")
         for prompt_id, response, finish in zip(
             generations["prompt_id"].to_pylist(),
@@ -83,43 +298,19 @@ def judge_samples(generations: pa.Table, problems: pa.Table, judges: Judges) -> 
             strict=True,
         )
     ]
-    found = judges.judge(questions)
-    columns = {name: generations[name] for name in generations.column_names}
+    found = judges.judge(asked)
+    columns = {name: generations[name] for name in schemas.TABLES["generations"].names}
     columns |= {
         "reward": pa.array([one.reward for one in found], pa.float32()),
         "status": pa.array([one.status.value for one in found]),
         "extracted": pa.array([one.extracted for one in found], pa.string()),
-        "gold": pa.array([one.gold for one in questions]),
+        "gold": pa.array([one.gold for one in asked]),
         "seconds": pa.array([one.seconds for one in found], pa.float32()),
     }
     return pa.table(columns, schema=schemas.TABLES["samples"])
 
 
-def scores(samples: pa.Table) -> dict[str, dict[str, float]]:
-    """Accuracy of each benchmark: the mean over problems of the mean over a problem's samples.
-
-    Also its standard error over problems, and shares of responses that were cut off or gave no
-    answer.
-    """
-    found = {}
-    for name in dict.fromkeys(samples["benchmark"].to_pylist()):
-        mine = samples.filter(pa.compute.equal(samples["benchmark"], name))
-        _, problem_N = np.unique(mine["prompt_id"].to_pylist(), return_inverse=True)
-        means = np.bincount(problem_N, mine["reward"].to_numpy()) / np.bincount(problem_N)
-        status = mine["status"].to_pylist()
-        lengths = pa.compute.list_value_length(mine["response_ids"]).to_numpy()
-        error = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else 0.0
-        found[name] = {
-            "accuracy": float(means.mean()),
-            "standard_error": error,
-            "problems": float(len(means)),
-            "samples": float(mine.num_rows),
-            "truncated": _share(status, VerdictStatus.truncated),
-            "no_answer": _share(status, VerdictStatus.no_answer),
-            "mean_tokens": float(lengths.mean()),
-        }
-    return found
-
-
-def _share(status: Sequence[str], wanted: VerdictStatus) -> float:
-    return sum(one == wanted for one in status) / len(status)
+def keys_of(table: pa.Table) -> list[Key]:
+    """The keys of a table of samples or generations, in its order."""
+    ids, indices = table["prompt_id"].to_pylist(), table["sample_index"].to_pylist()
+    return list(zip(ids, indices, strict=True))

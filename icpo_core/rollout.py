@@ -128,21 +128,31 @@ def handlers(engine: Engine, tokenizer: Any) -> dict[str, Handler]:
             gaps[version] = engine.prove(Path(job["probe"]), job["max_logprob_gap"])
         return {"reload_seconds": seconds, "probe_gap": gaps.get(version)}
 
-    def rollout(job: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    def require_loaded(job: dict[str, Any]) -> None:
         if engine.policy_version != job["policy_version"]:
             raise ValueError(
                 f"the engine holds weights {engine.policy_version[:12] or 'of nothing proven'}, "
                 f"the job is for {job['policy_version'][:12]}: load them first"
             )
+
+    def rollout(job: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        require_loaded(job)
         return rollout_shard(
             engine, tokenizer, job, lambda done, all_: say({"done": done, "all": all_})
         )
 
     def sample(job: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        from icpo_core.evaluate import sample_benchmark
+        from icpo_core.evaluate import sample_questions
 
-        return sample_benchmark(
+        require_loaded(job)
+        return sample_questions(
             engine, tokenizer, job, lambda done, all_: say({"done": done, "all": all_})
         )
 
-    return {"load": load, "rollout": rollout, "sample": sample}
+    def score(job: dict[str, Any], _: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        from icpo_core.probe import score_sequences
+
+        require_loaded(job)
+        return score_sequences(engine, job)
+
+    return {"load": load, "rollout": rollout, "sample": sample, "score": score}

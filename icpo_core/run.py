@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from icpo_core import files, manifest, models
+from icpo_core import benchmarks, files, manifest, models
 from icpo_core.config import Config, build
 from icpo_core.judges import Judges
 from icpo_core.lock import RunLock
@@ -198,9 +198,10 @@ class Run:
                     f"{prompts.demonstrations}: none of its rows has a solution, so none can be "
                     "shown; fill column solution, or give another prompts.demonstrations"
                 )
-        benchmarks = [one.problems for one in self.config.evaluate.benchmarks]
-        for path in [*prompts.exclude, *benchmarks]:
+        for path in prompts.exclude:
             read_problems(path)
+        for benchmark in self.config.evaluate.benchmarks:
+            benchmarks.read(benchmark.name, benchmark.problems)
 
     @property
     def trackers(self) -> list[Tracker]:

@@ -137,7 +137,20 @@ TABLES: dict[str, pa.Schema] = {
     # What the trainer says some sequences are worth under the weights it publishes beside: an
     # engine that loads the weights must say the same.
     "probe": pa.schema([_field("token_ids", _IDS), _field("logprobs", _LOGPROBS)]),
-    # Evaluation: one row a sample, first without and then with its verdict.
+    # Evaluation: what is asked, one row a problem.
+    "questions": pa.schema(
+        [
+            _field("benchmark", pa.string()),
+            _field("prompt_id", pa.string()),
+            _field("prompt", pa.string()),
+            _field("prompt_ids", _IDS),
+            _field("gold", pa.string()),
+            _field("subject", pa.string(), nullable=True),
+            _field("level", pa.string(), nullable=True),
+            _field("demo_ids", pa.list_(pa.field("element", pa.string(), nullable=False))),
+        ]
+    ),
+    # One row a sample, first without and then with its verdict.
     "generations": pa.schema(_GENERATION),
     "samples": pa.schema(
         [

@@ -14,12 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from icpo_core import checkpoints, evaluate, graph, schemas, verify
+from icpo_core import checkpoints, evaluate, graph, history, schemas, verify
 from icpo_core.diagnostics import iteration_row
 from icpo_core.files import write_json
 from icpo_core.manifest import Manifest
-from icpo_core.problems import read_problems
 from icpo_core.run import Run
+from icpo_core.scores import scores
 from icpo_core.selection import select
 from icpo_core.store import Work
 
@@ -169,43 +169,42 @@ def make_update(run: Run, work: Work) -> Made:
 
 def make_evaluation(run: Run, work: Work) -> Made:
     """Sample and judge every benchmark; what is sampled stays sampled."""
-    settings = run.config.evaluate
-    folder = _folder(run, work)
+    folder, settings = _folder(run, work), run.config.evaluate
     policy, version, probe = run.policy(work.iteration)
-    kept = set(run.store.finished_parts(work))
     facts: dict[str, Any] = {"tokens": 0, "sampling_seconds": 0.0}
-    judged = []
-    generated = {
-        one.name: folder / f"generations-{one.name}.parquet" for one in settings.benchmarks
-    }
-    for number, benchmark in enumerate(settings.benchmarks):
-        path = generated[benchmark.name]
-        if path not in kept:
-            facts |= run.workers.load(policy, version, probe)
-            job = {
-                "job": "sample",
-                "benchmark": benchmark.model_dump(),
-                "evaluate": settings.model_dump(include={"temperature", "top_p", "max_tokens"}),
-                "prompts": graph.template_settings(run.config),
-                "seed": run.seed,
-                "policy_version": version,
-                "out": str(path),
-                "fingerprint": work.fingerprint,
-            }
-            reply = run.workers.sample(job, _reporter(run, work, number, len(settings.benchmarks)))
-            facts["tokens"] += reply["tokens"]
-            facts["sampling_seconds"] += reply["sampling_seconds"]
-        problems = read_problems(benchmark.problems)
-        generations = schemas.read("generations", path)
-        judged.append(evaluate.judge_samples(generations, problems, run.judges("evaluate")))
+
+    def sampler(job: dict[str, Any], say: Callable[[int, int], None]) -> dict[str, Any]:
+        facts.update(run.workers.load(policy, version, probe))
+        return run.workers.sample(job, say)
+
+    shelves, asked, judged = [], [], []
+    for number, order in enumerate(evaluate.orders(run.config, run.tokenizer, version)):
+        judges = run.judges("evaluate")
+        if order.kind == "choice":
+            judges = evaluate.letter_judges(settings.rules)
+        shelf = evaluate.Shelf(folder, work.fingerprint, order, judges)
+        done = shelf.collect(sampler, _reporter(run, work, number, len(settings.benchmarks)))
+        facts["tokens"] += done.tokens
+        facts["sampling_seconds"] += done.sampling_seconds
+        shelves.append(shelf)
+        asked.append(order.questions)
+        judged.append(done.samples)
     samples = pa.concat_tables(judged)
     schemas.write("samples", samples, folder / "samples.parquet", work.fingerprint)
-    found = evaluate.scores(samples)
+    found = scores(samples, pa.concat_tables(asked))
+    fallen = []
+    for name, figures in found.items():
+        change = history.against_best(run, work.iteration, name, samples)
+        if change is not None:
+            figures["against_best"] = {"iteration": change.iteration} | change.comparison.as_json()
+            if change.fell:
+                fallen.append(name)
+                run.on_decision(f"evaluate {work.iteration}: {name} {change.words}")
     write_json(folder / "scores.json", found)
-    for path in generated.values():
-        path.unlink()  # every row of it stands in samples.parquet
-    accuracies = {f"accuracy/{name}": score["accuracy"] for name, score in found.items()}
-    return Made({"rows": samples.num_rows} | accuracies | facts, version)
+    for shelf in shelves:
+        shelf.clear()  # every sample stands in samples.parquet
+    accuracies = {f"accuracy/{name}": figures["accuracy"] for name, figures in found.items()}
+    return Made({"rows": samples.num_rows, "fallen": fallen} | accuracies | facts, version)
 
 
 def make_checkpoint(run: Run, work: Work) -> Made:

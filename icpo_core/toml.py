@@ -1,4 +1,4 @@
-"""TOML settings: reading, `-o section.key=value`, merging, and what is wrong with them in one line."""
+"""TOML settings: reading, `-o section.key=value`, merging, and in one line what is wrong."""
 
 from __future__ import annotations
 

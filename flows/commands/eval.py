@@ -1,0 +1,138 @@
+"""`icpo eval`: accuracy of models and runs on benchmarks, with intervals, and who is better."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "eval",
+        help="evaluate models or runs on benchmarks",
+        description="Evaluate models on benchmarks and compare them with the first. What was "
+        "sampled before is found again: the same command twice samples once, and more samples "
+        "add to those that are there.",
+    )
+    parser.add_argument(
+        "targets", nargs="+", metavar="MODEL_OR_RUN",
+        help="a model's folder, a hub id, a run's folder (its newest checkpoint), or RUN@ITERATION",
+    )  # fmt: skip
+    parser.add_argument(
+        "--bench", action="extend", nargs="+", default=[], metavar="NAME",
+        help="benchmarks: math500, aime2024, …, a group (math, ood, paper), a file, or NAME=FILE; "
+        "default: a run's own",
+    )  # fmt: skip
+    parser.add_argument(
+        "--protocol", metavar="NAME_OR_FILE",
+        help="paper, greedy, quick, run (as in training) or a TOML file; default: run for a run, "
+        "paper for a model",
+    )  # fmt: skip
+    parser.add_argument("--samples", type=int, metavar="K", help="samples a problem (avg@k)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
+    parser.add_argument("--seed", type=int, help="root of the sampling seeds")
+    parser.add_argument(
+        "-o", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        help="change one key of the protocol, as sampling.temperature=1.0",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, default=Path("evaluations"), metavar="FOLDER",
+        help="folder of all evaluations (default: evaluations)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--history", action="store_true",
+        help="sample nothing: all stored evaluations of a run's checkpoints, and the best",
+    )  # fmt: skip
+    parser.add_argument(
+        "--by", default="accuracy", metavar="METRIC",
+        help="with --history: metric of the best checkpoint, as accuracy, pass@8, maj@8",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(call=call)
+
+
+def call(arguments: argparse.Namespace) -> int:
+    if arguments.history:
+        return _history(arguments)
+    from flows.counter import Counter
+    from flows.table import fill, open_targets, show
+
+    with Counter() as counter:
+        table = fill(
+            open_targets(arguments.targets),
+            arguments.bench,
+            arguments.protocol,
+            overrides(arguments),
+            arguments.out,
+            counter.count,
+        )
+    if arguments.json:
+        print(json.dumps(table.as_json(), indent=2))
+    else:
+        show(table, Console())
+    return 0
+
+
+def overrides(arguments: argparse.Namespace) -> list[str]:
+    """The options for single keys as overrides, those of `-o` last."""
+    given = {
+        "sampling.samples": arguments.samples,
+        "sampling.limit": arguments.limit,
+        "sampling.seed": arguments.seed,
+    }
+    return [f"{key}={value}" for key, value in given.items() if value is not None] + (
+        arguments.overrides
+    )
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    from icpo_core.history import best, history
+    from icpo_core.run import Run
+
+    found: dict[str, list[dict[str, Any]]] = {}
+    console = Console(stderr=arguments.json)
+    for text in arguments.targets:
+        points = history(Run.read(Path(text)), arguments.out)
+        if arguments.bench:
+            points = [one for one in points if one.benchmark in arguments.bench]
+        rows = []
+        grid = Table(title=f"{text}: {arguments.by} by checkpoint", title_justify="left")
+        for column in ("benchmark", "protocol", "iteration", arguments.by, "95% interval", ""):
+            grid.add_column(column)
+        for name, protocol in dict.fromkeys((one.benchmark, one.protocol) for one in points):
+            mine = [one for one in points if (one.benchmark, one.protocol) == (name, protocol)]
+            top = best(mine, arguments.by)
+            for one in mine:
+                value = one.value(arguments.by)
+                low, high = one.figures["interval"]
+                rows.append(
+                    {
+                        "benchmark": name,
+                        "protocol": protocol,
+                        "iteration": one.iteration,
+                        arguments.by: value,
+                        "interval": [low, high],
+                        "best": one is top,
+                    }
+                )
+                grid.add_row(
+                    name,
+                    protocol,
+                    str(one.iteration),
+                    "" if value is None else f"{100 * value:.1f}",
+                    f"[{100 * low:.1f}, {100 * high:.1f}]" if arguments.by == "accuracy" else "",
+                    "best" if one is top else "",
+                )
+        if not rows:
+            raise ValueError(f"{text}: no evaluation is stored; `icpo eval {text}` makes one")
+        found[text] = rows
+        console.print(grid)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    return 0
