@@ -254,10 +254,12 @@ class UpdateSection(Section):
     deepspeed: dict[str, Any] = {"zero_optimization": {"stage": 0}}
     """DeepSpeed's own settings, or the path of a JSON file that holds them. Batch sizes, optimizer,
     clipping and dtype are set by this program."""
-    ranks: Count = 1
-    """Processes of the trainer on this machine."""
+    ranks: CountOrNone = 1
+    """Processes of the trainer, by DeepSpeed's launcher; 0: one a device, or one without devices;
+    with a hostfile: its slots."""
     hostfile: Annotated[str | None, Operational] = None
-    """DeepSpeed hostfile, for several machines."""
+    """DeepSpeed hostfile, for several machines, this one first. All of them see the run's folder,
+    the model and the same interpreter under the same paths."""
     max_logprob_gap: Annotated[float | None, Field(gt=0.0), Operational] = None
     """Largest mean difference between engine and trainer over a batch's on-policy tokens, nats.
     Unset: 1e-3 in float32, 0.1 in half precision."""

@@ -554,6 +554,7 @@ def _together(handler: Handler) -> Handler:
     """Rank 0's handler: hand the job to the other ranks, then do it."""
 
     def handle(job: dict[str, Any], progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        _say(job)
         dist.broadcast_object_list([job])
         return handler(job, progress)
 
@@ -565,9 +566,16 @@ def _follow(handlers: dict[str, Handler]) -> NoReturn:
     while True:
         job: list[Any] = [None]
         dist.broadcast_object_list(job)
+        _say(job[0])
         reply = attempt(handlers[job[0]["job"]], job[0], lambda news: None)
         if "failure" in reply:
             raise SystemExit(reply["failure"])
+
+
+def _say(job: dict[str, Any]) -> None:
+    """Into the rank's log: by it one sees where a rank was when all of them stood still."""
+    if dist.get_world_size() > 1:
+        print(f"rank {dist.get_rank()} begins {job['job']} of {job['out']}", flush=True)
 
 
 def _has_compiler() -> bool:

@@ -20,6 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,26 +45,29 @@ class Worker:
         start_seconds: float,
         environment: dict[str, str] | None = None,
     ) -> None:
-        """Spawn at once; `wait_ready` waits. `command` is an argument list, `log` gets its output."""
+        """Spawn at once; `wait_ready` waits. `log` gets what `command` prints."""
         self.role, self.log = role, log
         self._start_seconds = start_seconds
         self._folder = tempfile.TemporaryDirectory(prefix="icpo-")
-        address = str(Path(self._folder.name) / "socket")
+        self.address = str(Path(self._folder.name) / "socket")
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(address)
+        self._listener.bind(self.address)
         self._listener.listen(1)
         self._connection: socket.socket | None = None
         self._unread = b""
         self._started = time.monotonic()
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as sink:
+        self.process = self._spawn(command, environment or {})
+
+    def _spawn(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as sink:
             self._offset = sink.tell()
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {}), SOCKET_VARIABLE: address},
+                env={**os.environ, **environment, SOCKET_VARIABLE: self.address},
                 start_new_session=True,
             )
 
@@ -106,14 +110,10 @@ class Worker:
         if self._connection is not None:
             self._connection.close()
         self._listener.close()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_GRACE_SECONDS if self._connection is not None else 0)
-        except subprocess.TimeoutExpired:
-            pass
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
         self._folder.cleanup()
 
@@ -153,9 +153,12 @@ class Worker:
             elif "mistake" in reply:
                 raise ValueError(reply["mistake"])
             elif "failure" in reply:
-                raise WorkerError(f"{self.role}: {reply['failure']}\n  whole log: {self.log}")
+                self._failed(reply["failure"])
             else:
                 return reply["result"]
+
+    def _failed(self, failure: str) -> NoReturn:
+        raise WorkerError(f"{self.role}: {failure}\n  whole log: {self.log}")
 
     def _check_alive(self) -> None:
         if not self.alive:
@@ -170,7 +173,7 @@ class Worker:
                 f"last lines of {self.log}:\n{words}"
             )
 
-    def _died(self) -> None:
+    def _died(self) -> NoReturn:
         try:
             status = self.process.wait(STOP_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -184,7 +187,7 @@ class Worker:
 
 
 def python_command(python: str | None, module: str, settings: dict[str, Any]) -> list[str]:
-    """Command that serves `module` with its settings as JSON. Raises ValueError for no such Python."""
+    """Command that serves `module`, its settings as JSON. Raises ValueError without a Python."""
     interpreter = python or sys.executable
     if python and not os.access(python, os.X_OK):
         raise ValueError(f"{python}: no Python interpreter there; mend the stage's python=")

@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from icpo_core.config import Config
+from icpo_core.devices import visible
+from icpo_core.ranks import Ranks, launch, rank_count, slots
 from icpo_core.worker import Worker, python_command
 
 Progress = Callable[[int, int], None]
@@ -26,6 +28,7 @@ class Workers:
         self._config, self._model, self._logs = config, model, logs
         self._engine: Worker | None = None
         self._trainer: Worker | None = None
+        self._trainer_starts = 0
 
     def __enter__(self) -> Workers:
         return self
@@ -66,12 +69,23 @@ class Workers:
             "update": config.update.model_dump(),
             "temperature": config.rollout.temperature,
         }
-        self._trainer = Worker(
-            "trainer",
-            python_command(config.update.python, "icpo_core.trainer", settings),
-            self._logs / "trainer.log",
-            config.update.start_seconds,
-        )
+        update, devices = config.update, visible()
+        hostfile = Path(update.hostfile) if update.hostfile else None
+        hosts = slots(hostfile) if hostfile else {}
+        ranks = rank_count(update, hosts, devices)
+        log = self._logs / "trainer.log"
+        if ranks == 1:
+            self._trainer = Worker(
+                "trainer",
+                python_command(update.python, "icpo_core.trainer", settings),
+                log,
+                update.start_seconds,
+            )
+            return
+        self._trainer_starts += 1
+        folder = self._logs / f"trainer-{self._trainer_starts}"
+        command = launch(update.python, devices[:ranks] or ranks, hostfile, folder, settings)
+        self._trainer = Ranks(command, log, folder, update.start_seconds, hosts=len(hosts) > 1)
 
     def load(self, policy: Path, policy_version: str, probe: Path | None) -> dict[str, Any]:
         """Make the engine hold these weights and prove it; `reload_seconds` and `probe_gap`.
