@@ -32,7 +32,7 @@ _JOINER = re.compile(
 _JOINER_NOISE = re.compile(r"\\(?:quad|qquad|text|mathrm|left|right|[,;:!()\[\] ])|[\s${}*]+")
 _JOINER_CHARS = 60
 _ANCHOR = re.compile(
-    r"(?:final\s+answer|answer|####)[*_\s]*(?:is|are|:|=|(?<=#))[*_:\s]*", re.IGNORECASE
+    r"(?:final\s+answers?|answers?|####)[*_\s]*(?:is|are|:|=|(?<=#))[*_:\s]*", re.IGNORECASE
 )
 _FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
@@ -145,7 +145,7 @@ def _last_answer(text: str) -> str | None:
     text = text.strip()
     anchor = _last(_ANCHOR.finditer(text))
     if anchor:
-        line = text[anchor.end() :].split("\n", 1)[0].strip()
+        line = text[anchor.end() :].split("\n", 1)[0].strip().removesuffix("**").strip()
         if line:
             return line
     if text and len(text) <= ONE_LINE_CHARS and "\n" not in text:

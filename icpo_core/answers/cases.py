@@ -7,13 +7,13 @@ import sympy
 from mpmath import mp, mpf
 
 from icpo_core.answers import numerics, wording
+from icpo_core.answers.expressions import constant, expression_of
 from icpo_core.answers.families import residues_of
 from icpo_core.answers.forms import Cases, Form, Named, Value
 from icpo_core.answers.lists import Equal
 from icpo_core.answers.names import names_in, unworded
 from icpo_core.answers.reading import read
 from icpo_core.answers.regions import holds, region
-from icpo_core.answers.values import constant, expression_of
 
 Branches = list[tuple[sympy.Basic, Callable[[mpf], bool]]]
 

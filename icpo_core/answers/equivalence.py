@@ -24,6 +24,7 @@ from icpo_core.answers.alternatives import (
     without_choice,
 )
 from icpo_core.answers.cases import same_cases
+from icpo_core.answers.expressions import constant, expression_of
 from icpo_core.answers.families import same_family, same_residues
 from icpo_core.answers.forms import (
     Cases,
@@ -45,7 +46,7 @@ from icpo_core.answers.numerics import UndecidedError
 from icpo_core.answers.regions import is_plainly_region, region, same_region
 from icpo_core.answers.relations import same_ratios, same_relations
 from icpo_core.answers.spoken import same_spoken
-from icpo_core.answers.values import constant, expression_of, same_value
+from icpo_core.answers.values import same_value
 
 # math-verify warns once that its own (SIGALRM) limit is off: the limit here is a process's life.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -55,8 +56,6 @@ _PLAIN = LatexExtractionConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
     )
 )
-_MAX_MATCHED = 60
-"""Lists longer than this are compared in order only."""
 
 
 def warm_up() -> None:

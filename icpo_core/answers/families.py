@@ -6,6 +6,7 @@ import re
 from mpmath import mp, mpf
 
 from icpo_core.answers import numerics, wording
+from icpo_core.answers.expressions import expression_of
 from icpo_core.answers.forms import (
     Congruence,
     Form,
@@ -18,7 +19,6 @@ from icpo_core.answers.forms import (
     items_of,
 )
 from icpo_core.answers.names import PARAMETERS
-from icpo_core.answers.values import expression_of
 
 MEMBERS = 200
 """Members of a line that are looked at on each side of its start."""

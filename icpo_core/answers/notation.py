@@ -7,29 +7,11 @@ outside ``\text{…}``. What an answer means is for `icpo_core.answers.forms`.
 import re
 import unicodedata
 
+from icpo_core.answers.braces import closing, with_braces
+from icpo_core.answers.letters import with_text_groups, with_words, without_fonts
 from icpo_core.answers.numerals import worth_of
-from icpo_core.answers.spelling import (
-    COMMANDS,
-    FUNCTIONS,
-    LOOSE_WORDS,
-    LOWERED,
-    RAISED,
-    SHORT_UNITS,
-    SHORT_WORDS,
-    SYMBOLS,
-    TRANSLATION,
-)
+from icpo_core.answers.spelling import COMMANDS, LOWERED, RAISED, TRANSLATION
 
-_TEXT = (
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|math(?:rm|bf|it|sf|tt)|operatorname\*?|bm"
-    r"|boldsymbol|pmb)"
-)
-_TEXT_GROUP = re.compile(_TEXT + r"\s*\{([^{}]*)\}")
-_TEXT_IN_SCRIPT = re.compile(
-    r"([_^])\s*(?:\{\s*" + _TEXT + r"\s*\{([^{}]*)\}\s*\}|" + _TEXT + r"\s*\{([^{}]*)\})"
-)
-_FONT = re.compile(r"\{\s*\\(?:rm|bf|it|sf|tt)\s+([^{}]*)\}")
-_MATH_FONT = re.compile(r"\\math(?:cal|frak|scr)\s*\{([^{}]*)\}")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
 _SIZE = re.compile(
     r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\s*"
@@ -40,12 +22,6 @@ _SPACE = re.compile(
     r"|(?:quad|qquad|thinspace|enspace|hfill|newline|par|notag|nonumber)(?![a-zA-Z]))"
     r"|\\(?:hspace|vspace|phantom|hphantom|label|tag)\*?\s*\{[^{}]*\}|~|(?<!\\)\\(?=\s)|\\$"
 )
-# Fonts and arrows of single letters say nothing; i, j and k in them are the unit vectors.
-_LETTER_FONT = re.compile(
-    r"\\(?:mathbf|boldsymbol|bm|pmb|vec|overrightarrow|hat)\s*\{\s*\\?([A-Za-z0]|imath|jmath)\s*\}"
-)
-_VECTOR_FONT = re.compile(r"\\(?:mathbf|boldsymbol|bm|pmb|vec)\s*\{\s*(\\hat\{[ijk]\})\s*\}")
-_BASIS = {letter: f"\\hat{{{letter[0]}}}" for letter in ("i", "j", "k", "imath", "jmath")}
 # A wide gap between two values parts them; one before a condition does not.
 _GAP = re.compile(
     r"(?<=[\w)}\]])\s*\\q?quad\s*(?=[-+\d(]|[a-zA-Z]\w*\s*=)"
@@ -65,8 +41,6 @@ _LARGE = re.compile(
 )
 _CHOOSE = re.compile(r"(?<![A-Za-z\\])C\s*\(\s*([\w+-]+)\s*,\s*([\w+-]+)\s*\)")
 _EXPONENT = re.compile(r"(\d)\\(?:mathrm|text)\s*\{\s*[eE]\s*\}\s*\{?\s*([-+]?\d+)\s*\}?")
-# A unit with its powers inside one group: \mathrm{m\,s^{-2}}.
-_BESIDE_UNIT = re.compile(r"\\(?:mathrm|text)\s*\{((?:[^{}]|\{[^{}]*\})*\^\s*\{[^{}]*\}[^{}]*)\}")
 _REMAINDER = re.compile(
     r"(\d+)[\s\\]*(?:\\text\s*\{\s*)?(?:R|r|[Rr]em\.?|[Rr]emainder(?: of)?)(?:\s*\})?[\s\\:]*(\d+)"
 )
@@ -102,11 +76,9 @@ def tidy(answer: str) -> str:
     length at worst, so the caller caps that."""
     text = _trim(_plain_characters(answer))
     text = _BOX.sub("", text)
-    text = _LETTER_FONT.sub(lambda m: _BASIS.get(m.group(1), f"{m.group(1)} "), text)
-    text = _VECTOR_FONT.sub(r"\1", text)
+    text = without_fonts(text)
     text = re.sub(r"\b(?:np|numpy|math|sympy)\.(?=[a-z])", "", text)
     text = _GAP.sub(", ", text)
-    text = _BESIDE_UNIT.sub(_flat_unit, text)
     text = _EXPONENT.sub(r"\1e\2", text)
     text = text.replace("{:}", ":")
     text = _MINUS.sub("-", text)
@@ -131,18 +103,14 @@ def tidy(answer: str) -> str:
     text = _SIZE.sub("", text)
     text = _SPACE.sub(" ", text)
     text = _COMMAND.sub(lambda match: _command(match.group(1)), text)
-    text = _scripts(text)
-    text = _FONT.sub(r"\\text{\1}", text)
-    text = _MATH_FONT.sub(r"\1", text)
-    text = _TEXT_GROUP.sub(_text_group, text)
-    text = _words(text)
+    text = with_words(with_text_groups(text))
     text = re.sub(r"\\not\s*=", r"\\ne ", text).replace("!=", r"\ne ")
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("**", "^")
     text = text.replace("->", r"\to ").replace("~=", r"\approx ").replace(":=", "=")
     if "mod" not in text:
         text = text.replace(r"\equiv", "=")
     text = _REPEATING.sub(_repeating, text)
-    text = _braces(text)
+    text = with_braces(text)
     text = _MINUTES.sub(_sexagesimal, text)
     text = re.sub(r"\s+", " ", text)
     return _trim(text)
@@ -154,12 +122,6 @@ def _plain_characters(text: str) -> str:
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉₊₋ₙₖ₍₎]+", lambda m: f"_{{{m.group().translate(LOWERED)}}}", text)
     text = text.translate(TRANSLATION)
     return unicodedata.normalize("NFKC", text)
-
-
-def _flat_unit(match: re.Match[str]) -> str:
-    inner = re.sub(r"\\[,;:! ]|~", " ", match.group(1))
-    parted = re.sub(r"\^\s*\{([^{}]*)\}", r"}^{\1}\\text{", inner)
-    return f"\\text{{{parted}}}".replace(r"\text{}", "")
 
 
 def _large(match: re.Match[str]) -> str:
@@ -228,123 +190,6 @@ def _command(name: str) -> str:
     return known + " " if known[-1].isalpha() else known
 
 
-def _scripts(text: str) -> str:
-    r"""``k_{\mathrm{B}}`` and ``k_\text{B}`` are ``k_{B}``."""
-    return _TEXT_IN_SCRIPT.sub(
-        lambda m: f"{m.group(1)}{{{re.sub(r'[^A-Za-z0-9]', '', m.group(2) or m.group(3) or '')}}}",
-        text,
-    )
-
-
-def _text_group(match: re.Match[str]) -> str:
-    content = match.group(1).strip()
-    unclosed = content.count("(") - content.count(")")
-    bare = content.lstrip(",;.: (" if unclosed > 0 else ",;.: ")
-    lead = content[: len(content) - len(bare)].strip(". ")
-    kept = bare.rstrip(",;: )" if unclosed < 0 else ",;: ")
-    return lead + _text_content(match, kept) + bare[len(kept) :].strip()
-
-
-def _text_content(match: re.Match[str], content: str) -> str:
-    before = match.string[: match.start()].rstrip()
-    if content in FUNCTIONS and not before.endswith(tuple("0123456789")):
-        return f"\\{content} "
-    if (
-        len(content) == 1
-        and content.isalpha()
-        and not (before[-1:] in tuple("0123456789})") or re.search(r"\}\s*(?:/|\\cdot)$", before))
-    ):
-        return content
-    if len(_NUMBER_IN_TEXT.findall(content)) > 1 or _TEXT_LIST.fullmatch(content):
-        parts = [part.strip() for part in _TEXT_PARTS.split(content)]
-        return " ".join(
-            part if part == "," or _NUMBER_IN_TEXT.fullmatch(part) else f"\\text{{{part}}}"
-            for part in parts
-            if part
-        )
-    counted = re.fullmatch(r"([-+]?\d[\d.,/]*)\s+(\D.*)", content, re.DOTALL)
-    if counted:
-        return f"{counted.group(1)}\\text{{{counted.group(2)}}}"
-    joined = re.fullmatch(r"(and|or)\s+(.+)|(.+?)\s*,?\s+(and|or)", content, re.DOTALL)
-    if joined:
-        first, second = joined.group(1) or joined.group(3), joined.group(2) or joined.group(4)
-        return f"\\text{{{first}}}\\text{{{second}}}"
-    if re.fullmatch(r"[\W\d_]*|[A-Z](?:\s*,\s*[A-Z])+", content):
-        return f" {content} "  # numbers and punctuation set as text
-    return f"\\text{{{content}}}"
-
-
-_NUMBER_IN_TEXT = re.compile(r"(?<![\w.])\d+(?:[.,/]\d+)*(?!\w)")
-_TEXT_PARTS = re.compile(rf"({_NUMBER_IN_TEXT.pattern}|\b(?:and|or)\b|,)")
-_TEXT_LIST = re.compile(
-    r"[A-Za-z]+(?: [A-Za-z]+)?(?:(?:,\s*|,?\s+and\s+)[A-Za-z]+(?: [A-Za-z]+)?)+"
-)
-_TOKEN = re.compile(
-    r"(\\text\{[^{}]*\}|\\begin\{[^{}]*\}|\\end\{[^{}]*\}|\\mathbb\{[^{}]*\}|\\[a-zA-Z]+"
-    r"|_\s*\{[^{}]*\}|_\s*[A-Za-z0-9]|[\u4e00-\u9fff]+|[A-Za-z]+(?:'(?:s|t)\b|-(?=[a-z]{3,}))?)"
-)
-
-
-def _words(text: str) -> str:
-    r"""Set English words in ``\text{…}``, and names of functions as commands."""
-    pieces = _TOKEN.split(text)
-    kinds = [_kind(pieces, at) if at % 2 else "" for at in range(len(pieces))]
-    for at in range(1, len(pieces), 2):
-        if kinds[at] == "loose":
-            beside = [kinds[j] for j in (at - 2, at + 2) if 0 <= j < len(pieces)]
-            gaps = pieces[at - 1].strip() == "" or pieces[at + 1].strip() == ""
-            kinds[at] = "word" if gaps and "word" in beside else ""
-        elif kinds[at] == "article":
-            spaced = pieces[at - 1][-1:].isspace() and pieces[at + 1].isspace()
-            word = spaced and at + 2 < len(pieces) and kinds[at + 2] == "word"
-            kinds[at] = "word" if word else ""
-    for at in range(1, len(pieces), 2):
-        if kinds[at] == "word" and not pieces[at].startswith("\\"):
-            pieces[at] = f"\\text{{{pieces[at]}}}"
-        elif kinds[at] == "symbol":
-            pieces[at] = SYMBOLS.get(pieces[at].lower(), "\\" + pieces[at].lower()) + " "
-    return "".join(pieces)
-
-
-def _kind(pieces: list[str], at: int) -> str:
-    token = pieces[at]
-    if token.startswith(r"\text"):
-        return "word"
-    if token[0] >= "\u4e00":
-        return "word"
-    if not token[0].isalpha() or len(token) < 2:
-        return "article" if token.lower() == "a" else ""
-    low = token.lower()
-    before, after = pieces[at - 1], pieces[at + 1]
-    following = after.lstrip()[:1]
-    if low in SYMBOLS and low != "union":
-        return "symbol"
-    if low == "union":
-        return "symbol" if before.rstrip()[-1:] in tuple(")]}") else "word"
-    if (
-        low in SHORT_UNITS
-        and before.rstrip()[-1:] in tuple("0123456789}")
-        and not (before.endswith("}") and before.rstrip("}")[-1:].isalpha())
-    ):
-        return "word"
-    if low in SHORT_UNITS and low not in FUNCTIONS:
-        return "loose"
-    if low in FUNCTIONS and token == low:
-        return "symbol"
-    alone = not before[-1:].strip() or before[-1:] in "()[]{},;:.!?\"'"
-    if low in SHORT_WORDS:
-        return "word" if alone or before[-1:].isdigit() else ""
-    if low in LOOSE_WORDS:
-        return "loose" if alone and not following.startswith(("^", "_")) else ""
-    if len(low) <= 3 or not re.search("[aeiouy]", low):
-        return ""
-    if token.isupper() and len(low) < 5 and low not in ("none", "true", "zero", "even", "dne"):
-        return ""  # ABCD is a quadrilateral
-    if low in "abcdefghijklmnopqrstuvwxyz" or len(set(low)) < 3:
-        return ""
-    return "word"
-
-
 def _sexagesimal(match: re.Match[str]) -> str:
     """30°15' in degrees."""
     degrees, minutes, seconds = (int(part or 0) for part in match.groups())
@@ -359,83 +204,6 @@ def _repeating(match: re.Match[str]) -> str:
     top = int(whole + fixed + period or "0") - int(whole + fixed or "0")
     bottom = int("9" * len(period) + "0" * len(fixed))
     return f"\\frac{{{top}}}{{{bottom}}}"
-
-
-def _braces(text: str) -> str:
-    r"""Give ``\frac12``, ``\sqrt3``, ``\sqrt(3)``, ``x^(n+1)`` and ``2^-1`` their braces.
-
-    From right to left, so that an inner fraction is mended before the one around it.
-    """
-    arities = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1, "^": 1}
-    for match in reversed(
-        list(re.finditer(r"\\frac(?![a-z])|\\binom(?![a-z])|\\sqrt(?![a-z])|\^", text))
-    ):
-        name, at = match.group(), match.end()
-        built = name
-        if name == r"\sqrt":
-            optional = re.compile(r"\s*\[[^\[\]]*\]").match(text, at)
-            if optional:
-                built += optional.group().strip()
-                at = optional.end()
-        for _ in range(arities[name]):
-            found = _argument(text, at, parentheses=name in (r"\sqrt", "^"))
-            if found is None:
-                break
-            content, at = found
-            built += f"{{{content}}}"
-        text = text[: match.start()] + built + text[at:]
-    return text
-
-
-def _argument(text: str, at: int, parentheses: bool) -> tuple[str, int] | None:
-    """Return the TeX argument at `at` and where it ends; None if there is none."""
-    while at < len(text) and text[at].isspace():
-        at += 1
-    if at >= len(text) or text[at] in "}])&,;=":
-        return None
-    if text[at] == "{" or (parentheses and text[at] == "("):
-        end = closing(text, at)
-        return None if end is None else (text[at + 1 : end], end + 1)
-    if text[at] == "\\":
-        command = re.compile(r"\\(?:[a-zA-Z]+|.)").match(text, at)
-        if command is None:
-            return None
-        if command.group() in (r"\frac", r"\sqrt", r"\binom"):
-            end = command.end()
-            for group in re.compile(r"\s*\{").finditer(text, end):
-                if group.start() != end:
-                    break
-                close = closing(text, group.end() - 1)
-                if close is None:
-                    return None
-                end = close + 1
-            return text[at:end], end
-        return command.group(), command.end()
-    if parentheses:  # plain text: x^10, x^-2, x^2.5
-        number = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|[A-Za-z](?![a-z]))").match(text, at)
-        if number:
-            return number.group(), number.end()
-    return text[at], at + 1
-
-
-def closing(text: str, at: int) -> int | None:
-    """Return where the bracket at `at` closes, whatever kinds of brackets are between."""
-    depth = 0
-    skip = False
-    opening, ending = text[at], {"{": "}", "(": ")", "[": "]"}[text[at]]
-    for place in range(at, len(text)):
-        char = text[place]
-        if skip:
-            skip = False
-        elif char == "\\":
-            skip = True
-        elif char == opening:
-            depth += 1
-        elif char == ending:
-            depth -= 1
-            if depth == 0:
-                return place
-    return None
 
 
 def _trim(text: str) -> str:

@@ -9,6 +9,14 @@ import itertools
 import re
 
 from icpo_core.answers import phrases
+from icpo_core.answers.braces import closing
+from icpo_core.answers.expansion import (
+    MAX_ITEMS,
+    adjacent_tuples,
+    enumerated,
+    permutations,
+    with_signs,
+)
 from icpo_core.answers.forms import (
     RELATION,
     Cases,
@@ -25,10 +33,7 @@ from icpo_core.answers.forms import (
     split,
 )
 from icpo_core.answers.names import is_name, names_in
-from icpo_core.answers.notation import closing
 
-MAX_ITEMS = 200
-"""A longer list is read as one piece of text."""
 MAX_DEPTH = 12
 """Brackets nested deeper than this are left to the expression parser."""
 _SEPARATORS = re.compile(
@@ -56,7 +61,7 @@ def read(text: str, independent_signs: bool = False, depth: int = 0) -> Form:
         return Words(text)
     if depth == 0 and len(pieces) > 1 and _congruence(text) is not None:
         pieces, separators = [text], []
-    pieces = phrases.with_labels(_adjacent_tuples(pieces))
+    pieces = phrases.with_labels(adjacent_tuples(pieces))
     cases = _cases(pieces, independent_signs, depth)
     if cases is not None:
         return cases
@@ -70,13 +75,13 @@ def read(text: str, independent_signs: bool = False, depth: int = 0) -> Form:
         pieces = kept or pieces
     permuted = len(pieces) > 1 and any(phrases.is_permutation(piece) for piece in pieces)
     pieces = [piece for piece in pieces if piece.strip() and not phrases.is_permutation(piece)]
-    pieces = _enumerated(pieces)
+    pieces = enumerated(pieces)
     expanded = [
-        sign for piece in pieces for sign in _signs(piece.strip(), independent_signs)
+        sign for piece in pieces for sign in with_signs(piece.strip(), independent_signs)
     ]  # fmt: skip
     items = [_item(piece, independent_signs, depth) for piece in expanded[:MAX_ITEMS]]
     if permuted:
-        items = _permutations(items)
+        items = permutations(items)
     if len(items) == 1:
         return items[0]
     if not items:
@@ -88,76 +93,6 @@ def read(text: str, independent_signs: bool = False, depth: int = 0) -> Form:
         "or" if "or" in joined or len(expanded) > len(pieces) else "and" if "and" in joined else ","
     )
     return Group("", tuple(_spread_names(items)), "", word)
-
-
-def _adjacent_tuples(pieces: list[str]) -> list[str]:
-    """``(1,2)(3,4)`` is two tuples."""
-    parted = []
-    for piece in pieces:
-        tuples = re.findall(r"\([^()]*,[^()]*\)", piece)
-        if len(tuples) > 1 and re.sub(r"\([^()]*,[^()]*\)|\s", "", piece) == "":
-            parted += tuples
-        else:
-            parted.append(piece)
-    return parted
-
-
-def _enumerated(pieces: list[str]) -> list[str]:
-    """``1, 2, \\ldots, 9`` written out; as it is unless it is a sequence of integers."""
-    plain = [piece.strip() for piece in pieces]
-    if plain.count(r"\ldots") != 1 or not 2 <= plain.index(r"\ldots") < len(plain) - 1:
-        return pieces
-    at = plain.index(r"\ldots")
-    if not all(re.fullmatch(r"-?\d{1,6}", piece) for piece in plain[:at] + plain[at + 1 :]):
-        return pieces
-    before, after = [int(piece) for piece in plain[:at]], [int(piece) for piece in plain[at + 1 :]]
-    step = before[1] - before[0]
-    if step == 0 or (after[-1] - before[0]) % step:
-        return pieces
-    whole = list(range(before[0], after[-1] + step // abs(step), step))
-    if len(whole) > MAX_ITEMS or whole[:at] != before or whole[-len(after) :] != after:
-        return pieces
-    return [str(number) for number in whole]
-
-
-def _permutations(items: list[Form]) -> list[Form]:
-    """Every order of each tuple, for `(1,2,3) and permutations`."""
-    found: dict[Form, None] = {}
-    for item in items:
-        if isinstance(item, Named):
-            item = item.value
-        if isinstance(item, Group) and item.opening == "(" and len(item.items) <= 5:
-            for order in itertools.permutations(item.items):
-                found[Group("(", order, ")")] = None
-        else:
-            found[item] = None
-    return list(found)
-
-
-def _signs(piece: str, independent: bool) -> list[str]:
-    r"""The items that ``\pm`` and ``\mp`` stand for."""
-    count = len(re.findall(r"\\(?:pm|mp)(?![a-z])", piece))
-    if not count or count > 4:
-        return [piece]
-    if re.search(r"(?:^|=|\\in)\s*\\\{", piece) and piece.endswith(r"\}"):
-        return [piece]  # each member of a set has its own signs
-    if independent:
-        choices = list(itertools.product("+-", repeat=count))
-    else:
-        choices = [("+",) * count, ("-",) * count]
-    found = []
-    for choice in choices:
-        signs = iter(choice)
-
-        def sign(match: re.Match[str], signs: "itertools.chain[str]" = signs) -> str:  # type: ignore[assignment]
-            chosen = next(signs)
-            if match.group() == r"\mp":
-                chosen = "-" if chosen == "+" else "+"
-            return chosen
-
-        plain = re.sub(r"\\(?:pm|mp)(?![a-z])", sign, piece)
-        found.append(re.sub(r"(^|[=(,{<>]\s*)\+", r"\1", plain))
-    return found
 
 
 def _cases(pieces: list[str], independent: bool, depth: int) -> Cases | None:

@@ -14,19 +14,7 @@ from mpmath import mp, mpf
 from icpo_core.answers import wording
 from icpo_core.answers.forms import Combination, Form, Group, Named, Relation, Value, Words, goes_on
 from icpo_core.answers.names import is_name
-
-Worth = Callable[[str], mpf | None]
-"""The real value of an expression, infinities included; None if it has symbols or none."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """All between two ends; a single point where both are one closed end."""
-
-    low: str
-    high: str
-    low_closed: bool
-    high_closed: bool
+from icpo_core.answers.pieces import Piece, Worth, complement, intersection, merged
 
 
 @dataclass(frozen=True)
@@ -75,7 +63,7 @@ def is_plainly_region(form: Form) -> bool:
 def region(form: Form, worth: Worth) -> Region | None:
     """Return the region that the form describes, pieces sorted and merged; None if none."""
     found = _region(form, worth)
-    return None if found is None else replace(found, pieces=_merged(found.pieces, worth))
+    return None if found is None else replace(found, pieces=merged(found.pieces, worth))
 
 
 def same_region(
@@ -176,8 +164,8 @@ def _without_points(words: str, worth: Worth) -> Region | None:
     if match is None or whole is None:
         return None
     points = [re.sub(r"^\s*\w\s*=", "", text).strip() for text in _AND.split(match.group(2))]
-    others = _complement(tuple(Piece(point, point, True, True) for point in points), worth)
-    return replace(whole, pieces=_intersection(whole.pieces, others, worth)) if others else None
+    others = complement(tuple(Piece(point, point, True, True) for point in points), worth)
+    return replace(whole, pieces=intersection(whole.pieces, others, worth)) if others else None
 
 
 def _of_words(text: str) -> Region | None:
@@ -235,7 +223,7 @@ def _of_list(form: Group, worth: Worth) -> Region | None:
     if form.joined != "or" and not intervals:
         common = parts[0].pieces
         for part in parts[1:]:
-            common = _intersection(common, part.pieces, worth)
+            common = intersection(common, part.pieces, worth)
         if common:
             return Region(common, variable, integers)
     return Region(tuple(piece for part in parts for piece in part.pieces), variable, integers)
@@ -290,66 +278,13 @@ def _of_combination(form: Combination, worth: Worth) -> Region | None:
         if form.sign == r"\cup":
             pieces += other.pieces
         elif form.sign == r"\cap":
-            pieces = _intersection(pieces, other.pieces, worth)
+            pieces = intersection(pieces, other.pieces, worth)
         else:
-            rest = _complement(other.pieces, worth)
+            rest = complement(other.pieces, worth)
             if rest is None:
                 return None
-            pieces = _intersection(pieces, rest, worth)
+            pieces = intersection(pieces, rest, worth)
     return Region(pieces, next((part.variable for part in regions if part.variable), ""))
-
-
-def _complement(pieces: tuple[Piece, ...], worth: Worth) -> tuple[Piece, ...] | None:
-    found: list[Piece] = []
-    low, closed = r"-\infty", False
-    for piece in _merged(pieces, worth):
-        if worth(piece.low) is None:
-            return None
-        if piece.low != r"-\infty":
-            found.append(Piece(low, piece.low, closed, not piece.low_closed))
-        low, closed = piece.high, not piece.high_closed
-    if low != r"\infty":
-        found.append(Piece(low, r"\infty", closed, False))
-    return tuple(found)
-
-
-def _intersection(
-    ours: tuple[Piece, ...], theirs: tuple[Piece, ...], worth: Worth
-) -> tuple[Piece, ...]:
-    found = []
-    for a in ours:
-        for b in theirs:
-            lows = [end for end in (worth(a.low), worth(b.low)) if end is not None]
-            highs = [end for end in (worth(a.high), worth(b.high)) if end is not None]
-            if len(lows) < 2 or len(highs) < 2:
-                return ()
-            low = max(zip(lows, (not a.low_closed, not b.low_closed), (a.low, b.low), strict=True))
-            high = min(zip(highs, (a.high_closed, b.high_closed), (a.high, b.high), strict=True))
-            closed = not low[1], high[1]
-            if low[0] < high[0] or (low[0] == high[0] and all(closed)):
-                found.append(Piece(low[2], high[2], *closed))
-    return tuple(found)
-
-
-def _merged(pieces: tuple[Piece, ...], worth: Worth) -> tuple[Piece, ...]:
-    """The pieces sorted, those that touch made one; as they are where an end has symbols."""
-    ends = [(worth(piece.low), worth(piece.high)) for piece in pieces]
-    if any(low is None or high is None for low, high in ends):
-        return pieces
-    order = sorted(range(len(pieces)), key=lambda at: (ends[at][0], not pieces[at].low_closed))
-    merged: list[tuple[Piece, mpf]] = []
-    for at in order:
-        piece, (low, high) = pieces[at], ends[at]
-        if merged:
-            last, last_high = merged[-1]
-            if low < last_high or (low == last_high and (piece.low_closed or last.high_closed)):
-                if high > last_high or (high == last_high and piece.high_closed):
-                    last = replace(last, high=piece.high, high_closed=piece.high_closed)
-                    last_high = high
-                merged[-1] = (last, last_high)
-                continue
-        merged.append((piece, high))
-    return tuple(piece for piece, _ in merged)
 
 
 def _of_integers(found: Region, worth: Worth) -> Region:

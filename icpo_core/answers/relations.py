@@ -10,8 +10,8 @@ from collections.abc import Callable
 import sympy
 
 from icpo_core.answers import numerics
+from icpo_core.answers.expressions import expression_of
 from icpo_core.answers.forms import SYMMETRIC, Form, Named, Ratio, Relation, Value
-from icpo_core.answers.values import expression_of
 
 SameValue = Callable[[Value, Value], bool]
 

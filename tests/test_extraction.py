@@ -1,0 +1,216 @@
+r"""From a response to its answer: rules one by one, properties, and a fuzzer."""
+
+import itertools
+import time
+
+import hypothesis
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icpo_core.answers.notation import tidy
+from icpo_core.answers.reading import read
+from icpo_core.extraction import Extraction, after_thinking, choice_letter, extract
+from icpo_core.grading import GradingRules, Question, prejudge
+
+MODES = ("boxed", "boxed_or_last", "choice")
+FUZZ_SECONDS = 600
+
+
+def boxed(response: str) -> str | None:
+    return extract(response, "boxed").answer
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"so \boxed{4}", "4"),
+        (r"\boxed{3}, no: it is \boxed{4}", "4"),
+        (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
+        (r"\boxed {4}", "4"),
+        (r"\fbox{4}", "4"),
+        (r"$\boxed 4$", "4"),
+        (r"\boxed\pi", r"\pi"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\left\{ x : x > 1 \right\}}", r"\left\{ x : x > 1 \right\}"),
+        (r"\boxed{\boxed{4}}", r"\boxed{4}"),
+        (r"\boxed{a \text{ if } \boxed{b}}", r"a \text{ if } \boxed{b}"),
+        ("\\boxed{\n4\n}", "4"),
+        (r"\boxed{4} and then \boxed{}", "4"),
+        (r"\boxed{}", None),
+        (r"\boxed{ }", None),
+        (r"\boxed{4", "4"),
+        ("\\boxed{4\nand so on", "4"),
+        (r"} } \boxed{4}", "4"),
+        ("boxed{4}", None),
+        (r"\\boxed{4}", None),  # a line break, and the word
+        ("", None),
+        ("The answer is 4.", None),
+    ],
+)
+def test_the_last_box(response: str, answer: str | None) -> None:
+    assert boxed(response) == answer
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"\boxed{1} and \boxed{2}", "1, 2"),
+        (r"$x = \boxed{1}$, $y = \boxed{2}$", "1, 2"),
+        (r"\boxed{1}, \boxed{2}, and \boxed{3}", "1, 2, 3"),
+        (r"(a) \boxed{1} (b) \boxed{2}", "1, 2"),
+        (r"\boxed{1} or \boxed{1}", "1"),
+        (r"\boxed{1}; but since that cannot be, \boxed{2}", "2"),
+        (r"\boxed{1} is the first, \boxed{2} the second", "2"),
+    ],
+)
+def test_several_boxes_are_one_answer_if_little_stands_between(response: str, answer: str) -> None:
+    assert boxed(response) == answer
+
+
+def test_all_boxes_are_kept_in_order() -> None:
+    assert extract(r"\boxed{1} thus \boxed{2}", "boxed") == Extraction("2", ("1", "2"))
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("The answer is 4", "4"),
+        ("The final answer is: **4**\nThank you", "4"),
+        ("We get 3.\nSo the answers are 1 and 2", "1 and 2"),
+        ("#### 42", "42"),
+        ("x + 1", "x + 1"),
+        ("First $a$,\nthen $b$.", "b"),
+        ("First\n\\[ a \\]\nthen \\( b \\) at last.", "b"),
+        ("One is 3\nand another 4,000.5", "4,000.5"),
+        ("Nothing\nat all", None),
+        ("  \n ", None),
+        (r"The answer is 3, so \boxed{4}", "4"),
+    ],
+)
+def test_without_a_box_in_evaluation(response: str, answer: str | None) -> None:
+    assert extract(response, "boxed_or_last").answer == answer
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        (r"\boxed{B}", "B"),
+        (r"\boxed{\text{(B)}}", "B"),
+        (r"\boxed{\textbf{(B)}\ 12}", "B"),
+        (r"\boxed{B. 12}", "B"),
+        ("The answer is (B)", "B"),
+        ("The answer is A. No, the answer is B, I think", "B"),
+        ("A\nor\nB", "B"),
+        ("**B**", "B"),
+        ("Banana", None),
+        ("the answer is Banana", None),
+        ("I do not know", None),
+    ],
+)
+def test_the_letter_of_a_choice(response: str, letter: str | None) -> None:
+    assert extract(response, "choice").answer == letter
+
+
+@pytest.mark.parametrize("text", ["", "12", "Banana", "the B", "AB", "b"])
+def test_what_is_no_letter(text: str) -> None:
+    assert choice_letter(text) is None
+
+
+def test_the_thinking_part_does_not_count() -> None:
+    assert boxed(r"<think>\boxed{1}</think>\boxed{2}") == "2"
+    assert boxed(r"\boxed{1}</think>\boxed{2}") == "2"  # opened by the prompt
+    assert boxed(r"<think>\boxed{1}") is None
+    assert boxed(r"<think>\boxed{1}</think>") is None
+    assert boxed(r"<think>a</think>\boxed{1}<think>b</think>\boxed{2}") == "2"
+    assert boxed(r"\boxed{2}") == "2"
+    assert after_thinking("<think>a", "") == "<think>a"
+
+
+# Properties.
+
+TOKENS = st.sampled_from(
+    [r"\boxed{", r"\fbox{", r"\boxed ", r"\boxed", "{", "}", r"\{", r"\}", "\\", "$", "$$", r"\[",
+     r"\]", r"\(", r"\)", r"\text{", r"\frac{1}{2}", "x", "=", "1", "-3.5", ",", " ", "\n", "\t",
+     "<think>", "</think>", "The answer is", "final answer: ", "####", "(B)", "B", "and", "or",
+     "**", "_", "^", "&", "%", "#", "\0", "\ud800", "\ufffd", "①", "√", "−", "１", "\u200b", "é"]
+)  # fmt: skip
+TEXTS = st.one_of(st.text(max_size=60), st.lists(TOKENS, max_size=30).map("".join))
+BALANCED = st.recursive(
+    st.text(st.characters(blacklist_characters="\\{}", blacklist_categories=["Cs"]), max_size=8),
+    lambda inner: st.lists(st.one_of(inner, inner.map("{{{}}}".format)), max_size=4).map("".join),
+    max_leaves=12,
+).filter(lambda text: text.strip() and "\0" not in text)
+
+
+def sound(text: str, tag: str = "</think>") -> None:
+    """What holds for the answers to any text whatever, in every mode."""
+    for mode in MODES:
+        found = extract(text, mode, tag)
+        for answer in (found.answer, *found.boxes):
+            if answer is None:
+                continue
+            assert answer.strip()
+            assert answer.encode("utf-8").decode("utf-8") == answer
+            assert "\0" not in answer
+        if mode == "boxed":
+            assert (found.answer is None) == (not found.boxes)
+        rules = GradingRules(extraction=mode, thinking_end_tag=tag)
+        first, second = (prejudge(Question("4", text), rules) for _ in range(2))
+        assert first == second
+
+
+@given(TEXTS, st.sampled_from(["</think>", "", "[/T]"]))
+@settings(max_examples=500, deadline=None)
+def test_any_text_has_an_answer_or_none(text: str, tag: str) -> None:
+    sound(text, tag)
+
+
+@given(TEXTS, BALANCED, st.text(max_size=20))
+@settings(max_examples=300, deadline=None)
+def test_a_last_box_is_found_whatever_stands_before(before: str, content: str, after: str) -> None:
+    hypothesis.assume("think" not in after and "boxed" not in after and "fbox" not in after)
+    # Braces left open before would hold the box; a backslash would make it a line break.
+    before = before.replace("{", "").replace("}", "").replace("\\", "") + "\nso it is: "
+    hypothesis.assume("think" not in before)
+    found = extract(f"{before}\\boxed{{{content}}} {after}", "boxed")
+    assert found.answer == content.strip()
+
+
+@given(TEXTS)
+@settings(max_examples=300, deadline=None)
+def test_notation_and_structure_are_read_without_a_crash(text: str) -> None:
+    plain = tidy(extract(text, "boxed_or_last").answer or "")
+    read(plain)
+    read(plain, True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(FUZZ_SECONDS + 120)
+def test_fuzz_for_ten_minutes() -> None:
+    """By hand: `pytest -m slow tests/test_extraction.py -s`."""
+    texts = st.one_of(
+        TEXTS,
+        st.lists(TOKENS, max_size=400).map("".join),
+        st.binary().map(lambda b: b.decode("latin-1")),
+    )
+    end = time.monotonic() + FUZZ_SECONDS
+    examples = 0
+
+    def crash(text: str) -> None:
+        nonlocal examples
+        examples += 1
+        sound(text)
+        read(tidy((extract(text, "boxed_or_last").answer or "")[:2000]))
+
+    quiet = settings(
+        max_examples=2000,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    for seed in itertools.count():
+        hypothesis.seed(seed)(quiet(given(texts)(crash)))()
+        if time.monotonic() > end:
+            break
+    print(f"\n{examples:,} texts in {FUZZ_SECONDS} s")
