@@ -67,7 +67,7 @@ def train(name: str, changes: list[str], seed: int, folder: Path) -> Curve:
     ]
     slug = name.replace(", λ = ", "-lambda-")
     run = Run(load(DEMO, changes, f"{slug}-seed{seed}"))
-    first = graph.first_open(run)
+    first = graph.first_open(graph.plan(run))
     if first is not None:
         with run:
             run.workers.start_engine(run.policy(max(0, first - 1))[0])

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 
 from flows.commands import data, plan, plot, probe, services, stage, train
 from flows.commands import eval as evaluate
+from icpo_core.files import what_the_disk_says
 from icpo_core.worker import WorkerError
-
-_DISK = {
-    errno.ENOSPC: "no space is left on the disk: free some",
-    errno.EDQUOT: "the disk quota is used up: free some space",
-    errno.EROFS: "the file system is read-only: make it writable, or set run.directory elsewhere",
-    errno.EACCES: "permission denied: mend it, or set run.directory elsewhere",
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,10 +32,10 @@ def main(argv: list[str] | None = None) -> None:
     except WorkerError as error:
         sys.exit(_fail(arguments, error, 1))
     except OSError as error:
-        if error.errno not in _DISK:
+        words = what_the_disk_says(error)
+        if words is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_fail(arguments, f"{where}{_DISK[error.errno]}; nothing finished is lost", 1))
+        sys.exit(_fail(arguments, words, 1))
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(status)

@@ -14,7 +14,7 @@ from tasks import stages
 @flow(name="iteration", flow_run_name="it-{number:04d}", validate_parameters=False)
 async def iteration(run: str, number: int) -> dict[str, float]:
     """Make what is missing of an iteration; its figures. `run`: path of a run that is open here."""
-    due = graph.stages_of(opened(run).config, number)
+    due = graph.stages_of(opened(run).at(number).config, number)
     if number:
         stages.prompts(run, number)
         stages.rollout(run, number)

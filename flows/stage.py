@@ -6,24 +6,24 @@ from pathlib import Path
 
 from prefect import Flow, flow
 
-from icpo_core import checkpoints, graph
-from icpo_core.config import STAGES, override
-from icpo_core.run import Run
+from icpo_core import branch, checkpoints
+from icpo_core.config import STAGES
 from tasks.stages import TASKS, Reference
 
 
 def _stage_flow(stage: str) -> Flow[..., Reference]:
     @flow(name="icpo-stage", flow_run_name=stage + " it-{iteration:04d} {run}")
     async def run_stage(
-        run: str, iteration: int, overrides: list[str] | None = None, force: bool = False
+        run: str,
+        iteration: int,
+        overrides: list[str] | None = None,
+        force: bool = False,
+        into: str | None = None,
     ) -> Reference:
-        opened = Run.read(Path(run))
-        opened.config = override(opened.config, overrides or [])
-        allowed = graph.stages_of(opened.config, iteration)
-        if stage not in allowed and stage != "evaluate":
+        if iteration < (stage != "evaluate"):
             raise ValueError(f"iteration {iteration} has no stage {stage}: it begins with 1")
-        with opened:
-            reference = TASKS[stage](run, iteration, force)
+        with branch.run_for(Path(run), stage, iteration, overrides or [], into, force) as opened:
+            reference = TASKS[stage](str(opened.paths.root), iteration, force)
             checkpoints.settle(opened)
             return reference
 

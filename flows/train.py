@@ -10,7 +10,6 @@ from prefect.logging import get_run_logger
 from flows.iteration import iteration
 from flows.progress import Watcher
 from icpo_core import checkpoints, graph
-from icpo_core.config import load
 from icpo_core.run import Run
 
 
@@ -29,22 +28,25 @@ async def train(
     """Train a policy with ICPO, or go on with a run that was stopped.
 
     Args:
-        config: TOML file of the run.
+        config: TOML file of the run, or the folder of a run to go on with.
         overrides: Changes to it, each as section.key=value.
-        run: Name of the run; the file's own name without one.
+        run: Name of the run; that of the file or folder without one.
         rerun: Make again what the configuration or data have changed, in place of what is stored.
 
     Returns the run's folder. Raises ValueError for a user's mistake.
     """
-    with Run(load(Path(config), overrides, run)) as opened:
+    with Run.named(config, overrides, run) as opened:
         return await _train(opened, rerun, Watcher())
 
 
 async def _train(run: Run, rerun: bool, watcher: Watcher) -> str:
     logger = get_run_logger()
-    graph.require_same(run, rerun)
+    steps = graph.plan(run)
+    if not rerun:
+        graph.require_same(run, steps)
+    run.keep_config()
     checkpoints.settle(run)
-    first, last = graph.first_open(run), run.config.run.iterations
+    first, last = graph.first_open(steps), run.config.run.iterations
     root = str(run.paths.root)
     if first is None:
         logger.info(f"{root}: all {last} iterations are done")
@@ -52,7 +54,7 @@ async def _train(run: Run, rerun: bool, watcher: Watcher) -> str:
     if first > 1:
         logger.info(f"{root}: iterations 1 to {first - 1} are done and kept")
     # Both start while the problems are read; neither is waited for before it is needed.
-    run.workers.start_engine(run.policy(max(0, first - 1))[0])
+    run.workers.start_engine(run.nearest_policy(first - 1))
     run.workers.start_trainer()
     run.prompt_maker  # noqa: B018  a mistake in the data ends the run before it begins
     with watcher.watching(run, first):

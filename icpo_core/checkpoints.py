@@ -1,4 +1,4 @@
-"""Checkpoints: published weights, saved trainer states, `LATEST`, and which are kept."""
+"""Checkpoints: published weights, saved trainer states and the way back to one, and `LATEST`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from icpo_core.config import Config
+from icpo_core import retention
 from icpo_core.files import TEMPORARY_SUFFIX, link_or_copy, read_json, sync
 from icpo_core.paths import RunPaths
 from icpo_core.run import Run
@@ -22,82 +22,112 @@ def publish(run: Run, iteration: int, folder: Path) -> dict[str, str]:
             source = run.store.file("update", iteration, record.name)
             link_or_copy(source, folder.parent / record.name)
             known[record.name] = record.sha256
-    sync(folder)
     return known
 
 
-def state_due(config: Config, iteration: int) -> bool:
-    """Whether the trainer's state is saved after this iteration."""
-    return iteration % config.checkpoint.state_every == 0 or iteration == config.run.iterations
+def state_due(run: Run, iteration: int) -> bool:
+    """Whether the trainer's state is saved after this iteration: every so often, at the end, and
+    where a branch leaves another run, whose batches its own trainer could not replay."""
+    run = run.at(iteration)
+    return (
+        iteration % run.config.checkpoint.state_every == 0
+        or iteration == run.config.run.iterations
+        or run.at(iteration + 1) is not run
+    )
 
 
 def restore(run: Run, iteration: int) -> dict[str, Any]:
     """How a trainer comes to the state after `iteration`: the nearest saved state, and the stored
     batches since, which are replayed; without a saved state from the base model on.
 
-    A state counts if its checkpoint is whole and belongs to the update that is there now.
+    `run`: with the configuration of the trainer. A state counts if it is whole, to the byte, and
+    belongs to the update that is there now.
+    Raises ValueError if a batch is no longer the one that its update learned from.
     """
     replay: list[dict[str, Any]] = []
     for number in range(iteration, 0, -1):
         folder = _saved_state(run, number)
         if folder is not None:
             return {"folder": str(folder), "replay": replay[::-1]}
-        batch = run.paths.stage("select", number) / "batch.parquet"
-        replay.append({"iteration": number, "batch": str(batch)})
+        assert run.at(number) is run, "a branch saves a state where it begins"
+        replay.append({"iteration": number, "batch": str(_batch(run, number))})
     return {"folder": None, "replay": replay[::-1]}
 
 
+def bridge_needed(run: Run, iteration: int) -> int | None:
+    """The last iteration of an earlier era whose state must be saved before a trainer of this one
+    can come to the state after `iteration`; None if there is nothing in the way."""
+    for number in range(iteration, 0, -1):
+        if _saved_state(run, number) is not None:
+            return None
+        if run.at(number) is not run:
+            return number
+    return None
+
+
 def _saved_state(run: Run, iteration: int) -> Path | None:
-    checkpoint = run.store.manifest("checkpoint", iteration)
-    update = run.store.manifest("update", iteration)
-    if checkpoint is None or update is None or update.fingerprint not in checkpoint.parents:
+    """Folder of a whole state that was saved after an iteration as it is stored now."""
+    update = run.store.finished("update", iteration)
+    checkpoint = run.store.finished("checkpoint", iteration)
+    if update is None or checkpoint is None or not retention.has_state(run, iteration):
+        return None
+    if update.fingerprint not in checkpoint.parents:
         return None
     folder = run.paths.stage("checkpoint", iteration) / "state"
-    if not (folder / "state.json").is_file():
+    try:
+        for record in checkpoint.files:
+            if record.name.startswith("state/"):
+                run.store.file("checkpoint", iteration, record.name)
+    except ValueError as damage:
+        run.on_decision(f"state of iteration {iteration} passed over: {damage}")
         return None
-    saved = read_json(folder / "state.json")
-    return folder if saved["state_id"] == update.fingerprint else None
+    return folder if read_json(folder / "state.json")["state_id"] == update.fingerprint else None
+
+
+def _batch(run: Run, iteration: int) -> Path:
+    """The stored batch that an iteration's update learned from."""
+    path = run.store.file("select", iteration, "batch.parquet")
+    select, update = (
+        run.store.finished("select", iteration),
+        run.store.finished("update", iteration),
+    )
+    assert select is not None
+    assert update is not None
+    if update.inputs["batch"] != select.record("batch.parquet").digest:
+        raise ValueError(
+            f"{path}: is another batch than the one that update {iteration} learned from, so the "
+            f"trainer cannot be brought back to where it was; make the update again: `icpo stage "
+            f"update {run.paths.root} --iteration {iteration} --force`"
+        )
+    return path
 
 
 def settle(run: Run) -> None:
-    """Make `LATEST` the newest finished checkpoint, then remove what need not be kept.
+    """Make `LATEST` the newest checkpoint of the run's lineage, then remove what need not be kept.
 
     Repeats without harm, so that a run which died in between is put right when it is resumed.
     """
-    done = [
-        number
-        for number in run.paths.iterations()
-        if number and run.store.manifest("checkpoint", number) is not None
-    ]
-    if not done:
+    if not run.settled:
+        _end_removals(run)
+        run.settled = True
+    kept = retention.holdings(run)
+    if not kept:
         return
-    point_latest(run.paths, done[-1])
-    kept = set(done[-run.config.checkpoint.keep_last :])
-    every = run.config.checkpoint.keep_every
-    kept |= {number for number in done if every and number % every == 0}
-    if best := best_iteration(run, done):
-        kept.add(best)
-    states = [number for number in done if _saved_state(run, number) is not None]
-    for number in done:
-        weights = number not in kept
-        # The newest state is what a resumed run starts from.
-        state = number in states[:-1] and number not in set(
-            done[-run.config.checkpoint.keep_last :]
-        )
-        _prune(run, number, weights, state)
+    point_latest(run.paths, kept[-1].iteration)
+    removals = retention.removals(run, kept)
+    if removals:
+        run.store.prune(removals)
 
 
-def best_iteration(run: Run, candidates: list[int]) -> int | None:
-    """The iteration with the highest accuracy on `checkpoint.keep_best`, the later of equals."""
-    benchmark = run.config.checkpoint.keep_best
-    if benchmark is None:
-        return None
-    scored = []
-    for number in candidates:
-        found = run.store.manifest("evaluate", number)
-        if found is not None and f"accuracy/{benchmark}" in found.facts:
-            scored.append((found.facts[f"accuracy/{benchmark}"], number))
-    return max(scored)[1] if scored else None
+def _end_removals(run: Run) -> None:
+    """Remove what a process that was killed had said to be gone."""
+    said = {
+        (stage, number): frozenset[str]()
+        for number in run.paths.iterations()
+        for stage in ("checkpoint", "update")
+        if run.store.finished(stage, number) and run.store.marks.pruned(stage, number)
+    }
+    run.store.prune(said)
 
 
 def point_latest(paths: RunPaths, iteration: int) -> None:
@@ -112,20 +142,13 @@ def point_latest(paths: RunPaths, iteration: int) -> None:
     sync(paths.root)
 
 
-def _prune(run: Run, iteration: int, weights: bool, state: bool) -> None:
-    for stage in ("checkpoint", "update"):
-        found = run.store.manifest(stage, iteration)
-        if found is None:
-            continue
-        gone = run.store.pruned(stage, iteration)
-        names = [
-            record.name
-            for record in found.files
-            if record.name not in gone
-            and (
-                (weights and record.name.startswith("model/"))
-                or (state and record.name.startswith("state/"))
-            )
-        ]
-        if names:
-            run.store.prune(stage, iteration, names)
+def withdraw(run: Run, iteration: int) -> None:
+    """Before a checkpoint is made again: let `LATEST` be the one before it, if it was this one."""
+    target = str(run.paths.stage("checkpoint", iteration).relative_to(run.paths.root))
+    if not run.paths.latest.is_symlink() or os.readlink(run.paths.latest) != target:
+        return
+    before = [one for one in retention.lineage(run) if one < iteration and run.has_weights(one)]
+    if before:
+        point_latest(run.paths, before[-1])
+    else:
+        run.paths.latest.unlink()

@@ -259,7 +259,7 @@ class Evaluator:
                 seed=work.seed,
                 policy_version=target.version,
                 files=[_record(one) for one in [*shelf.files(), path]],
-                parents=[],
+                parents={},
                 facts={
                     "target": target.label,
                     "protocol": self.protocol.name,

@@ -9,16 +9,21 @@ it and what depends on them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from icpo_core.config import STAGES, Config, slice_of
-from icpo_core.files import sha256_file
-from icpo_core.models import tokenizer_digest
+from icpo_core.files import canonical_digest, sha256_file
+from icpo_core.lock import RefusedError
+from icpo_core.manifest import Manifest
 from icpo_core.run import Run
-from icpo_core.store import Standing, Status, Work
+from icpo_core.work import Standing, Status, Work
 
 CODE_VERSIONS = dict.fromkeys(STAGES, 1) | {"evaluate": 2}
 """Bumped by hand when a stage's code makes other results of the same inputs."""
+
+DRAWING = frozenset({"prompts", "rollout", "select"})
+"""Stages that draw by the run's seed. An evaluation's seeds are those of every other run."""
 
 
 class NotReadyError(ValueError):
@@ -63,60 +68,57 @@ def template_settings(config: Config) -> dict[str, Any]:
 
 def work(run: Run, stage: str, iteration: int) -> Work:
     """Name the work of a stage. Raises NotReadyError if a stage that it reads is not finished."""
-    inputs: dict[str, str | None] = {}
-    parents: list[str] = []
-
-    def read(name: str, parent: str) -> None:
-        found = run.store.manifest(parent, iteration)
-        if found is None:
-            raise NotReadyError(f"waits for {parent} of iteration {iteration}")
-        inputs[name] = found.content()
-        parents.append(found.fingerprint)
-
-    def policy_after(number: int) -> str:
-        if number == 0:
-            return run.base_version
-        found = run.store.manifest("update", number)
-        if found is None:
-            raise NotReadyError(f"waits for update of iteration {number}")
-        parents.append(found.fingerprint)
-        assert found.policy_version is not None
-        return found.policy_version
-
+    run = run.at(iteration)
     config = run.config
+    inputs: dict[str, str | None] = {}
+    parents: dict[str, str] = {}
+
+    def parent(name: str, number: int) -> Manifest:
+        found = run.store.finished(name, number)
+        if found is None:
+            raise NotReadyError(f"waits for {name} of iteration {number}")
+        parents[found.fingerprint] = run.paths.place(name, number)
+        return found
+
+    def policy_after(number: int) -> str | None:
+        return parent("update", number).policy_version if number else run.base_version
+
     if stage == "prompts":
-        inputs |= _sources(run)
+        inputs |= {key: value for key, value in sources(config).items() if "prompts." in key}
+        inputs["tokenizer"] = run.model_settings["tokenizer"]
     elif stage == "rollout":
-        read("prompts", "prompts")
+        inputs["prompts"] = parent("prompts", iteration).content()
         inputs["policy"] = policy_after(iteration - 1)
+        inputs |= run.model_settings
     elif stage == "verify":
-        read("prompts", "prompts")
-        read("rollouts", "rollout")
+        inputs["prompts"] = parent("prompts", iteration).content()
+        inputs["rollouts"] = parent("rollout", iteration).content()
     elif stage == "select":
-        for name, parent in (
-            ("prompts", "prompts"),
-            ("rollouts", "rollout"),
-            ("verdicts", "verify"),
-        ):
-            read(name, parent)
+        inputs["prompts"] = parent("prompts", iteration).content()
+        inputs["rollouts"] = parent("rollout", iteration).content()
+        inputs["verdicts"] = parent("verify", iteration).content()
     elif stage == "update":
-        read("batch", "select")
+        inputs["batch"] = parent("select", iteration).record("batch.parquet").digest
         inputs["base"] = run.base_version
-        inputs["state"] = state_id(run, iteration - 1)
+        inputs["model settings"] = run.model_settings["model settings"]
+        inputs["state"] = run.base_version
+        if iteration > 1:
+            inputs["state"] = parent("update", iteration - 1).fingerprint
     elif stage == "evaluate":
         inputs["policy"] = policy_after(iteration)
-        inputs["tokenizer"] = tokenizer_digest(run.base_model)
-        for benchmark in config.evaluate.benchmarks:
-            inputs[f"benchmark {benchmark.name}"] = _file(benchmark.problems)
+        inputs |= run.model_settings
+        inputs |= {key: value for key, value in sources(config).items() if "benchmark " in key}
     else:
-        read("update", "update")
+        update = parent("update", iteration)
+        inputs["update"] = update.content()
+        inputs["state"] = update.fingerprint
     return Work(
         stage=stage,
         iteration=iteration,
         version=CODE_VERSIONS[stage],
         inputs=inputs,
         config=config_slice(config, stage),
-        seed=run.seed,
+        seed=run.seed if stage in DRAWING else None,
         parents=parents,
     )
 
@@ -126,7 +128,7 @@ def state_id(run: Run, iteration: int) -> str:
     or the base model's digest at the start. Raises NotReadyError if that update is not finished."""
     if iteration == 0:
         return run.base_version
-    found = run.store.manifest("update", iteration)
+    found = run.store.finished("update", iteration)
     if found is None:
         raise NotReadyError(f"waits for update of iteration {iteration}")
     return found.fingerprint
@@ -148,6 +150,9 @@ class Step:
     stage: str
     iteration: int
     status: Status
+    after: str | None = None
+    """Place of the first stage before it, on which it depends, that is to be made: if that comes
+    out another, this one is made too, though it is done now."""
 
 
 def status(run: Run, stage: str, iteration: int) -> Status:
@@ -161,58 +166,68 @@ def status(run: Run, stage: str, iteration: int) -> Status:
 def plan(run: Run, last: int | None = None) -> list[Step]:
     """Every stage of the run up to iteration `last` (default: all), in order, as it stands.
 
-    What depends on a stage that must be made is judged by what is there now: it may yet turn out
-    to be the same work, and is then kept.
+    What depends on a stage that must be made is judged by what is there now (`Step.after`): it may
+    yet turn out to be the same work, and is then kept.
     """
     end = run.config.run.iterations if last is None else last
-    return [
-        Step(stage, iteration, status(run, stage, iteration))
-        for iteration in range(end + 1)
-        for stage in stages_of(run.config, iteration)
-    ]
+    steps: list[Step] = []
+    first: str | None = None
+    for iteration in range(end + 1):
+        for stage in stages_of(run.at(iteration).config, iteration):
+            found = status(run, stage, iteration)
+            # Nothing reads prompts that were made before, nor a checkpoint or an evaluation.
+            depends = first if stage != "prompts" else None
+            steps.append(Step(stage, iteration, found, depends))
+            if first is None and not found.done and stage not in ("evaluate", "checkpoint"):
+                first = run.paths.place(stage, iteration)
+    return steps
 
 
-def require_same(run: Run, rerun: bool) -> None:
+def first_open(steps: list[Step]) -> int | None:
+    """The first iteration with a stage that is not done; None if the run is finished."""
+    return next((step.iteration for step in steps if not step.status.done), None)
+
+
+def require_same(run: Run, steps: list[Step]) -> None:
     """Refuse to replace what a run has stored without being told to.
 
-    Raises ValueError, with the first reason, if stages were made from something else than what the
-    run would be made from now, unless `rerun`.
+    Raises RefusedError, with the first reason, if stages were made from something else than what
+    the run would be made from now.
     """
-    if rerun:
-        return
-    stale = [step for step in plan(run) if step.status.standing is Standing.STALE]
+    stale = [step for step in steps if step.status.standing is Standing.STALE]
     if stale:
         first = stale[0]
         more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
-        raise ValueError(
+        raise RefusedError(
             f"{run.paths.root}: {first.stage} of iteration {first.iteration}{more} would be made "
             f"again ({first.status.reason}): put it back, choose another --run NAME, or replace "
             "what is stored with --rerun"
         )
 
 
-def first_open(run: Run) -> int | None:
-    """The first iteration with a stage that is not done; None if the run is finished."""
-    for iteration in range(run.config.run.iterations + 1):
-        for stage in stages_of(run.config, iteration):
-            if not status(run, stage, iteration).done:
-                return iteration
-    return None
+def sources(config: Config) -> dict[str, str | None]:
+    """Content digests of the data and the model that a configuration names, by key.
 
-
-def _sources(run: Run) -> dict[str, str | None]:
-    prompts = run.config.prompts
-    uses_pool = run.config.rollout.expert and run.config.rollout.expert_source == "in_context"
-    pool = prompts.demonstrations if uses_pool else None
-    sources: dict[str, str | None] = {
-        "problems": _file(prompts.problems),
-        "demonstrations": _file(pool) if pool else None,
-        "tokenizer": tokenizer_digest(run.base_model),
+    Raises ValueError if a problem set is not there.
+    """
+    prompts = config.prompts
+    pool = _pool(config)
+    found: dict[str, str | None] = {
+        "model.path": config.model.path,
+        "prompts.problems": _file(prompts.problems),
+        "prompts.demonstrations": _file(pool) if pool else None,
+        "prompts.exclude": canonical_digest(sorted(map(_file, prompts.exclude))) if pool else None,
     }
-    if pool:
-        for number, path in enumerate(prompts.exclude):
-            sources[f"exclude {number}"] = _file(path)
-    return sources
+    for benchmark in config.evaluate.benchmarks:
+        found[f"benchmark {benchmark.name}"] = _file(benchmark.problems)
+    return found
+
+
+def _pool(config: Config) -> str | None:
+    """The demonstrations that are used, if any are."""
+    rollout = config.rollout
+    in_context = rollout.expert > 0 and rollout.expert_source == "in_context"
+    return config.prompts.demonstrations if in_context else None
 
 
 _DIGESTS: dict[tuple[str, int, int], str] = {}
@@ -220,8 +235,6 @@ _DIGESTS: dict[tuple[str, int, int], str] = {}
 
 def _file(path: str) -> str:
     """Digest of a problem set's file, computed once while it does not change."""
-    from pathlib import Path
-
     try:
         facts = Path(path).stat()
         key = (path, facts.st_size, facts.st_mtime_ns)

@@ -1,7 +1,12 @@
-"""One writer a run directory."""
+"""One writer a run directory.
+
+The lock is the kernel's (`flock`), which frees it when its owner dies, however it dies: so a stale
+one is recognised without looking at process ids or clocks. The file only names the owner.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -9,28 +14,40 @@ import socket
 import time
 from pathlib import Path
 
+GLANCE_SECONDS = 0.1
+
+
+class RefusedError(ValueError):
+    """A run was asked for something and left as it was."""
+
 
 class RunLock:
-    """Exclusive lock on a run. The kernel frees it when its owner dies, so none goes stale.
-
-    The file names the owner (pid, host, since) for whoever finds the run locked.
-    """
+    """Exclusive lock on a run; its file names the owner (pid, host, since)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Raises ValueError, naming the owner, if another process holds the run."""
+        """Raises RefusedError, naming the owner, if another process holds the run; ValueError if
+        the file system has no locks."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(descriptor)
         except BlockingIOError:
             found = os.pread(descriptor, 4096, 0).decode("utf-8", "replace")
             os.close(descriptor)
+            raise RefusedError(
+                f"{self.path.parent}: in use by {_name(found)}; wait for it, or end it"
+            ) from None
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
             raise ValueError(
-                f"{self.path.parent}: in use by {_name(found)}; wait or end it"
+                f"{self.path}: this file system has no locks ({error.strerror}), so two processes "
+                "could write one run; set run.directory to one that has"
             ) from None
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         os.ftruncate(descriptor, 0)
@@ -48,17 +65,26 @@ class RunLock:
 def holder(path: Path) -> str | None:
     """Who holds the lock now, in words; None if nobody does."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _name(os.pread(descriptor, 4096, 0).decode("utf-8", "replace"))
     else:
         return None
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int) -> None:
+    """Lock it; one more try, since whoever looks for a holder has it for a moment."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(GLANCE_SECONDS)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _name(owner: str) -> str:

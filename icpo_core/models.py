@@ -52,3 +52,11 @@ def tokenizer_digest(folder: Path) -> str:
     return canonical_digest(
         {name: sha256_file(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
     )
+
+
+def settings_digest(folder: Path) -> str:
+    """Digest of what a model folder says of its architecture and of where sequences end."""
+    names = ("config.json", "generation_config.json")
+    return canonical_digest(
+        {name: sha256_file(folder / name) for name in names if (folder / name).is_file()}
+    )

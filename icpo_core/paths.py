@@ -1,8 +1,8 @@
 """Where everything of a run lies. No path is spelled anywhere else.
 
-runs/NAME/config.json  run.json  metrics.parquet  LATEST -> it-0007/checkpoint
+runs/NAME/config.json  run.json  protected.json  metrics.parquet  LATEST -> it-0007/checkpoint
 runs/NAME/it-0007/STAGE/...  manifest.json
-runs/NAME/logs/attempt-0001/rollout.log  trainer.log  config.json  jobs/
+runs/NAME/logs/attempt-0001/engine.log  trainer.log  config.json  run.json
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from pathlib import Path
 
 MANIFEST = "manifest.json"
 PRUNED = "pruned.json"
+DAMAGED = "damaged.json"
+MARKS = frozenset({MANIFEST, PRUNED, DAMAGED})
+"""Files of a stage's folder that the store keeps beside the stage's own."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class RunPaths:
         return self.root / "lock.json"
 
     @property
+    def protected(self) -> Path:
+        """Iterations whose checkpoint a person wants kept."""
+        return self.root / "protected.json"
+
+    @property
     def metrics(self) -> Path:
         return self.root / "metrics.parquet"
 
@@ -46,6 +54,10 @@ class RunPaths:
     def stage(self, stage: str, iteration: int) -> Path:
         return self.iteration(iteration) / stage
 
+    def place(self, stage: str, iteration: int) -> str:
+        """Where a stage lies in its run, as `it-0007/select`."""
+        return self.stage(stage, iteration).relative_to(self.root).as_posix()
+
     def manifest(self, stage: str, iteration: int) -> Path:
         return self.stage(stage, iteration) / MANIFEST
 
@@ -53,13 +65,28 @@ class RunPaths:
         """Says which files of a finished stage were removed by retention, and when."""
         return self.stage(stage, iteration) / PRUNED
 
+    def damaged(self, stage: str, iteration: int) -> Path:
+        """Says which files of a finished stage were found to have other contents than recorded."""
+        return self.stage(stage, iteration) / DAMAGED
+
     def part(self, stage: str, iteration: int, index: int, count: int) -> Path:
         return self.stage(stage, iteration) / f"part-{index:05d}-of-{count:05d}.parquet"
 
     def attempt(self, number: int) -> Path:
         return self.root / "logs" / f"attempt-{number:04d}"
 
+    def attempts(self) -> list[Path]:
+        """Folders of the attempts, oldest first."""
+        return sorted(self.root.glob("logs/attempt-[0-9][0-9][0-9][0-9]*"))
+
     def iterations(self) -> list[int]:
         """Iterations that have a folder, ascending."""
         folders = self.root.glob("it-[0-9][0-9][0-9][0-9]*")
         return sorted(int(folder.name.removeprefix("it-")) for folder in folders)
+
+
+def place_of(path: Path) -> tuple[str, int] | None:
+    """(stage, iteration) of a place as `it-0007/select`; None if it is none."""
+    folder, stage = path.parent.name, path.name
+    number = folder.removeprefix("it-")
+    return (stage, int(number)) if folder != number and number.isdigit() else None

@@ -5,25 +5,21 @@ Everything heavy (problem sets, tokenizer, judges, workers) is made when it is f
 
 from __future__ import annotations
 
-import os
-import socket
-import sys
-import time
+import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from icpo_core import benchmarks, files, manifest, models
-from icpo_core.config import Config, build
+from icpo_core import benchmarks, eras, files, models, record
+from icpo_core.config import Config, build, load, override
+from icpo_core.eras import Era
 from icpo_core.judges import Judges
 from icpo_core.lock import RunLock
 from icpo_core.paths import RunPaths
 from icpo_core.problems import read_problems
 from icpo_core.prompts import PromptMaker
-from icpo_core.schemas import SCHEMA_VERSION
-from icpo_core.seeds import stable_seed
 from icpo_core.store import Store
 from icpo_core.trackers import Tracker, open_trackers
 from icpo_core.workers import Workers
@@ -39,6 +35,20 @@ def opened(root: str | Path) -> Run:
     return _OPEN[Path(root).resolve()]
 
 
+def stored_config(root: Path) -> Config:
+    """The configuration that the run at `root` was last run with.
+
+    Raises ValueError if there is no run or its configuration cannot be read.
+    """
+    path = RunPaths(root).config
+    if not path.is_file():
+        raise ValueError(f"{root}: no run here (no {path.name}); `icpo ls` lists runs")
+    try:
+        return build(files.read_sealed(path), str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; `icpo train CONFIG.toml --run {root.name}` writes it") from None
+
+
 class Run:
     """One run, open in this process. A context manager: closing ends its workers and its lock."""
 
@@ -49,7 +59,12 @@ class Run:
         self.store = Store(self.paths)
         self.on_progress: Progress = lambda stage, iteration, done, all_: None
         self.on_decision: Callable[[str], None] = lambda line: None
+        self.make_workers = Workers
+        self.settled = False
+        """Whether this process has ended the removals that an earlier one began."""
         self._attempt = 0
+        self._owner = self
+        self._earlier: dict[int, Run] = {}
         self._lock: RunLock | None = None
         self._workers: Workers | None = None
         self._trackers: list[Tracker] | None = None
@@ -63,44 +78,53 @@ class Run:
 
         Raises ValueError if there is no run or its configuration cannot be read.
         """
-        paths = RunPaths(root)
-        if not paths.config.is_file():
-            raise ValueError(f"{root}: no run here (no {paths.config.name}); `icpo ls` lists runs")
-        return cls(build(files.read_json(paths.config), str(paths.config)), root)
+        return cls(stored_config(root), root)
+
+    @classmethod
+    def named(
+        cls, config: str | Path, overrides: list[str] | None = None, name: str | None = None
+    ) -> Run:
+        """The run of a TOML file, or the run of this folder, with changes to its configuration.
+
+        Raises ValueError for a user's mistake.
+        """
+        path = Path(config)
+        if not RunPaths(path).config.is_file():
+            return cls(load(path, overrides, name))
+        folder = path.resolve()
+        place = [
+            f"run.directory={json.dumps(str(folder.parent))}",
+            f"run.name={json.dumps(name or folder.name)}",
+        ]
+        return cls(override(stored_config(path), [*place, *(overrides or [])]))
 
     def open(self) -> Run:
-        """Take the run for writing: folder, lock, configuration, a new attempt.
+        """Take the run for writing: folder, lock, a new attempt. Its configuration stays what it
+        is until `keep_config`.
 
         Raises ValueError, naming the owner, while another process has it.
         """
         self._lock = RunLock(self.paths.lock)
         self._lock.acquire()
-        record = self._record()
-        self._attempt = len(record["attempts"]) + 1
-        record["attempts"].append(
-            {
-                "number": self._attempt,
-                "started": time.time(),
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "command": sys.argv,
-                "git": manifest.git(),
-                "libraries": manifest.libraries(),
-            }
+        self.store.writable = True
+        self._attempt = record.append_attempt(self.paths, self.config.model.path)
+        files.write_sealed(
+            self.logs / "config.json", self.config.model_dump(mode="json"), durable=False
         )
-        files.write_json(self.paths.record, record)
-        resolved = self.config.model_dump(mode="json")
-        files.write_json(self.paths.config, resolved)
-        files.write_json(self.logs / "config.json", resolved)
         _OPEN[self.paths.root.resolve()] = self
         return self
+
+    def keep_config(self) -> None:
+        """Make this configuration the run's own, from which it is planned and gone on with."""
+        files.write_sealed(self.paths.config, self.config.model_dump(mode="json"))
 
     def close(self) -> None:
         """End workers and judges, give the lock back."""
         _OPEN.pop(self.paths.root.resolve(), None)
-        if self._workers is not None:
-            self._workers.stop()
-            self._workers = None
+        for earlier in self._earlier.values():
+            earlier.close()
+        self._earlier.clear()
+        self.stop_workers()
         for judges in self._judges.values():
             judges.close()
         self._judges.clear()
@@ -108,6 +132,7 @@ class Run:
             tracker.close()
         self._trackers = None
         if self._lock is not None:
+            self.store.writable = False
             self._lock.release()
             self._lock = None
 
@@ -122,15 +147,31 @@ class Run:
     ) -> None:
         self.close()
 
-    def _record(self) -> dict[str, Any]:
-        if self.paths.record.is_file():
-            return files.read_json(self.paths.record)
-        return {
-            "name": self.paths.root.name,
-            "created": time.time(),
-            "schema_version": SCHEMA_VERSION,
-            "attempts": [],
-        }
+    # --- eras ---------------------------------------------------------------------------------
+
+    @cached_property
+    def eras(self) -> list[Era]:
+        """What a branch has of the runs that it comes from; none otherwise."""
+        return eras.read(record.read(self.paths) or {})
+
+    def at(self, iteration: int) -> Run:
+        """This run with the configuration that an iteration belongs to: its own, or in a branch,
+        for what was made before the branching, that of the run which it comes from."""
+        if self._owner is not self:
+            return self._owner.at(iteration)
+        for era in self.eras:
+            if iteration <= era.last:
+                return self._in(era)
+        return self
+
+    def _in(self, era: Era) -> Run:
+        if era.last not in self._earlier:
+            run = Run(era.config, self.paths.root)
+            run._owner, run.store, run.make_workers = self, self.store, self.make_workers
+            run.on_progress = lambda *news: self.on_progress(*news)
+            run.on_decision = lambda line: self.on_decision(line)
+            self._earlier[era.last] = run
+        return self._earlier[era.last]
 
     # --- what stages work with ----------------------------------------------------------------
 
@@ -141,13 +182,19 @@ class Run:
     @property
     def logs(self) -> Path:
         """Folder of this attempt's logs."""
-        return self.paths.attempt(self._attempt)
+        return self.paths.attempt(self._owner._attempt)
 
     @property
     def workers(self) -> Workers:
         if self._workers is None:
-            self._workers = Workers(self.config, self.base_model, self.logs)
+            self._workers = self.make_workers(self.config, self.base_model, self.logs)
         return self._workers
+
+    def stop_workers(self) -> None:
+        """End engine and trainer; they start again when they are needed."""
+        if self._workers is not None:
+            self._workers.stop()
+            self._workers = None
 
     @cached_property
     def base_model(self) -> Path:
@@ -158,6 +205,14 @@ class Run:
     def base_version(self) -> str:
         """Digest of the base model's weights."""
         return files.model_digest(self.base_model)
+
+    @cached_property
+    def model_settings(self) -> dict[str, str]:
+        """Digests of what the base model's folder says beside its weights."""
+        return {
+            "tokenizer": models.tokenizer_digest(self.base_model),
+            "model settings": models.settings_digest(self.base_model),
+        }
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -230,14 +285,23 @@ class Run:
                 f"{self.paths.root}: iteration {iteration} has no update yet; "
                 f"`icpo plan {self.paths.root}` shows what comes first"
             )
-        folder = self.paths.stage("update", iteration) / "model"
-        if not (folder / "config.json").is_file():
+        if not self.has_weights(iteration):
             raise ValueError(
-                f"{folder}: the weights of iteration {iteration} were pruned (checkpoint.keep_last,"
-                " keep_every); choose another iteration"
+                f"{self.paths.root}: the weights of iteration {iteration} were pruned "
+                "(checkpoint.keep_last, keep_every); choose another iteration"
             )
+        folder = self.paths.stage("update", iteration) / "model"
         return folder, found.policy_version, folder / "probe.parquet"
 
-    def seed_of(self, *parts: str | int) -> int:
-        """Seed of a piece of this run's work."""
-        return stable_seed(self.seed, *parts)
+    def has_weights(self, iteration: int) -> bool:
+        """Whether the weights of a finished update are still there."""
+        return "model/config.json" not in self.store.marks.pruned("update", iteration)
+
+    def nearest_policy(self, iteration: int) -> Path:
+        """Folder of the newest weights up to an iteration that are there: an engine may start with
+        them and load others."""
+        for number in range(iteration, 0, -1):
+            folder = self.paths.stage("update", number) / "model"
+            if self.store.finished("update", number) is not None and self.has_weights(number):
+                return folder
+        return self.base_model

@@ -202,7 +202,10 @@ def check(name: str, data: pa.Table, where: str | Path) -> pa.Table:
 
 
 def write(name: str, data: pa.Table, path: Path, fingerprint: str = "") -> Path:
-    """Write a checked table so that the file is whole or absent, with page checksums."""
+    """Write a checked table so that the file is whole or absent, with page checksums.
+
+    It is on the disk when the stage that it belongs to is committed.
+    """
     data = check(name, data, path)
     marks = {
         b"icpo.table": name.encode(),
@@ -210,7 +213,7 @@ def write(name: str, data: pa.Table, path: Path, fingerprint: str = "") -> Path:
         b"icpo.fingerprint": fingerprint.encode(),
     }
     data = data.replace_schema_metadata(marks)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=False) as temporary:
         pq.write_table(data, temporary, compression="zstd", write_page_checksum=True)
     return path
 

@@ -6,6 +6,7 @@ for the manifest. Whatever it needs beyond files is a worker or a pool that the 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from icpo_core import checkpoints, evaluate, graph, history, schemas, verify
 from icpo_core.diagnostics import iteration_row
@@ -21,7 +23,7 @@ from icpo_core.manifest import Manifest
 from icpo_core.run import Run
 from icpo_core.scores import scores
 from icpo_core.selection import select
-from icpo_core.store import Work
+from icpo_core.work import Work
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,17 @@ def perform(
 ) -> Outcome:
     """Make a stage of an iteration unless it is done; skip it, and say so, if it is.
 
-    force: make it although it is done. prefect: ids for the manifest.
+    force: make all of it, although it is done. prefect: ids for the manifest.
     Raises ValueError for a user's mistake, WorkerError where a worker failed.
     """
-    work = graph.work(run, stage, iteration)
+    run = run.at(iteration)
+    try:
+        work = graph.work(run, stage, iteration)
+    except graph.NotReadyError as wait:
+        raise ValueError(
+            f"{run.paths.root}: {stage} of iteration {iteration} {wait}; "
+            f"`icpo plan {run.paths.root}` shows what comes first"
+        ) from None
     status = run.store.status(work)
     if status.done and not force:
         assert status.manifest is not None
@@ -67,11 +76,36 @@ def perform(
         return Outcome(stage, iteration, status.manifest, False, status.reason)
     reason = "forced" if status.done else status.reason
     run.on_decision(f"{stage} {iteration}: {reason}")
-    started = time.time()
-    run.store.begin(work)
+    started, clock = time.time(), time.monotonic()
+    if stage == "checkpoint":
+        checkpoints.withdraw(run, iteration)
+    run.store.begin(work, afresh=status.done)
     made = STAGES[stage](run, work)
-    manifest = run.store.commit(work, started, made.facts, made.policy_version, prefect, made.known)
+    manifest = run.store.commit(
+        work,
+        started,
+        time.monotonic() - clock,
+        made.facts,
+        made.policy_version,
+        prefect,
+        made.known,
+    )
     return Outcome(stage, iteration, manifest, True, reason)
+
+
+def recover(run: Run, iteration: int) -> None:
+    """Make the weights of an update again that retention removed, from the batches that are stored.
+
+    Raises ValueError if they do not come out byte for byte as they were.
+    """
+    run = run.at(iteration)
+    found = run.store.manifest("update", iteration)
+    assert found is not None
+    names = [one.name for one in found.files if one.name.startswith("model/")]
+    run.on_decision(f"weights of iteration {iteration}: made again, they were pruned")
+    _bridge(run, iteration - 1)
+    run.workers.train(_update_job(run, iteration, found.fingerprint))
+    run.store.restore("update", iteration, names)
 
 
 def make_prompts(run: Run, work: Work) -> Made:
@@ -84,9 +118,9 @@ def make_prompts(run: Run, work: Work) -> Made:
 def make_rollouts(run: Run, work: Work) -> Made:
     """Sample every shard that is not there yet, on an engine that is proven to hold the policy."""
     folder, shards = _folder(run, work), run.config.rollout.shards
-    policy, version, probe = run.policy(work.iteration - 1)
+    policy, version, probe = _policy(run, work.iteration - 1)
     wanted = [run.paths.part("rollout", work.iteration, index, shards) for index in range(shards)]
-    kept = set(run.store.finished_parts(work))
+    kept = set(run.store.parts(work))
     facts: dict[str, Any] = {"kept_parts": len(kept)}
     if kept != set(wanted):
         facts |= run.workers.load(policy, version, probe)
@@ -118,7 +152,7 @@ def make_verdicts(run: Run, work: Work) -> Made:
     prompts = run.store.table("prompts", work.iteration, "prompts")
     found = run.store.manifest("rollout", work.iteration)
     assert found is not None
-    kept = set(run.store.finished_parts(work))
+    kept = set(run.store.parts(work))
     for record in found.files:
         path = _folder(run, work) / record.name
         if path in kept:
@@ -144,33 +178,30 @@ def make_batch(run: Run, work: Work) -> Made:
     schemas.write("batch", chosen.batch, folder / "batch.parquet", work.fingerprint)
     schemas.write("rejects", chosen.rejects, folder / "rejects.parquet", work.fingerprint)
     row = iteration_row(prompts, rollouts, verdicts, chosen.summary, {})
-    write_json(folder / "summary.json", row)
-    return Made({"rows": chosen.batch.num_rows, "rejects": chosen.rejects.num_rows})
+    # Seconds are of this machine and this hour, and no part of what was selected.
+    seconds = row.pop("judge/seconds", None)
+    write_json(folder / "summary.json", row, durable=False)
+    counts = {"rows": chosen.batch.num_rows, "rejects": chosen.rejects.num_rows}
+    return Made(counts | ({"judge/seconds": seconds} if seconds is not None else {}))
 
 
 def make_update(run: Run, work: Work) -> Made:
     """One unit: optimizer steps on the stored batch, from the parent's state, and new weights."""
     folder = _folder(run, work)
-    before = work.iteration - 1
-    job = {
-        "job": "update",
-        "iteration": work.iteration,
-        "batch": str(run.store.file("select", work.iteration, "batch.parquet")),
-        "parent": graph.state_id(run, before),
-        "restore": checkpoints.restore(run, before),
-        "state_id": work.fingerprint,
-        "out": str(folder),
-    }
-    reply = run.workers.train(job)
-    write_json(folder / "metrics.json", reply["metrics"])
+    _bridge(run, work.iteration - 1)
+    reply = run.workers.train(_update_job(run, work.iteration, work.fingerprint))
+    # What has no value in this iteration has no figure, in JSON too.
+    figures = {name: value for name, value in reply["metrics"].items() if math.isfinite(value)}
+    write_json(folder / "metrics.json", figures, durable=False)
     facts = {"replayed": reply["replayed"], "timing": reply["timing"]}
-    return Made(facts, reply["policy_version"])
+    known = {f"model/{name}": digest for name, digest in reply.get("weights", {}).items()}
+    return Made(facts, reply["policy_version"], known)
 
 
 def make_evaluation(run: Run, work: Work) -> Made:
     """Sample and judge every benchmark; what is sampled stays sampled."""
     folder, settings = _folder(run, work), run.config.evaluate
-    policy, version, probe = run.policy(work.iteration)
+    policy, version, probe = _policy(run, work.iteration)
     facts: dict[str, Any] = {"tokens": 0, "sampling_seconds": 0.0}
 
     def sampler(job: dict[str, Any], say: Callable[[int, int], None]) -> dict[str, Any]:
@@ -200,7 +231,7 @@ def make_evaluation(run: Run, work: Work) -> Made:
             if change.fell:
                 fallen.append(name)
                 run.on_decision(f"evaluate {work.iteration}: {name} {change.words}")
-    write_json(folder / "scores.json", found)
+    write_json(folder / "scores.json", found, durable=False)
     for shelf in shelves:
         shelf.clear()  # every sample stands in samples.parquet
     accuracies = {f"accuracy/{name}": figures["accuracy"] for name, figures in found.items()}
@@ -210,9 +241,11 @@ def make_evaluation(run: Run, work: Work) -> Made:
 def make_checkpoint(run: Run, work: Work) -> Made:
     """Publish the weights and, every so often, save the trainer's state."""
     folder = _folder(run, work)
+    _policy(run, work.iteration)
     known = checkpoints.publish(run, work.iteration, folder / "model")
-    saved = checkpoints.state_due(run.config, work.iteration)
+    saved = checkpoints.state_due(run, work.iteration)
     if saved:
+        _bridge(run, work.iteration)
         run.workers.train(
             {
                 "job": "save",
@@ -235,6 +268,42 @@ STAGES: dict[str, Callable[[Run, Work], Made]] = {
     "evaluate": make_evaluation,
     "checkpoint": make_checkpoint,
 }
+
+
+def _update_job(run: Run, iteration: int, state_id: str) -> dict[str, Any]:
+    return {
+        "job": "update",
+        "iteration": iteration,
+        "batch": str(run.store.file("select", iteration, "batch.parquet")),
+        "parent": graph.state_id(run, iteration - 1),
+        "restore": checkpoints.restore(run, iteration - 1),
+        "state_id": state_id,
+        "out": str(run.paths.stage("update", iteration)),
+    }
+
+
+def _tokens(part: Path) -> int:
+    responses = pq.read_table(part, columns=["response_ids"], partitioning=None)["response_ids"]
+    return pa.compute.sum(pa.compute.list_value_length(responses)).as_py() or 0
+
+
+def _policy(run: Run, iteration: int) -> tuple[Path, str, Path | None]:
+    """The policy after an iteration, made again first if it was pruned: folder, digest, probe."""
+    if iteration and run.store.finished("update", iteration) and not run.has_weights(iteration):
+        recover(run, iteration)
+    return run.policy(iteration)
+
+
+def _bridge(run: Run, iteration: int) -> None:
+    """Save the state at the end of an earlier era, if this era's trainer would have to replay
+    batches of it: only a trainer with that era's settings comes to the same weights."""
+    last = checkpoints.bridge_needed(run, iteration)
+    if last is None:
+        return
+    run.on_decision(f"checkpoint {last}: made again with the trainer's state, to branch from")
+    run.stop_workers()  # one trainer at a time is what the memory is for
+    perform(run, "checkpoint", last, force=True)
+    run.at(last).stop_workers()
 
 
 def _folder(run: Run, work: Work) -> Path:

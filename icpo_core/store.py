@@ -2,17 +2,16 @@
 
 A piece of work is named by its fingerprint (inputs, config slice, seed, code version). It is done
 if the stage's folder has a manifest of that fingerprint and every file it names is there in the
-size it says; the digests are checked when a file is first read by a process that did not write it.
-Manifests are truth, Prefect is the view.
+size it says; the digests are checked when a file is first read by a process that did not write it,
+and by `icpo verify`. Manifests are truth, Prefect is the view.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
-import time
-from dataclasses import dataclass, field
-from enum import StrEnum
-from functools import cached_property
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,52 +19,12 @@ import pyarrow as pa
 
 from icpo_core import files, manifest, schemas
 from icpo_core.manifest import FileRecord, Manifest
+from icpo_core.marks import Marks
 from icpo_core.paths import RunPaths
+from icpo_core.work import Standing, Status, Work
 
-
-class Standing(StrEnum):
-    """How a piece of work stands."""
-
-    DONE = "done"  # the manifest is of this work and its files are whole
-    MISSING = "missing"  # no manifest: never made, or died before it was whole
-    STALE = "stale"  # made from something else: inputs, configuration, seed or program
-    DAMAGED = "damaged"  # a file is missing or has another size or content than recorded
-
-
-@dataclass(frozen=True)
-class Work:
-    """One stage of one iteration with all that its result depends on."""
-
-    stage: str
-    iteration: int
-    version: int
-    """Code version of the stage, bumped by hand when its results change."""
-    inputs: dict[str, str | None]
-    """Digest of everything read, by name."""
-    config: dict[str, Any]
-    """The part of the configuration that the stage reads."""
-    seed: int
-    parents: list[str] = field(default_factory=list)
-    """Fingerprints of the stages read."""
-
-    @cached_property
-    def fingerprint(self) -> str:
-        return manifest.fingerprint(
-            self.stage, self.iteration, self.version, self.inputs, self.config, self.seed
-        )
-
-
-@dataclass(frozen=True)
-class Status:
-    """Standing of a piece of work, the reason in words, and its manifest if there is one."""
-
-    standing: Standing
-    reason: str
-    manifest: Manifest | None = None
-
-    @property
-    def done(self) -> bool:
-        return self.standing is Standing.DONE
+HASH_THREADS = min(8, os.cpu_count() or 1)
+LARGE_BYTES = 1 << 25
 
 
 class Store:
@@ -73,6 +32,9 @@ class Store:
 
     def __init__(self, paths: RunPaths) -> None:
         self.paths = paths
+        self.marks = Marks(paths)
+        self.writable = False
+        """Whether this process holds the run, and so may mark what it finds damaged."""
         self._manifests: dict[tuple[str, int], Manifest] = {}
         self._trusted: set[Path] = set()
 
@@ -86,56 +48,79 @@ class Store:
             self._manifests[key] = found
         return self._manifests[key]
 
-    def status(self, work: Work) -> Status:
-        """How `work` stands. Looks at sizes; `read` and `verify` look at contents."""
+    def finished(self, stage: str, iteration: int) -> Manifest | None:
+        """The stage's manifest, None if it has none or a damaged one."""
         try:
-            found = self.manifest(work.stage, work.iteration)
+            return self.manifest(stage, iteration)
+        except ValueError:
+            return None
+
+    def status(self, work: Work) -> Status:
+        """How `work` stands. Looks at sizes; `file` and `verify` look at contents."""
+        stage, iteration = work.stage, work.iteration
+        try:
+            found = self.manifest(stage, iteration)
         except ValueError as error:
             return Status(Standing.DAMAGED, str(error))
         if found is None:
-            parts = self.finished_parts(work)
-            return Status(
-                Standing.MISSING,
-                f"{len(parts)} of its parts are whole" if parts else "not made yet",
-            )
+            count = len(self.parts(work))
+            reason = f"not finished, {_counted(count)} of it there" if count else "not made yet"
+            return Status(Standing.MISSING, reason)
         if found.fingerprint != work.fingerprint:
             why = manifest.why_different(found, work.version, work.inputs, work.config, work.seed)
             return Status(Standing.STALE, why, found)
-        if wrong := self._wrong_sizes(found):
-            return Status(Standing.DAMAGED, wrong, found)
+        wrong = self.marks.damaged(stage, iteration) | self._wrong_sizes(found)
+        if wrong:
+            words = ", ".join(f"{name} {what}" for name, what in wrong.items())
+            return Status(Standing.DAMAGED, words, found)
         return Status(Standing.DONE, "same fingerprint, files whole", found)
 
-    def begin(self, work: Work) -> Path:
+    def begin(self, work: Work, afresh: bool = False) -> Path:
         """An empty folder for the work, but for whole parts of just this work; its path.
 
-        The old manifest goes first: from then on the stage counts as not done.
+        `afresh`: keep no part. The old manifest goes before anything it names: from then on the
+        stage counts as not done.
         """
         folder = self.paths.stage(work.stage, work.iteration)
-        self._manifests.pop((work.stage, work.iteration), None)
-        old = self.paths.manifest(work.stage, work.iteration)
-        if old.exists():
-            old.unlink()
+        kept = [] if afresh else self.whole_parts(work)
+        if self.paths.manifest(work.stage, work.iteration).exists():
+            # Bad parts first: without the manifest nobody could tell them from good ones.
+            for path in set(self.parts(work)) - set(kept):
+                path.unlink()
+            self.paths.manifest(work.stage, work.iteration).unlink()
             files.sync(folder)
-        kept = self.finished_parts(work)
+        self._manifests.pop((work.stage, work.iteration), None)
+        self.marks.forget(work.stage, work.iteration)
+        self._trusted = {path for path in self._trusted if not path.is_relative_to(folder)}
         for path in sorted(folder.glob("*")):
             if path not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            files.sync_all([folder.parent, folder.parent.parent])
         return folder
 
-    def finished_parts(self, work: Work) -> list[Path]:
-        """Whole Parquet parts in the stage's folder that carry the work's fingerprint."""
-        folder = self.paths.stage(work.stage, work.iteration)
-        return [
-            path
-            for path in sorted(folder.glob("*.parquet"))
-            if schemas.part_fingerprint(path) == work.fingerprint
-        ]
+    def whole_parts(self, work: Work) -> list[Path]:
+        """Parts of just this work in the stage's folder whose every byte is as it was written."""
+        found = self.finished(work.stage, work.iteration)
+        recorded = {}
+        if found is not None and found.fingerprint == work.fingerprint:
+            recorded = {record.name: record for record in found.files}
+        whole = []
+        for path in self.parts(work):
+            if path.name in recorded:
+                wrong = _wrong_content(path, recorded[path.name])
+            else:
+                wrong = _unreadable(path)
+            if wrong is None:
+                whole.append(path)
+        return whole
 
     def commit(
         self,
         work: Work,
         started: float,
+        seconds: float,
         facts: dict[str, Any],
         policy_version: str | None = None,
         prefect: dict[str, str] | None = None,
@@ -143,14 +128,19 @@ class Store:
     ) -> Manifest:
         """Record all files of the stage's folder and write the manifest, which makes it done.
 
-        `started`: Unix time. `known`: sha256 of files, by name, that were just computed.
+        `started`: Unix time. `seconds`: wall time, by a clock that cannot be set back. `known`:
+        sha256 of files, by name, that were just computed.
         """
         folder = self.paths.stage(work.stage, work.iteration)
-        records = [
-            self._record(path, folder, known or {})
-            for path in sorted(folder.rglob("*"))
+        inside = sorted(folder.rglob("*"))
+        mine = [
+            path
+            for path in inside
             if path.is_file() and not path.name.endswith(files.TEMPORARY_SUFFIX)
         ]
+        # What the manifest names reaches the disk before the manifest does.
+        files.sync_all([*mine, *(path for path in inside if path.is_dir()), folder])
+        records = _records(mine, folder, known or {})
         made = Manifest(
             stage=work.stage,
             iteration=work.iteration,
@@ -168,9 +158,10 @@ class Store:
             libraries=manifest.libraries(),
             prefect=prefect or {},
             started=started,
-            seconds=time.time() - started,
+            seconds=seconds,
         )
-        manifest.write(self.paths.manifest(work.stage, work.iteration), made)
+        # Not waited for: without power it is there with what it names, or the stage is not done.
+        manifest.write(self.paths.manifest(work.stage, work.iteration), made, durable=False)
         self._manifests[work.stage, work.iteration] = made
         self._trusted.update(folder / record.name for record in records)
         return made
@@ -188,8 +179,17 @@ class Store:
             )
         path = self.paths.stage(stage, iteration) / name
         if path not in self._trusted:
-            if wrong := _wrong_content(path, found.record(name)):
-                raise ValueError(f"{wrong}; {_mend(self.paths, stage, iteration)}")
+            wrong = _wrong_content(path, found.record(name))
+            if wrong is not None:
+                if self.writable:
+                    self.marks.set_damaged(stage, iteration, {name: wrong})
+                mend = (
+                    "it is made again when the run goes on, or now with `icpo stage "
+                    f"{stage} {self.paths.root} --iteration {iteration}`"
+                    if self.writable
+                    else f"`icpo verify {self.paths.root}` marks it to be made again"
+                )
+                raise ValueError(f"{path}: {wrong}; {mend}")
             self._trusted.add(path)
         return path
 
@@ -205,84 +205,140 @@ class Store:
             [schemas.read(table, self.file(stage, iteration, name)) for name in names]
         )
 
-    def verify(self, stage: str, iteration: int) -> list[str]:
-        """What is wrong with a finished stage, file by file; every byte is read again."""
+    def verify(self, stage: str, iteration: int, digest: files.Digest) -> dict[str, str]:
+        """What is wrong with a finished stage's files, by name; every byte is read again.
+
+        Raises ValueError if its manifest is damaged.
+        """
         found = self.manifest(stage, iteration)
         if found is None:
-            return []
-        gone = self.pruned(stage, iteration)
+            return {}
         folder = self.paths.stage(stage, iteration)
-        wrong = [
-            _wrong_content(folder / record.name, record)
+        gone = self.marks.pruned(stage, iteration)
+        wrong = {
+            record.name: _wrong_content(folder / record.name, record, digest)
             for record in found.files
             if record.name not in gone
-        ]
-        return [line for line in wrong if line]
+        }
+        return {name: words for name, words in wrong.items() if words}
 
-    def pruned(self, stage: str, iteration: int) -> set[str]:
-        """Names of files that retention has removed from a finished stage."""
-        path = self.paths.pruned(stage, iteration)
-        return set(files.read_json(path)["files"]) if path.is_file() else set()
+    def prune(self, removals: dict[tuple[str, int], frozenset[str]]) -> None:
+        """Remove files of finished stages for good, and say so beside their manifests.
 
-    def prune(self, stage: str, iteration: int, names: list[str]) -> int:
-        """Remove files of a finished stage for good, and say so beside the manifest. Bytes freed."""
+        `removals`: names of files by (stage, iteration); none, to end what a kill cut short.
+        """
+        news = {
+            key: gone
+            for key, names in removals.items()
+            if (gone := self.marks.pruned(*key) | names) != self.marks.pruned(*key)
+        }
+        for key, gone in news.items():
+            self.marks.set_pruned(*key, gone)
+        # Said first, and on the disk: a file that is gone and not said to be is damage.
+        files.sync_all([self.paths.pruned(*key) for key in news])
+        for key in removals:
+            folder = self.paths.stage(*key)
+            for name in self.marks.pruned(*key):
+                (folder / name).unlink(missing_ok=True)
+            for path in sorted(folder.rglob("*"), reverse=True):
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
+
+    def restore(self, stage: str, iteration: int, names: Iterable[str]) -> None:
+        """Take pruned files, which were made again, for what they were.
+
+        Raises ValueError if a file is not byte for byte what was recorded.
+        """
+        found = self.manifest(stage, iteration)
+        assert found is not None
         folder = self.paths.stage(stage, iteration)
-        gone = self.pruned(stage, iteration)
-        # Said first: a file that is gone and not said to be is damage.
-        record = {"files": sorted(gone | set(names)), "at": time.time()}
-        files.write_json(self.paths.pruned(stage, iteration), record)
-        freed = 0
         for name in names:
-            path = folder / name
-            if path.is_file():
-                freed += path.stat().st_size
-                path.unlink()
-        for path in sorted(folder.rglob("*"), reverse=True):
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-        return freed
-
-    def _wrong_sizes(self, found: Manifest) -> str | None:
-        folder = self.paths.stage(found.stage, found.iteration)
-        gone = self.pruned(found.stage, found.iteration)
-        for record in found.files:
-            if record.name in gone:
-                continue
-            try:
-                size = (folder / record.name).stat().st_size
-            except FileNotFoundError:
-                return f"{record.name} is missing"
-            if size != record.bytes:
-                return f"{record.name} has {size} bytes instead of {record.bytes}"
-        return None
-
-    def _record(self, path: Path, folder: Path, known: dict[str, str]) -> FileRecord:
-        name = path.relative_to(folder).as_posix()
-        rows = content = None
-        if path.suffix == ".parquet":
-            table = schemas.table_name(path)
-            if table is not None:
-                data = schemas.read(table, path)
-                rows, content = data.num_rows, schemas.content_digest(table, data)
-        return FileRecord(
-            name=name,
-            bytes=path.stat().st_size,
-            sha256=known.get(name) or files.sha256_file(path),
-            rows=rows,
-            content=content,
+            if _wrong_content(folder / name, found.record(name)) is not None:
+                raise ValueError(
+                    f"{folder / name}: was pruned, and what came of making it again is not what "
+                    f"was recorded; make the stage and what depends on it anew: `icpo stage {stage}"
+                    f" {self.paths.root} --iteration {iteration} --force`"
+                )
+        files.sync_all([folder / name for name in names])
+        self.marks.set_pruned(
+            stage, iteration, self.marks.pruned(stage, iteration) - frozenset(names)
         )
+        self._trusted.update(folder / name for name in names)
+
+    def parts(self, work: Work) -> list[Path]:
+        """Parquet files in the stage's folder that say they are parts of this work; after `begin`
+        they are whole."""
+        folder = self.paths.stage(work.stage, work.iteration)
+        return [
+            path
+            for path in sorted(folder.glob("*.parquet"))
+            if schemas.part_fingerprint(path) == work.fingerprint
+        ]
+
+    def _wrong_sizes(self, found: Manifest) -> dict[str, str]:
+        folder = self.paths.stage(found.stage, found.iteration)
+        gone = self.marks.pruned(found.stage, found.iteration)
+        wrong = {
+            record.name: _wrong_size(folder / record.name, record)
+            for record in found.files
+            if record.name not in gone
+        }
+        return {name: words for name, words in wrong.items() if words}
 
 
-def _wrong_content(path: Path, record: FileRecord) -> str | None:
+def _records(paths: list[Path], folder: Path, known: dict[str, str]) -> list[FileRecord]:
+    """What a manifest says of each file; large ones are hashed side by side."""
+    if sum(path.stat().st_size for path in paths) < LARGE_BYTES:
+        return [_record(path, folder, known) for path in paths]
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        return list(pool.map(lambda path: _record(path, folder, known), paths))
+
+
+def _record(path: Path, folder: Path, known: dict[str, str]) -> FileRecord:
+    name = path.relative_to(folder).as_posix()
+    rows = content = None
+    if path.suffix == ".parquet":
+        table = schemas.table_name(path)
+        if table is not None:
+            data = schemas.read(table, path)
+            rows, content = data.num_rows, schemas.content_digest(table, data)
+    return FileRecord(
+        name=name,
+        bytes=path.stat().st_size,
+        sha256=known.get(name) or files.sha256_file(path),
+        rows=rows,
+        content=content,
+    )
+
+
+def _wrong_size(path: Path, record: FileRecord) -> str | None:
     try:
-        if path.stat().st_size != record.bytes:
-            return f"{path}: has {path.stat().st_size} bytes instead of {record.bytes}"
-        if files.sha256_file(path) != record.sha256:
-            return f"{path}: its content is not what was recorded (sha256 differs)"
+        size = path.stat().st_size
     except FileNotFoundError:
-        return f"{path}: is missing"
+        return "is missing"
+    return None if size == record.bytes else f"has {size} bytes instead of {record.bytes}"
+
+
+def _wrong_content(
+    path: Path, record: FileRecord, digest: files.Digest = files.sha256_file
+) -> str | None:
+    wrong = _wrong_size(path, record)
+    if wrong is None and digest(path) != record.sha256:
+        return "is not what was recorded (sha256 differs)"
+    return wrong
+
+
+def _unreadable(path: Path) -> str | None:
+    """What is wrong with a part that no manifest names: its pages carry checksums."""
+    try:
+        table = schemas.table_name(path)
+        if table is None:
+            return "is no table of ours"
+        schemas.read(table, path)
+    except ValueError as error:
+        return str(error)
     return None
 
 
-def _mend(paths: RunPaths, stage: str, iteration: int) -> str:
-    return f"make it again with `icpo stage {stage} {paths.root} --iteration {iteration} --force`"
+def _counted(parts: int) -> str:
+    return f"{parts} part" if parts == 1 else f"{parts} parts"

@@ -24,6 +24,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from icpo_core.files import what_the_disk_says
+
 SOCKET_VARIABLE = "ICPO_WORKER_SOCKET"
 STOP_GRACE_SECONDS = 5.0
 
@@ -255,4 +257,5 @@ def attempt(
         return {"mistake": str(error)}
     except Exception as error:  # noqa: BLE001  the process boundary: the parent raises it again
         traceback.print_exc()
-        return {"failure": f"{job['job']}: {type(error).__name__}: {error}"}
+        words = what_the_disk_says(error) or f"{type(error).__name__}: {error}"
+        return {"failure": f"{job['job']}: {words}"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from pathlib import Path
+import shlex
 from typing import Any
 
 from rich.console import Console
@@ -18,7 +18,7 @@ def add_parser(subparsers: Any) -> None:
         description="Train in this process, against the configured Prefect API or an embedded one. "
         "The same command again goes on where the run stopped.",
     )
-    parser.add_argument("config", help="TOML file of the run, as configs/demo.toml")
+    parser.add_argument("config", help="TOML file of the run, or a run's folder, to go on")
     parser.add_argument(
         "-o", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE",
         help="change one key, as run.seed=1 or preset=grpo",
@@ -34,10 +34,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core.config import load
+    from icpo_core.lock import RefusedError
     from icpo_core.run import Run
 
-    run = Run(load(Path(arguments.config), arguments.overrides, arguments.run))
+    run = Run.named(arguments.config, arguments.overrides, arguments.run)
     run.require_sources()
     root = run.paths.root
     from flows.summary import as_json, show
@@ -49,8 +49,10 @@ def call(arguments: argparse.Namespace) -> int:
         asyncio.run(
             train(arguments.config, arguments.overrides, arguments.run, rerun=arguments.rerun)
         )
+    except RefusedError:
+        raise
     except BaseException:
-        if (root / "config.json").is_file():
+        if run.paths.record.is_file():
             Console(stderr=True).print(
                 f"What is finished is kept in {root}. To go on: {again(arguments)}",
                 soft_wrap=True,
@@ -66,8 +68,10 @@ def call(arguments: argparse.Namespace) -> int:
 
 def again(arguments: argparse.Namespace) -> str:
     """The command that goes on with this run."""
-    words = ["icpo train", arguments.config]
-    words += [f"-o '{override}'" for override in arguments.overrides]
+    words = ["icpo", "train", arguments.config]
+    for override in arguments.overrides:
+        words += ["-o", override]
     words += ["--run", arguments.run] if arguments.run else []
     words += ["--rerun"] if arguments.rerun else []
-    return " ".join(words)
+    words += ["--json"] if arguments.json else []
+    return shlex.join(words)

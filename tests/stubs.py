@@ -1,0 +1,304 @@
+"""A stand-in for vLLM and DeepSpeed: deterministic, in this process, in milliseconds.
+
+It does what the real ones promise the store. The engine samples each request by its own seed and
+the weights it holds, through the real `icpo_core.rollout.handlers`. The trainer names its state,
+replays stored batches to come back to one, takes an Adam step on eight weights, publishes and saves
+them. Both write down in a ledger what they do, so that a test can say that nothing was done twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from icpo_core import checkpoints, graph, metrics, schemas, stages
+from icpo_core.config import Config, load
+from icpo_core.engine import Request, Sample
+from icpo_core.files import link_or_copy, model_digest, read_json, write_json
+from icpo_core.rollout import handlers
+from icpo_core.run import Run
+from icpo_core.stages import Outcome
+
+WIDTH = 8
+Say = Callable[[str], None]
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ROOT / "data" / "small"
+
+
+class StubEngine:
+    """Answers `\\boxed{digit}`, right half the time, by the request's seed and the weights."""
+
+    def __init__(self, model: Path, tokenizer: Any, ledger: Say, hook: Say) -> None:
+        self.tokenizer, self.ledger, self.hook = tokenizer, ledger, hook
+        self.eos_ids = [tokenizer.eos_token_id]
+        self.policy_version, self.drift = model_digest(model), _drift(model)
+
+    def load(self, model: Path, policy_version: str) -> float:
+        assert model_digest(model) == policy_version
+        self.policy_version, self.drift = policy_version, _drift(model)
+        return 0.0
+
+    def prove(self, probe: Path, limit: float | None) -> float:
+        schemas.read("probe", probe)
+        return 0.0
+
+    def sample(
+        self,
+        requests: list[Request],
+        temperature: float,
+        max_tokens: int,
+        top_p: float = 1.0,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Sample]:
+        samples = []
+        for number, request in enumerate(requests):
+            self.ledger(f"sample {request.seed}")
+            draw = np.random.default_rng([request.seed, len(request.prompt_ids), self.drift])
+            prompt = self.tokenizer.decode(request.prompt_ids)
+            answer = _solve(prompt.rpartition("Q:")[2].partition("\n")[0])
+            text = f"\\boxed{{{answer if draw.random() < 0.5 else draw.integers(10)}}}"
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] + self.eos_ids
+            samples.append(Sample(ids, draw.uniform(-1, 0, len(ids)).tolist(), "stop"))
+            if on_progress:
+                on_progress(number + 1, len(requests))
+            self.hook("sampled")
+        return samples
+
+
+class StubTrainer:
+    """Adam on eight weights; the gradient is a function of the batch."""
+
+    def __init__(self, base: Path, settings: dict[str, Any], ledger: Say, hook: Say) -> None:
+        self.base, self.settings, self.ledger, self.hook = base, settings, ledger, hook
+        self._build()
+
+    def _build(self) -> None:
+        self.weights, self.moments, self.steps = np.zeros(WIDTH), np.zeros((2, WIDTH)), 0
+        self.state_id = model_digest(self.base)
+
+    def _restore(self, parent: str, restore: dict[str, Any]) -> list[int]:
+        if self.state_id == parent:
+            return []
+        self._build()
+        if restore["folder"] is not None:
+            state = load_file(Path(restore["folder"]) / "deepspeed" / "state.safetensors")
+            self.weights, self.moments = state["weights"], state["moments"]
+            self.steps = int(state["steps"][0])
+        for step in restore["replay"]:
+            self.ledger(f"replay {step['iteration']}")
+            self._step(Path(step["batch"]))
+        self.state_id = parent
+        return [step["iteration"] for step in restore["replay"]]
+
+    def _step(self, batch: Path) -> float:
+        rows = schemas.read("batch", batch).to_pylist()
+        gradient = np.zeros(WIDTH)
+        for row in rows:
+            place = sum(row["response_ids"]) % WIDTH
+            gradient[place] -= row["advantage"] * self.settings["expert_lambda"]
+        self.steps += 1
+        self.moments[0] = 0.9 * self.moments[0] + 0.1 * gradient
+        self.moments[1] = 0.99 * self.moments[1] + 0.01 * gradient**2
+        self.hook("mid step")
+        self.weights -= (
+            self.settings["learning_rate"]
+            * self.moments[0]
+            / (1 - 0.9**self.steps)
+            / (np.sqrt(self.moments[1] / (1 - 0.99**self.steps)) + 1e-8)
+        )
+        return float(np.abs(gradient).sum())
+
+    def update(self, job: dict[str, Any]) -> dict[str, Any]:
+        replayed = self._restore(job["parent"], job["restore"])
+        self.state_id = ""
+        self.ledger(f"step {job['iteration']}")
+        norm = self._step(Path(job["batch"]))
+        self.state_id = job["state_id"]
+        self.hook("stepped")
+        out = Path(job["out"]) / "model"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        save_file({"weights": self.weights}, out / "model.safetensors")
+        self.hook("weights written")
+        write_json(out / "config.json", {"width": WIDTH, "steps": self.steps}, durable=False)
+        link_or_copy(self.base / "tokenizer.json", out / "tokenizer.json")
+        probe = schemas.table("probe", [{"token_ids": [1, 2], "logprobs": [-0.5]}])
+        schemas.write("probe", probe, out / "probe.parquet")
+        return {
+            "metrics": {"grad_norm": norm, "optimizer_steps": 1.0, "kl": float("nan")},
+            "policy_version": model_digest(out),
+            "replayed": replayed,
+            "timing": {},
+        }
+
+    def save(self, job: dict[str, Any]) -> dict[str, Any]:
+        self._restore(job["state_id"], job["restore"])
+        out = Path(job["out"])
+        (out / "deepspeed").mkdir(parents=True)
+        state = {"weights": self.weights, "moments": self.moments}
+        state["steps"] = np.array([self.steps])
+        save_file(state, out / "deepspeed" / "state.safetensors")
+        self.hook("state written")
+        write_json(out / "state.json", {"state_id": self.state_id, "ranks": 1}, durable=False)
+        return {}
+
+
+class StubWorkers:
+    """In the place of `icpo_core.workers.Workers`."""
+
+    def __init__(self, config: Config, model: Path, ledger: Say, hook: Say) -> None:
+        from transformers import AutoTokenizer
+
+        self._config, self._model, self._ledger, self._hook = config, model, ledger, hook
+        self._tokenizer = AutoTokenizer.from_pretrained(SMALL / "base")
+        self._engine: dict[str, Any] | None = None
+        self._trainer: StubTrainer | None = None
+
+    def start_engine(self, policy: Path) -> None:
+        if self._engine is None:
+            engine = StubEngine(policy, self._tokenizer, self._ledger, self._hook)
+            self._engine = handlers(engine, self._tokenizer)  # type: ignore[arg-type]
+
+    def start_trainer(self) -> None:
+        if self._trainer is None:
+            settings = self._config.update.model_dump() | self._config.loss.model_dump()
+            self._trainer = StubTrainer(self._model, settings, self._ledger, self._hook)
+
+    def load(self, policy: Path, policy_version: str, probe: Path | None) -> dict[str, Any]:
+        self.start_engine(policy)
+        job = {"job": "load", "model": str(policy), "policy_version": policy_version}
+        job |= {"probe": str(probe) if probe else None, "max_logprob_gap": None}
+        return self._do(job, lambda news: None)
+
+    def sample(self, job: dict[str, Any], on_progress: Callable[..., None]) -> dict[str, Any]:
+        return self._do(job, lambda news: on_progress(news["done"], news["all"]))
+
+    def _do(self, job: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        assert self._engine is not None
+        # Jobs are JSON on their way to a worker, and so is its reply.
+        return json.loads(json.dumps(self._engine[job["job"]](json.loads(json.dumps(job)), say)))
+
+    def train(self, job: dict[str, Any]) -> dict[str, Any]:
+        self.start_trainer()
+        assert self._trainer is not None
+        job = json.loads(json.dumps(job))
+        return self._trainer.update(job) if job["job"] == "update" else self._trainer.save(job)
+
+    def stop(self) -> None:
+        self._engine = self._trainer = None
+
+
+def _solve(problem: str) -> int:
+    """Left to right, last digit only."""
+    value = int(problem[0])
+    for sign, digit in zip(problem[1::2], problem[2::2], strict=True):
+        number = int(digit)
+        value = {"+": value + number, "-": value - number, "*": value * number}[sign] % 10
+    return value
+
+
+def _drift(model: Path) -> int:
+    """What of the weights the samples depend on: every bit of them."""
+    return int(model_digest(model)[:12], 16)
+
+
+CHANGES = [
+    "run.iterations=3", "prompts.batch_size=4", "rollout.on_policy=3", "rollout.expert=1",
+    "rollout.shards=2", "evaluate.every=2", "checkpoint.state_every=2", "checkpoint.keep_last=1",
+    "checkpoint.keep_every=0", "run.trackers=[]",
+]  # fmt: skip
+
+
+def problem_sets(folder: Path) -> list[str]:
+    """Small parts of the shipped problem sets in `folder`; the overrides that name them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    changes = []
+    for key, name, rows in (
+        ("prompts.problems", "train", 30),
+        ("prompts.demonstrations", "demonstrations", 12),
+        ("heldout", "heldout", 6),
+    ):
+        path = folder / f"{name}.parquet"
+        if not path.is_file():
+            schemas.write(
+                "problems", schemas.read("problems", SMALL / f"{name}.parquet")[:rows], path
+            )
+        if key == "heldout":
+            changes.append(f'evaluate.benchmarks=[{{name="heldout", problems="{path}"}}]')
+            changes.append(f'prompts.exclude=["{path}"]')
+        else:
+            changes.append(f"{key}={path}")
+    return changes
+
+
+def configuration(folder: Path, name: str = "run", *changes: str) -> Config:
+    """The demo, made small, for a run below `folder`."""
+    small = [*CHANGES, *problem_sets(folder / "data"), f"run.directory={folder / 'runs'}"]
+    return load(ROOT / "configs" / "demo.toml", [*small, *changes], name)
+
+
+@contextmanager
+def stubbed(run: Run, ledger: Path | None = None, hook: Say = lambda mark: None) -> Iterator[Run]:
+    """The run, open, with stand-ins for its workers. `hook` is called at marks within a stage."""
+
+    def note(line: str) -> None:
+        if ledger is not None:
+            with ledger.open("a") as sink:
+                sink.write(line + "\n")
+
+    def workers(config: Config, model: Path, logs: Path) -> StubWorkers:
+        return StubWorkers(config, model, note, hook)
+
+    run.make_workers = workers  # type: ignore[assignment]
+    with run:
+        yield run
+
+
+def train(run: Run, rerun: bool = False, on_stage: Say = lambda mark: None) -> list[Outcome]:
+    """What `flows.train` and `flows.iteration` do, without Prefect; what was made or kept."""
+    steps = graph.plan(run)
+    if not rerun:
+        graph.require_same(run, steps)
+    run.keep_config()
+    checkpoints.settle(run)
+    first = graph.first_open(steps)
+    outcomes: list[Outcome] = []
+    if first is None:
+        return outcomes
+    for number in range(first, run.config.run.iterations + 1):
+        for stage in graph.stages_of(run.at(number).config, number):
+            on_stage(f"before {stage} {number}")
+            outcomes.append(stages.perform(run, stage, number))
+            on_stage(f"after {stage} {number}")
+        checkpoints.settle(run)
+        on_stage(f"settled {number}")
+        metrics.record(run, number)
+    return outcomes
+
+
+def made(outcomes: list[Outcome]) -> list[str]:
+    """Places of what was made."""
+    return [f"it-{one.iteration:04d}/{one.stage}" for one in outcomes if one.made]
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Content digest of every finished stage and of the final weights, by place."""
+    run = Run.read(root)
+    found = {}
+    for number in run.paths.iterations():
+        for stage in graph.STAGES:
+            manifest = run.store.manifest(stage, number)
+            if manifest is not None:
+                found[run.paths.place(stage, number)] = manifest.content()
+    found["LATEST"] = os.readlink(run.paths.latest)
+    found["weights"] = model_digest(run.paths.latest / "model")
+    found["state"] = str(read_json(run.paths.latest / "state" / "state.json"))
+    return found
