@@ -51,6 +51,9 @@ class RunSection(Section):
     """Root of every seed: batch order, demonstrations, sampling."""
     iterations: Annotated[int, Operational, Field(ge=1)] = 400
     """Training iterations T."""
+    placement: Annotated[Literal["colocated", "split"], Operational] = "colocated"
+    """`colocated`: engines and trainer share the devices, and the engines sleep while the trainer
+    works; `split`: the trainer has the first devices, the engines the rest."""
     trackers: Annotated[list[Literal["tensorboard", "wandb", "mlflow"]], Operational] = [
         "tensorboard"
     ]
@@ -139,7 +142,10 @@ class RolloutSection(Section):
     max_tokens: Count = 8192
     """Longest response in tokens."""
     shards: Count = 1
-    """Parts of the stage's Parquet; a stage that dies keeps its finished ones."""
+    """Parts of the stage's Parquet; a stage that dies keeps its finished ones. Each is sampled by
+    whichever engine is free, so there should be as many as engines or more."""
+    engines: Annotated[int, Field(ge=0), Operational] = 1
+    """vLLM engines on this machine; 0: as many as its devices hold, or one without devices."""
     max_logprob_gap: Annotated[float | None, Field(gt=0.0), Operational] = None
     """Largest difference between engine and trainer in the logprob of one probe token, nats, before
     the engine is said to hold other weights. Unset: 1e-3 in float32, 0.5 in half precision."""
@@ -245,7 +251,10 @@ class UpdateSection(Section):
     mini_batch: CountOrNone = 0
     """Prompts an optimizer step; 0: the whole batch in one step."""
     token_budget: Count = 16384
-    """Padded tokens (rows times longest row) of a micro-batch."""
+    """Tokens of a micro-batch, with their padding."""
+    packing: bool | None = None
+    """Rows of a micro-batch one behind another, without padding, instead of beside each other.
+    Unset: where flash attention is there. Without it a packed row costs tokens², padding less."""
     old_logprobs: Literal["trainer", "engine"] = "trainer"
     """Who says what the old policy's logprobs were."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"

@@ -1,57 +1,165 @@
 """Log-probabilities of tokens without holding tokens × vocabulary in memory.
 
-Legend: N tokens, V vocabulary, W width of the hidden state.
+Legend: N tokens, V vocabulary, W width of the hidden state, B words of a block of the vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = 64 << 20
+BLOCK_BYTES = 64 << 20
 """Float32 logits held at a time."""
 
 
 def token_logprobs(
     hidden_NW: Tensor,
-    head: Callable[[Tensor], Tensor],
-    vocabulary: int,
+    weight_VW: Tensor,
     targets_N: Tensor,
+    bias_V: Tensor | None = None,
     temperature: float = 1.0,
     entropy: bool = True,
     entropy_gradient: bool = False,
+    block_bytes: int = BLOCK_BYTES,
 ) -> tuple[Tensor, Tensor]:
     """Logprob of each target and entropy of each distribution, nats, float32, shape [N].
 
-    `head` maps hidden states to logits [n, V]. The logits are made, used and dropped chunk by
-    chunk, and made again in backward: one more product with the head, a third more arithmetic,
-    for memory that does not grow with N × V. Entropy is zeros when not asked for.
+    The distribution is softmax((hidden · weightᵀ + bias) / temperature); it is taken in float32
+    whatever the dtype of the product. Logits are made, used and dropped block by block of the
+    vocabulary, and made again in backward: one more product with the head, a third more arithmetic,
+    for memory that does not grow with N × V. If all fit in one block they are kept instead.
+    Entropy is zeros when not asked for, and has no gradient unless `entropy_gradient`.
     """
-    size = max(1, CHUNK_BYTES // (4 * vocabulary))
+    if 4 * len(targets_N) * len(weight_VW) <= block_bytes:
+        logits_NV = _logits(hidden_NW, weight_VW, bias_V, temperature)
+        return _in_one_block(logits_NV, targets_N, entropy, entropy_gradient)
+    return _InBlocks.apply(
+        hidden_NW,
+        weight_VW,
+        bias_V,
+        targets_N,
+        temperature,
+        entropy or entropy_gradient,
+        entropy_gradient,
+        max(1, block_bytes // (4 * len(targets_N))),
+    )
 
-    def piece(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(hidden).float()
-        if temperature != 1.0:
-            logits = logits / temperature
-        total = logits.logsumexp(-1)
-        logprobs = logits.gather(-1, targets[:, None]).squeeze(-1) - total
-        if not entropy:
-            return logprobs, torch.zeros_like(logprobs)
-        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-            spread = total - (logits.softmax(-1) * logits).sum(-1)
-        return logprobs, spread
 
-    if len(targets_N) <= size:
-        return piece(hidden_NW, targets_N)
-    pieces = []
-    for start in range(0, len(targets_N), size):
-        part = hidden_NW[start : start + size], targets_N[start : start + size]
-        if torch.is_grad_enabled():
-            pieces.append(checkpoint(piece, *part, use_reentrant=False))
-        else:
-            pieces.append(piece(*part))
-    logprobs, spreads = zip(*pieces, strict=True)
-    return torch.cat(logprobs), torch.cat(spreads)
+def _logits(
+    hidden_NW: Tensor, weight_BW: Tensor, bias_B: Tensor | None, temperature: float
+) -> Tensor:
+    logits_NB = torch.nn.functional.linear(hidden_NW, weight_BW, bias_B).float()
+    return logits_NB if temperature == 1.0 else logits_NB / temperature
+
+
+def _in_one_block(
+    logits_NV: Tensor, targets_N: Tensor, entropy: bool, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    all_NV = logits_NV.log_softmax(-1)
+    logprobs_N = all_NV.gather(-1, targets_N[:, None]).squeeze(-1)
+    if not (entropy or entropy_gradient):
+        return logprobs_N, torch.zeros_like(logprobs_N)
+    if not entropy_gradient:
+        all_NV = all_NV.detach()
+    return logprobs_N, -(all_NV.exp() * all_NV).sum(-1)
+
+
+class _InBlocks(torch.autograd.Function):
+    """The softmax over V, block by block: its normaliser is known after the first pass.
+
+    Saves what the head is given and the normaliser [N], nothing of size V but the head itself. The
+    head's weight is saved as the parameter it is, so that ZeRO-3 can have gathered it again when
+    backward looks.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NW: Tensor,
+        weight_VW: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        temperature: float,
+        entropy: bool,
+        entropy_gradient: bool,
+        size: int,
+    ) -> tuple[Tensor, Tensor]:
+        lowest = torch.finfo(torch.float32).min
+        # Of the logits so far: the largest, the sum of exp(logit - largest), and the sum of those
+        # times (logit - largest).
+        top_N = hidden_NW.new_full(targets_N.shape, lowest, dtype=torch.float32)
+        sum_N, dot_N, target_N = (torch.zeros_like(top_N) for _ in range(3))
+        for first in range(0, len(weight_VW), size):
+            block = slice(first, first + size)
+            bias_B = None if bias_V is None else bias_V[block]
+            logits_NB = _logits(hidden_NW, weight_VW[block], bias_B, temperature)
+            place_N, inside_N = _places(targets_N, first, logits_NB.shape[1])
+            found_N = logits_NB.gather(1, place_N[:, None]).squeeze(1)
+            target_N = torch.where(inside_N, found_N, target_N)
+            before_N, top_N = top_N, torch.maximum(top_N, logits_NB.amax(1))
+            fall_N = before_N - top_N
+            scale_N = fall_N.exp()
+            below_NB = logits_NB.sub_(top_N[:, None])
+            exp_NB = below_NB.exp() if entropy else below_NB.exp_()
+            if entropy:
+                dot_N = (dot_N + fall_N * sum_N) * scale_N
+            sum_N = sum_N * scale_N + exp_NB.sum(1)
+            if entropy:
+                dot_N += exp_NB.mul_(below_NB).sum(1)
+        log_N = sum_N.log()
+        entropy_N = log_N - dot_N / sum_N if entropy else torch.zeros_like(log_N)
+        ctx.save_for_backward(hidden_NW, weight_VW, bias_V, targets_N, top_N + log_N, entropy_N)
+        ctx.temperature, ctx.size = temperature, size
+        ctx.set_materialize_grads(False)
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropy_N)
+        return target_N - top_N - log_N, entropy_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """d logprob/d logits = onehot - p; d entropy/d logits = -p · (log p + entropy)."""
+        hidden_NW, weight_VW, bias_V, targets_N, total_N, entropy_N = ctx.saved_tensors
+        of_logprob_N = torch.zeros_like(total_N) if grads[0] is None else grads[0]
+        of_entropy_N = grads[1]
+        for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
+        # Partial sums over blocks stay in float32; each block of the weight is written once.
+        hidden_grad_NW = torch.zeros_like(hidden_NW, dtype=torch.float32) if for_hidden else None
+        weight_grad_VW = torch.empty_like(weight_VW) if for_weight else None
+        bias_grad_V = torch.empty_like(bias_V) if for_bias else None
+        for first in range(0, len(weight_VW), ctx.size):
+            block = slice(first, first + ctx.size)
+            weight_BW = weight_VW[block]
+            bias_B = None if bias_V is None else bias_V[block]
+            logits_NB = _logits(hidden_NW, weight_BW, bias_B, ctx.temperature)
+            all_NB = logits_NB.sub_(total_N[:, None])
+            if of_entropy_N is None:
+                grad_NB = all_NB.exp_().mul_(-of_logprob_N[:, None])
+            else:
+                factor_NB = (all_NB + entropy_N[:, None]).mul_(of_entropy_N[:, None])
+                factor_NB.add_(of_logprob_N[:, None])
+                grad_NB = all_NB.exp_().mul_(factor_NB).neg_()
+            place_N, inside_N = _places(targets_N, first, grad_NB.shape[1])
+            grad_NB.scatter_add_(1, place_N[:, None], (of_logprob_N * inside_N)[:, None])
+            if ctx.temperature != 1.0:
+                grad_NB.div_(ctx.temperature)
+            if bias_grad_V is not None:
+                bias_grad_V[block] = grad_NB.sum(0)
+            grad_NB = grad_NB.to(hidden_NW.dtype)
+            if weight_grad_VW is not None:
+                torch.mm(grad_NB.T, hidden_NW, out=weight_grad_VW[block])
+            if hidden_grad_NW is not None:
+                hidden_grad_NW += grad_NB @ weight_BW
+        if hidden_grad_NW is not None:
+            hidden_grad_NW = hidden_grad_NW.to(hidden_NW.dtype)
+        return hidden_grad_NW, weight_grad_VW, bias_grad_V, None, None, None, None, None
+
+
+def _places(targets_N: Tensor, first: int, size: int) -> tuple[Tensor, Tensor]:
+    """Where in the block that begins at `first` each target stands, and whether it does."""
+    place_N = targets_N - first
+    inside_N = (place_N >= 0) & (place_N < size)
+    return place_N.clamp(0, size - 1), inside_N

@@ -1,6 +1,7 @@
 """Rows into micro-batches of a token budget, and micro-batches over ranks.
 
-Legend: B rows of a micro-batch, S tokens of prompt and response, T tokens of the response.
+Legend: B rows of a micro-batch, S tokens of prompt and response, T tokens of the response, N all
+response tokens of a micro-batch, row by row.
 """
 
 from __future__ import annotations
@@ -9,20 +10,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import torch
 from torch import Tensor
+
+from icpo_core.schemas import Origin
+
+MICRO_BATCH_COST = 512
+"""What one more micro-batch costs, in tokens: so much padding is put up with to save one."""
+
+Numbers = npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True)
 class Row:
     """One sequence of the update."""
 
-    prompt_ids: np.ndarray
-    response_ids: np.ndarray
-    behaviour_logprobs: np.ndarray | None
-    advantage: float
-    expert: bool
-    group: str
+    prompt_ids: Numbers
+    response_ids: Numbers
+    behaviour_logprobs: Numbers | None = None
+    advantage: float = 0.0
+    expert: bool = False
+    group: str = ""
     """prompt_id: a mini-batch is made of whole groups."""
 
     @property
@@ -32,34 +42,69 @@ class Row:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Right-padded rows; padding is known by position, since the pad id may be the EOS id."""
+    """Rows as tensors: right-padded, or packed one behind another into one long row.
 
-    rows: list[Row]
+    What is a response is known by position, since the pad id may be the EOS id. Packed rows are
+    told apart by `positions_BS`, which begin at 0 with each of them; padded ones need none.
+    """
+
     tokens_BS: Tensor
+    positions_BS: Tensor | None
+    predictors_N: Tensor
+    """Flat indices into [B * S] of the positions that predict the response tokens."""
+    targets_N: Tensor
     mask_BT: Tensor
-    """1 on response tokens."""
-    predictors: Tensor
-    """Flat indices into [B * S] of the positions that predict the response tokens, row by row."""
-    targets: Tensor
-    """The response tokens, in the same order."""
+    behaviour_BT: Tensor
+    known_B: Tensor
+    """Rows whose behaviour logprobs are known."""
+    advantages_B: Tensor
+    expert_B: Tensor
 
-    @property
-    def padding_share(self) -> float:
-        return 1 - sum(row.length for row in self.rows) / self.tokens_BS.numel()
-
-    def spread(self, flat: Tensor) -> Tensor:
-        """Values of the response tokens, in order, as [B, T] with zeros elsewhere."""
-        spread_BT = torch.zeros(self.mask_BT.shape, dtype=flat.dtype, device=flat.device)
-        return spread_BT.masked_scatter(self.mask_BT.bool(), flat)
+    def spread(self, values_N: Tensor) -> Tensor:
+        """Values of the response tokens as [B, T] with zeros elsewhere."""
+        zeros_BT = torch.zeros(self.mask_BT.shape, dtype=values_N.dtype, device=values_N.device)
+        return zeros_BT.masked_scatter(self.mask_BT, values_N)
 
 
-def plan(lengths: Sequence[int], budget: int, ranks: int) -> list[list[list[int]]]:
+def rows_of(batch: pa.Table) -> list[Row]:
+    """The rows of a `batch` table, as views into its columns."""
+    experts = [origin != Origin.ON_POLICY for origin in batch["origin"].to_pylist()]
+    columns = zip(
+        _lists(batch["prompt_ids"]),
+        _lists(batch["response_ids"]),
+        _lists(batch["behaviour_logprobs"]),
+        batch["advantage"].to_pylist(),
+        experts,
+        batch["prompt_id"].to_pylist(),
+        strict=True,
+    )
+    rows = []
+    for prompt, response, behaviour, advantage, expert, group in columns:
+        assert prompt is not None
+        assert response is not None
+        rows.append(Row(prompt, response, behaviour, advantage, expert, group))
+    return rows
+
+
+def _lists(column: pa.ChunkedArray) -> list[Numbers | None]:
+    array = column.combine_chunks()
+    values, offsets = array.values.to_numpy(), array.offsets.to_numpy()
+    valid = array.is_valid().to_pylist()
+    return [
+        values[first:last] if there else None
+        for first, last, there in zip(offsets[:-1], offsets[1:], valid, strict=True)
+    ]
+
+
+def plan(
+    lengths: Sequence[int], budget: int, ranks: int, packed: bool = False
+) -> list[list[list[int]]]:
     """Indices of the rows of each micro-batch of each rank: `plan[rank][micro_batch]`.
 
-    Rows go to the rank with the fewest tokens so far, longest first, and are then cut into
-    micro-batches of rows × longest <= budget. Every rank gets equally many micro-batches, some of
-    them empty if need be, since ranks must meet at each one. A row longer than the budget stands
-    alone.
+    Rows go to the rank with the fewest tokens so far, longest first. A rank's rows are then cut
+    into micro-batches of at most `budget` tokens with their padding, and of less where another
+    micro-batch costs less than the padding it saves. Every rank gets equally many, some of them
+    empty if need be, since ranks must meet at each one. A row longer than the budget stands alone.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     shares: list[list[int]] = [[] for _ in range(ranks)]
@@ -68,40 +113,73 @@ def plan(lengths: Sequence[int], budget: int, ranks: int) -> list[list[list[int]
         rank = loads.index(min(loads))
         shares[rank].append(index)
         loads[rank] += lengths[index]
-    cut: list[list[list[int]]] = []
-    for share in shares:
-        batches: list[list[int]] = []
-        for index in share:
-            longest = lengths[batches[-1][0]] if batches else 0
-            if batches and longest * (len(batches[-1]) + 1) <= budget:
-                batches[-1].append(index)
-            else:
-                batches.append([index])
-        cut.append(batches)
+    cut = [_cut(share, lengths, budget, packed) for share in shares]
     most = max(1, *(len(batches) for batches in cut))
     return [batches + [[] for _ in range(most - len(batches))] for batches in cut]
 
 
-def collate(rows: list[Row], pad_id: int, device: torch.device) -> MicroBatch:
-    """Pad rows to the longest. An empty list makes a micro-batch of one padding token."""
-    longest = max((row.length for row in rows), default=1)
-    longest_response = max((len(row.response_ids) for row in rows), default=1)
-    count = max(1, len(rows))
-    tokens = np.full((count, longest), pad_id, dtype=np.int64)
-    mask = np.zeros((count, longest_response), dtype=np.float32)
-    predictors, targets = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
-    for index, row in enumerate(rows):
-        prompt, response = len(row.prompt_ids), len(row.response_ids)
-        tokens[index, :prompt] = row.prompt_ids
-        tokens[index, prompt : prompt + response] = row.response_ids
-        mask[index, :response] = 1.0
-        first = index * longest + prompt - 1
-        predictors.append(np.arange(first, first + response))
-        targets.append(np.asarray(row.response_ids, dtype=np.int64))
+def _cut(share: list[int], lengths: Sequence[int], budget: int, packed: bool) -> list[list[int]]:
+    batches: list[list[int]] = []
+    size = padding = 0  # tokens of the last batch, with padding and of padding
+    for index in share:
+        length = lengths[index]
+        longest = length if packed or not batches else lengths[batches[-1][0]]
+        padding += longest - length
+        if batches and size + longest <= budget and padding <= MICRO_BATCH_COST:
+            batches[-1].append(index)
+            size += longest
+        else:
+            batches.append([index])
+            size, padding = length, 0
+    return batches
+
+
+def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
+    """Share of padding in the tokens of padded micro-batches."""
+    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches if batch)
+    return 1.0 - sum(lengths[i] for batch in batches for i in batch) / max(1, padded)
+
+
+def collate(
+    rows: Sequence[Row], pad_id: int, device: torch.device, packed: bool = False
+) -> MicroBatch:
+    """Make the tensors. Without rows it is a micro-batch of one padding token and no response."""
+    prompts = np.array([len(row.prompt_ids) for row in rows], dtype=np.int64)
+    responses = np.array([len(row.response_ids) for row in rows], dtype=np.int64)
+    assert prompts.all(), "a response token is predicted by the token before it"
+    lengths = prompts + responses
+    count, longest = max(1, len(rows)), int(lengths.max(initial=1))
+    width = int(lengths.sum()) if packed and rows else longest
+    starts = lengths.cumsum() - lengths if packed else np.arange(len(rows)) * longest
+    tokens = np.full((1 if packed else count) * width, pad_id, dtype=np.int64)
+    positions = np.zeros_like(tokens)
+    mask = np.zeros((count, int(responses.max(initial=1))), dtype=bool)
+    behaviour = np.zeros(mask.shape, dtype=np.float32)
+    predictors = [np.zeros(0, dtype=np.int64)]
+    for index, (row, start) in enumerate(zip(rows, starts.tolist(), strict=True)):
+        prompt, response, end = int(prompts[index]), int(responses[index]), start + row.length
+        tokens[start : start + prompt] = row.prompt_ids
+        tokens[start + prompt : end] = row.response_ids
+        positions[start:end] = np.arange(row.length)
+        mask[index, :response] = True
+        if row.behaviour_logprobs is not None:
+            behaviour[index, :response] = row.behaviour_logprobs
+        predictors.append(np.arange(start + prompt - 1, end - 1))
+    predictor = np.concatenate(predictors)
+    shape = (1, width) if packed else (count, width)
+
+    def put(array: Numbers) -> Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
+    blank = rows or [Row(tokens[:0], tokens[:0])]
     return MicroBatch(
-        rows,
-        torch.from_numpy(tokens).to(device),
-        torch.from_numpy(mask).to(device),
-        torch.from_numpy(np.concatenate(predictors)).to(device),
-        torch.from_numpy(np.concatenate(targets)).to(device),
+        tokens_BS=put(tokens.reshape(shape)),
+        positions_BS=put(positions.reshape(shape)) if packed else None,
+        predictors_N=put(predictor),
+        targets_N=put(tokens[predictor + 1]),
+        mask_BT=put(mask),
+        behaviour_BT=put(behaviour),
+        known_B=put(np.array([row.behaviour_logprobs is not None for row in blank])),
+        advantages_B=put(np.array([row.advantage for row in blank], dtype=np.float32)),
+        expert_B=put(np.array([row.expert for row in blank])),
     )

@@ -8,6 +8,7 @@ is left out.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -26,25 +27,53 @@ from torch import Tensor
 
 from icpo_core import schemas
 from icpo_core.config import LossSection, UpdateSection
-from icpo_core.files import link_or_copy, model_digest, read_json, sync, write_json
-from icpo_core.loss import LossInputs, Totals, has_signal, icpo_loss
-from icpo_core.microbatches import MicroBatch, Row, collate, plan
-from icpo_core.policy import load_policy
+from icpo_core.files import model_digest, read_json, sync, write_json
+from icpo_core.loss import LossInputs, LossOutputs, Totals, has_signal, icpo_loss, uses_kl
+from icpo_core.microbatches import MicroBatch, Row, collate, padding_share, plan, rows_of
+from icpo_core.policy import Policy, flash_attention, load_policy
+from icpo_core.ranks import free_port
+from icpo_core.weights import publish, write_probe
 from icpo_core.worker import Handler, attempt, serve
 
 DEFAULT_GAP = {"float32": 1e-3, "bfloat16": 0.1}
-PROBE_ROWS, PROBE_TOKENS = 8, 128
-COMPANIONS = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "added_tokens.json",
-)
+STATE_TAG = "deepspeed"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Figures:
+    """Metrics of an iteration: sums and maxima, which stay on the device until they are asked."""
+
+    def __init__(self) -> None:
+        self._names: tuple[list[str], list[str]] = ([], [])
+        self._sums: Tensor | None = None
+        self._maxima: Tensor | None = None
+
+    def add(self, outputs: LossOutputs) -> None:
+        """Those of one micro-batch; every one has the same names."""
+        self._names = list(outputs.metrics), list(outputs.maxima)
+        # float32 within a micro-batch, float64 over all of them.
+        pairs = [part for pair in outputs.metrics.values() for part in pair]
+        sums = torch.stack([outputs.loss.detach(), *pairs]).double()
+        maxima = torch.stack(list(outputs.maxima.values())).double()
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._maxima = maxima if self._maxima is None else torch.maximum(self._maxima, maxima)
+
+    def means(self, steps: int = 1) -> dict[str, float]:
+        """By name, over all ranks: sum / count, the loss by `steps`, and the maxima."""
+        if self._sums is None or self._maxima is None:
+            return {}
+        sums, maxima = self._sums, self._maxima
+        if dist.get_world_size() > 1:
+            sums, maxima = sums.clone(), maxima.clone()
+            dist.all_reduce(sums)
+            dist.all_reduce(maxima, dist.ReduceOp.MAX)
+        loss, *values = sums.tolist()
+        means = {
+            name: value / count if count else math.nan
+            for name, value, count in zip(self._names[0], values[::2], values[1::2], strict=True)
+        }
+        means |= dict(zip(self._names[1], maxima.tolist(), strict=True))
+        return {"loss": loss / steps, **means}
 
 
 class Trainer:
@@ -55,34 +84,59 @@ class Trainer:
     ) -> None:
         self.model, self.loss, self.settings = model, loss, update
         self.temperature = temperature
-        self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[update.dtype]
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.base_version = model_digest(model)
+        self.flash_attention = flash_attention(DTYPES[update.dtype])
+        self.packed = self.flash_attention if update.packing is None else update.packing
+        self.engine: Any = None
         self._build()
-        self.reference = self._reference() if loss.kl != "off" else None
+        self.reference = self._reference() if uses_kl(loss) else None
 
     def _build(self) -> None:
-        """A fresh policy and optimizer from the base model."""
+        """A fresh policy and optimizer from the base model, in the place of any there are."""
         import deepspeed
 
-        policy = load_policy(self.model, self.dtype, self.temperature)
+        if self.engine is not None:
+            self.engine.destroy()
+            self.engine = None
+            gc.collect()
+        policy = self._policy()
         if self.settings.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable()
         policy.train()
-        self.hf_config = policy.model.config
-        pad = self.hf_config.pad_token_id
+        pad = policy.model.config.pad_token_id
         self.pad_id = pad if isinstance(pad, int) else 0
         self.engine, _, _, _ = deepspeed.initialize(model=policy, config=self._deepspeed())
         self.device = self.engine.device
+        self._norm: Tensor | None = None
+        if self._in_plain_torch():
+            self.engine.optimizer.register_step_pre_hook(self._clip)
         self.state_id = self.base_version
 
+    def _policy(self) -> Policy:
+        return load_policy(
+            self.model, DTYPES[self.settings.dtype], self.temperature, self.flash_attention
+        )
+
+    def _in_plain_torch(self) -> bool:
+        """No optimizer of DeepSpeed's own around torch's: no bfloat16 and no ZeRO."""
+        return not (self.engine.bfloat16_enabled() or self.engine.zero_optimization())
+
+    def _clip(self, *_: Any) -> None:
+        """Clip as DeepSpeed does, and keep the norm, which in this one case it does not."""
+        self._norm = torch.nn.utils.clip_grad_norm_(
+            self.engine.module.parameters(), self.settings.grad_clip
+        )
+
     def _deepspeed(self) -> dict[str, Any]:
-        offload = self.settings.deepspeed.get("zero_optimization", {}).get("offload_optimizer")
+        zero = self.settings.deepspeed.get("zero_optimization", {})
+        offload = zero.get("offload_optimizer")
         if offload and not _has_compiler():
             raise ValueError(
                 "update.deepspeed has offload_optimizer, which DeepSpeed compiles, and there is no "
                 "C++ compiler: install one (apt-get install g++), or leave it out"
             )
+        plain = self.settings.dtype == "float32" and not zero.get("stage", 0)
         return {
             **self.settings.deepspeed,
             # step() is the only boundary: mini-batches have as many micro-batches as they need,
@@ -90,7 +144,7 @@ class Trainer:
             "managed_gradient_accumulation": False,
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
-            "gradient_clipping": self.settings.grad_clip,
+            "gradient_clipping": 0.0 if plain else self.settings.grad_clip,
             "bf16": {"enabled": self.settings.dtype == "bfloat16"},
             "optimizer": {
                 "type": "AdamW",
@@ -106,14 +160,16 @@ class Trainer:
 
     def _reference(self) -> torch.nn.Module:
         """The frozen base model, for the KL term."""
-        policy = load_policy(self.model, self.dtype, self.temperature).requires_grad_(False).eval()
+        policy = self._policy()
+        policy.requires_grad_(False).eval()
         if self.engine.zero_optimization_stage() < 3:
             return policy.to(self.device)
         import deepspeed
 
+        zero = self.settings.deepspeed["zero_optimization"]
         config = {
             "train_micro_batch_size_per_gpu": 1,
-            "zero_optimization": self.settings.deepspeed["zero_optimization"],
+            "zero_optimization": {k: v for k, v in zero.items() if k != "offload_optimizer"},
             "bf16": {"enabled": self.settings.dtype == "bfloat16"},
         }
         return deepspeed.initialize(model=policy, config=config)[0]
@@ -128,12 +184,13 @@ class Trainer:
         started = time.perf_counter()
         replayed = self._restore(job["parent"], job["restore"])
         restored = time.perf_counter()
-        metrics = self._step(Path(job["batch"]), job["iteration"])
+        rows = rows_of(schemas.read("batch", Path(job["batch"])))
+        metrics = self._step(rows, job["iteration"])
         self.state_id = job["state_id"]
         stepped = time.perf_counter()
-        out = Path(job["out"])
-        version = self._publish(out / "model")
-        self._probe(Path(job["batch"]), out / "model" / "probe.parquet")
+        folder = Path(job["out"]) / "model"
+        version = publish(self.engine, self.model, folder, self.settings.dtype)
+        write_probe(self.engine, rows, self.pad_id, folder / "probe.parquet")
         timing = {
             "restore": restored - started,
             "step": stepped - restored,
@@ -147,217 +204,199 @@ class Trainer:
         }
 
     def _restore(self, parent: str, restore: dict[str, Any]) -> list[int]:
-        """Bring memory to state `parent`; the iterations that had to be replayed."""
+        """Bring memory to state `parent`; the iterations that had to be replayed.
+
+        Raises ValueError if `restore` does not lead to it.
+        """
         if self.state_id == parent:
             return []
-        self.state_id = ""  # until all of it is there
-        if restore["folder"] is None:
+        if self.state_id != self.base_version:
             self._build()
-        else:
+        if restore["folder"] is not None:
             self._load(Path(restore["folder"]))
         replayed = []
         for step in restore["replay"]:
-            self._step(Path(step["batch"]), step["iteration"])
+            self.state_id = ""  # until all of it is there
+            self._step(rows_of(schemas.read("batch", Path(step["batch"]))), step["iteration"])
             replayed.append(step["iteration"])
+        if not replayed and self.state_id != parent:
+            raise ValueError(
+                f"the trainer was to start from state {parent[:12]}, and what is stored leads to "
+                f"{self.state_id[:12]}: make the update before this one again"
+            )
         self.state_id = parent
         return replayed
 
-    def _step(self, batch: Path, iteration: int) -> dict[str, float]:
-        rows = _rows(batch)
+    def _step(self, rows: list[Row], iteration: int) -> dict[str, float]:
+        """The optimizer steps of one iteration; its metrics, means over all tokens they count."""
         groups = list(dict.fromkeys(row.group for row in rows))
         size = self.settings.mini_batch or max(1, len(groups))
-        minis = [set(groups[i : i + size]) for i in range(0, len(groups), size)]
-        one_step = len(minis) == 1
-        totals: dict[str, tuple[float, float]] = {}
+        mini_of = {group: place // size for place, group in enumerate(groups)}
+        counted: list[list[int]] = [[] for _ in range(0, len(groups), size)]
+        for index, row in enumerate(rows):
+            if len(row.response_ids):
+                counted[mini_of[row.group]].append(index)
+        kept = [self._with_signal(rows, members) for members in counted]
+        # Rows without signal are left out of the compute, not out of the mean.
+        whole = [
+            Totals(float(sum(len(rows[i].response_ids) for i in members)), float(len(members)))
+            for members in counted
+        ]
+        steps = [(mini, total) for mini, total in zip(kept, whole, strict=True) if mini]
+        self.state_id = ""  # what is in memory has no name until the last step is taken
         old: dict[int, Tensor] = {}
-        if not one_step and self.settings.old_logprobs == "trainer":
-            old = self._old_logprobs(rows)
+        if self.settings.old_logprobs == "trainer":
+            # Those of the first step are its own: the weights have not moved yet.
+            old = self._old_logprobs(rows, [i for mini, _ in steps[1:] for i in mini])
         self._set_learning_rate(iteration)
-        norms, skipped, used = [], 0, 0
-        for number, mini in enumerate(minis):
-            members = [i for i, row in enumerate(rows) if row.group in mini]
-            counted = [i for i in members if len(rows[i].response_ids)]
-            advantages = torch.tensor([rows[i].advantage for i in counted])
-            signal = has_signal(advantages, self.loss).tolist()
-            kept = [i for i, useful in zip(counted, signal, strict=True) if useful]
-            skipped += len(counted) - len(kept)
-            used += len(kept)
-            if not kept:
-                continue
-            # Rows without signal are left out of the compute, not out of the mean.
-            whole = Totals(
-                tokens=float(sum(len(rows[i].response_ids) for i in counted)),
-                sequences=float(len(counted)),
-            )
-            first = number == 0
-            sums = self._accumulate(rows, kept, whole, old, check_gap=first)
-            for name, (value, count) in sums.items():
-                before = totals.get(name, (0.0, 0.0))
-                totals[name] = (before[0] + value, before[1] + count)
+        figures = Figures()
+        norms: list[Tensor | float] = []
+        for mini, total in steps:
+            self._accumulate(rows, mini, total, old, figures)
+            if not norms:
+                self._check_gap(figures.means())
             norms.append(self._optimizer_step())
-        metrics = {
-            name: value / count if count else math.nan for name, (value, count) in totals.items()
-        }
-        metrics |= {
-            "optimizer_steps": float(len(norms)),
-            "grad_norm": float(np.mean(norms)) if norms else 0.0,
+        used = sum(map(len, kept))
+        metrics = figures.means(len(steps)) | {
+            "padding_share": self._padding(rows, [mini for mini, _ in steps]),
+            "optimizer_steps": float(len(steps)),
+            "grad_norm": float(np.mean([float(norm) for norm in norms])) if norms else 0.0,
             "learning_rate": self._learning_rate(iteration),
             "rows": float(used),
-            "rows_without_signal": float(skipped),
+            "rows_without_signal": float(sum(map(len, counted)) - used),
         }
+        if not math.isfinite(metrics.get("loss", 0.0) + metrics["grad_norm"]):
+            raise FloatingPointError(
+                f"loss {metrics['loss']} and gradient norm {metrics['grad_norm']} in iteration "
+                f"{iteration}: no weights were published"
+            )
         return metrics
+
+    def _with_signal(self, rows: list[Row], members: list[int]) -> list[int]:
+        advantages = torch.tensor([rows[i].advantage for i in members])
+        useful = has_signal(advantages, self.loss).tolist()
+        return [i for i, one in zip(members, useful, strict=True) if one]
+
+    def _plan(self, rows: list[Row], members: list[int]) -> list[list[list[int]]]:
+        """Indices into `rows` by rank and micro-batch."""
+        lengths = [rows[i].length for i in members]
+        shares = plan(lengths, self.settings.token_budget, self.ranks, self.packed)
+        return [[[members[i] for i in batch] for batch in batches] for batches in shares]
+
+    def _padding(self, rows: list[Row], minis: list[list[int]]) -> float:
+        if self.packed:
+            return 0.0
+        batches = [batch for mini in minis for share in self._plan(rows, mini) for batch in share]
+        return padding_share([row.length for row in rows], batches)
 
     def _accumulate(
         self,
         rows: list[Row],
-        kept: list[int],
+        mini: list[int],
         totals: Totals,
         old: dict[int, Tensor],
-        check_gap: bool,
-    ) -> dict[str, tuple[float, float]]:
-        """Forward and backward over this rank's micro-batches; metric sums over all ranks."""
-        share = plan([rows[i].length for i in kept], self.settings.token_budget, self.ranks)
-        sums: dict[str, list[Tensor]] = {}
-
-        def add(name: str, value: Tensor | float, count: Tensor | float) -> None:
-            pair = [torch.as_tensor(x, dtype=torch.float64).cpu() for x in (value, count)]
-            before = sums.get(name)
-            sums[name] = [a + b for a, b in zip(before, pair, strict=True)] if before else pair
-
-        for indices in share[self.rank]:
-            members = [kept[i] for i in indices]
-            micro = collate([rows[i] for i in members], self.pad_id, self.device)
+        figures: Figures,
+    ) -> None:
+        """Forward and backward over this rank's micro-batches of a mini-batch."""
+        for members in self._plan(rows, mini)[self.rank]:
+            micro = collate([rows[i] for i in members], self.pad_id, self.device, self.packed)
             logprobs_N, entropy_N = self.engine(
                 micro.tokens_BS,
-                micro.predictors,
-                micro.targets,
+                micro.predictors_N,
+                micro.targets_N,
+                micro.positions_BS,
                 entropy_gradient=self.loss.entropy_coefficient > 0,
             )
-            inputs = self._inputs(micro, members, logprobs_N, entropy_N, old)
+            inputs = self._inputs(micro, [old.get(i) for i in members], logprobs_N, entropy_N)
             outputs = icpo_loss(inputs, self.loss, totals)
+            _add_gap(outputs, inputs)
+            figures.add(outputs)
             # DeepSpeed averages gradients over ranks; the loss is already divided by global totals.
             self.engine.backward(outputs.loss * self.ranks)
-            for name, (value, count) in outputs.metrics.items():
-                add(name, value, count)
-            gaps = _gaps(micro, inputs)
-            add("engine_gap/mean", gaps.sum(), len(gaps))
-            sums["engine_gap/max"] = [
-                torch.maximum(
-                    sums.get("engine_gap/max", [torch.zeros((), dtype=torch.float64)])[0],
-                    gaps.max().double().cpu() if len(gaps) else torch.zeros(()).double(),
-                ),
-                torch.ones((), dtype=torch.float64),
-            ]
-            add("padding_share", micro.padding_share, 1.0)
-        reduced = self._reduce(sums)
-        if check_gap:
-            self._check_gap(reduced)
-        return reduced
 
     def _inputs(
         self,
         micro: MicroBatch,
-        members: list[int],
+        old: list[Tensor | None],
         logprobs_N: Tensor,
         entropy_N: Tensor,
-        old: dict[int, Tensor],
     ) -> LossInputs:
         logprobs_BT = micro.spread(logprobs_N)
-        known = [row.behaviour_logprobs is not None for row in micro.rows]
-        behaviour = [
-            torch.from_numpy(row.behaviour_logprobs)
-            if row.behaviour_logprobs is not None
-            else torch.zeros(len(row.response_ids))
-            for row in micro.rows
-        ]
-        behaviour_BT = micro.spread(_flat(behaviour, self.device))
-        expert_B = torch.tensor([row.expert for row in micro.rows] or [False], device=self.device)
-        known_B = torch.tensor(known or [False], device=self.device)
+        old_BT = logprobs_BT.detach()
         if self.settings.old_logprobs == "engine":
-            from_engine = (known_B & ~expert_B)[:, None]
-            old_BT = torch.where(from_engine, behaviour_BT, logprobs_BT.detach())
-        elif old:
-            old_BT = micro.spread(_flat([old[i] for i in members], self.device))
-        else:
-            old_BT = logprobs_BT.detach()
+            from_engine_B = micro.known_B & ~micro.expert_B
+            old_BT = torch.where(from_engine_B[:, None], micro.behaviour_BT, old_BT)
+        elif any(one is not None for one in old):
+            # Expert rows have none: their loss is not a ratio to the old policy.
+            old_BT = old_BT.clone()
+            for place, one in enumerate(old):
+                if one is not None:
+                    old_BT[place, : len(one)] = one.to(self.device, non_blocking=True)
         reference_BT = None
         if self.reference is not None:
             with torch.no_grad():
                 reference_N, _ = self.reference(
-                    micro.tokens_BS, micro.predictors, micro.targets, entropy=False
+                    micro.tokens_BS,
+                    micro.predictors_N,
+                    micro.targets_N,
+                    micro.positions_BS,
+                    entropy=False,
                 )
             reference_BT = micro.spread(reference_N)
-        advantages = [row.advantage for row in micro.rows] or [0.0]
         return LossInputs(
             logprobs_BT=logprobs_BT,
             old_logprobs_BT=old_BT,
             reference_logprobs_BT=reference_BT,
-            behaviour_logprobs_BT=behaviour_BT,
-            behaviour_known_B=known_B,
-            advantages_B=torch.tensor(advantages, device=self.device),
+            behaviour_logprobs_BT=micro.behaviour_BT,
+            behaviour_known_B=micro.known_B,
+            advantages_B=micro.advantages_B,
             mask_BT=micro.mask_BT,
-            expert_B=expert_B,
+            expert_B=micro.expert_B,
             entropy_BT=micro.spread(entropy_N),
         )
 
     @torch.no_grad()
-    def _old_logprobs(self, rows: list[Row]) -> dict[int, Tensor]:
-        """Logprobs of every row before the first step of the iteration, by row index."""
-        indices = [i for i, row in enumerate(rows) if len(row.response_ids)]
-        share = plan([rows[i].length for i in indices], self.settings.token_budget, self.ranks)
+    def _old_logprobs(self, rows: list[Row], members: list[int]) -> dict[int, Tensor]:
+        """Logprobs of on-policy rows before the first step of the iteration, by row index."""
+        members = [i for i in members if not rows[i].expert]
+        if not members:
+            return {}
         mine: dict[int, Tensor] = {}
-        for part in share[self.rank]:
-            members = [indices[i] for i in part]
-            micro = collate([rows[i] for i in members], self.pad_id, self.device)
-            logprobs, _ = self.engine(
-                micro.tokens_BS, micro.predictors, micro.targets, entropy=False
+        for batch in self._plan(rows, members)[self.rank]:
+            micro = collate([rows[i] for i in batch], self.pad_id, self.device, self.packed)
+            logprobs_N, _ = self.engine(
+                micro.tokens_BS,
+                micro.predictors_N,
+                micro.targets_N,
+                micro.positions_BS,
+                entropy=False,
             )
-            lengths = [len(row.response_ids) for row in micro.rows]
-            mine.update(zip(members, logprobs.float().cpu().split(lengths), strict=False))
+            parts = logprobs_N.cpu().split([len(rows[i].response_ids) for i in batch])
+            mine.update(zip(batch, parts, strict=False))  # an empty micro-batch has one part
         if self.ranks == 1:
             return mine
-        # The plan of a mini-batch may give a row to another rank than the plan of the batch.
+        # The plan of a mini-batch may give a row to another rank than this one did.
         everyone: list[Any] = [None] * self.ranks
-        dist.all_gather_object(everyone, {i: v.numpy() for i, v in mine.items()})
-        return {i: torch.from_numpy(v) for part in everyone for i, v in part.items()}
+        dist.all_gather_object(everyone, {i: part.numpy() for i, part in mine.items()})
+        return {i: torch.from_numpy(part) for one in everyone for i, part in one.items()}
 
-    def _reduce(self, sums: dict[str, list[Tensor]]) -> dict[str, tuple[float, float]]:
-        """Add up over ranks."""
-        everyone: list[Any] = [None] * self.ranks
-        local = {name: (float(value), float(count)) for name, (value, count) in sums.items()}
-        if self.ranks == 1:
-            return local
-        dist.all_gather_object(everyone, local)
-        reduced: dict[str, tuple[float, float]] = {}
-        for part in everyone:
-            for name, (value, count) in part.items():
-                before = reduced.get(name)
-                if before is None:
-                    reduced[name] = (value, count)
-                elif name.endswith("/max"):
-                    reduced[name] = (max(before[0], value), 1.0)
-                else:
-                    reduced[name] = (before[0] + value, before[1] + count)
-        return reduced
-
-    def _check_gap(self, sums: dict[str, tuple[float, float]]) -> None:
-        """Stop before the step if these rollouts are not from the weights in memory."""
-        value, count = sums["engine_gap/mean"]
+    def _check_gap(self, means: dict[str, float]) -> None:
+        """Stop before the first step if these rollouts are not from the weights in memory."""
+        gap = means["engine_gap/mean"]  # NaN where no logprob of an engine is known
         limit = self.settings.max_logprob_gap or DEFAULT_GAP[self.settings.dtype]
-        if count and not value / count <= limit:
-            self.state_id = ""  # gradients are half accumulated: start from a saved state
+        if gap > limit:
             raise ValueError(
-                f"engine and trainer disagree: the mean gap of on-policy logprobs is "
-                f"{value / count:.3g} nats (limit {limit:g}, update.max_logprob_gap); the rollouts "
-                f"were made by other weights, nothing was learned from them"
+                f"engine and trainer disagree: the mean gap of on-policy logprobs is {gap:.3g} "
+                f"nats (limit {limit:g}, update.max_logprob_gap); the rollouts were made by other "
+                f"weights, nothing was learned from them"
             )
 
-    def _optimizer_step(self) -> float:
+    def _optimizer_step(self) -> Tensor | float:
         """Clip, step, clear. The gradient norm before clipping."""
-        in_plain_torch = not (self.engine.bfloat16_enabled() or self.engine.zero_optimization())
-        norm = _norm(self.engine.module) if in_plain_torch else None
         self.engine.step()
-        return float(norm if norm is not None else self.engine.get_global_grad_norm() or 0.0)
+        norm = self._norm if self._norm is not None else self.engine.get_global_grad_norm()
+        assert norm is not None
+        return norm
 
     def _learning_rate(self, iteration: int) -> float:
         warmup = self.settings.warmup_iterations
@@ -368,63 +407,7 @@ class Trainer:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = self._learning_rate(iteration)
 
-    # --- weights and state on disk ----------------------------------------------------------
-
-    def _publish(self, folder: Path) -> str:
-        """Write the weights as a Hugging Face model folder; their digest."""
-        weights = self._weights()
-        version = [""]
-        if self.rank == 0:
-            from huggingface_hub import save_torch_state_dict
-
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            save_torch_state_dict(weights, folder)
-            config = self.hf_config.to_dict()
-            config["dtype"] = self.settings.dtype
-            write_json(folder / "config.json", config)
-            for name in COMPANIONS:
-                if (self.model / name).is_file():
-                    link_or_copy(self.model / name, folder / name)
-            for shard in folder.glob("*.safetensors"):
-                sync(shard)
-            version = [model_digest(folder)]
-        if self.ranks > 1:
-            dist.broadcast_object_list(version)
-        return version[0]
-
-    def _weights(self) -> dict[str, Tensor]:
-        """The policy's weights on the CPU, under their Hugging Face names, on rank 0."""
-        model = self.engine.module.model
-        if self.engine.zero_optimization_stage() < 3:
-            return {name: value.detach().cpu() for name, value in _tied_once(model)}
-        import deepspeed
-
-        weights = {}
-        for name, value in _tied_once(model):
-            with deepspeed.zero.GatheredParameters([value], modifier_rank=None):
-                if self.rank == 0:
-                    weights[name] = value.detach().cpu().clone()
-        return weights
-
-    @torch.no_grad()
-    def _probe(self, batch: Path, file: Path) -> None:
-        """Sequences and their logprobs at temperature 1, by which an engine proves its weights."""
-        rows = [row for row in _rows(batch) if row.length > 1][:PROBE_ROWS]
-        sequences = [np.concatenate([r.prompt_ids, r.response_ids])[:PROBE_TOKENS] for r in rows]
-        sequences = sequences or [np.arange(min(16, self.hf_config.vocab_size))]
-        table = []
-        at_rollouts = self.engine.module.temperature
-        self.engine.module.temperature = 1.0
-        for ids in sequences:
-            tokens = torch.from_numpy(ids.astype(np.int64)).to(self.device)
-            logprobs, _ = self.engine(
-                tokens[None], torch.arange(len(ids) - 1, device=self.device), tokens[1:], False
-            )
-            table.append({"token_ids": ids.tolist(), "logprobs": logprobs.cpu().tolist()})
-        self.engine.module.temperature = at_rollouts
-        if self.rank == 0:
-            schemas.write("probe", schemas.table("probe", table), file)
+    # --- state on disk ----------------------------------------------------------------------
 
     def save(self, job: dict[str, Any]) -> dict[str, Any]:
         """Save weights and optimizer, the state named `state_id`, in `out`."""
@@ -435,78 +418,46 @@ class Trainer:
             folder.mkdir(parents=True)
         if self.ranks > 1:
             dist.barrier()
-        self.engine.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
+        self.engine.save_checkpoint(str(folder), tag=STATE_TAG, save_latest=False)
+        if self.ranks > 1:
+            dist.barrier()
         if self.rank == 0:
-            write_json(folder / "state.json", {"state_id": self.state_id, "ranks": self.ranks})
-            for file in (folder / "deepspeed").iterdir():
+            for file in (folder / STATE_TAG).iterdir():
                 sync(file)
+            write_json(folder / "state.json", {"state_id": self.state_id, **self._shape()})
         return {}
+
+    def _shape(self) -> dict[str, Any]:
+        """What a saved state fits only if it is the same."""
+        return {
+            "ranks": self.ranks,
+            "zero_stage": int(self.engine.zero_optimization_stage()),
+            "dtype": self.settings.dtype,
+        }
 
     def _load(self, folder: Path) -> None:
         saved = read_json(folder / "state.json")
-        if saved["ranks"] != self.ranks:
-            raise ValueError(
-                f"{folder}: saved by {saved['ranks']} ranks, this trainer has {self.ranks}; "
-                "set update.ranks back, or begin a new run from the published model"
-            )
-        self.engine.load_checkpoint(str(folder), tag="deepspeed")
+        for name, value in self._shape().items():
+            if saved[name] != value:
+                raise ValueError(
+                    f"{folder}: saved with {name} {saved[name]}, this trainer has {value}; set the "
+                    "update's settings back, or begin a new run from the published model"
+                )
+        path, _ = self.engine.load_checkpoint(str(folder), tag=STATE_TAG)
+        if path is None:
+            raise ValueError(f"{folder}: the saved state is not whole; remove it to do without")
+        self.state_id = saved["state_id"]
 
 
-def _norm(module: torch.nn.Module) -> Tensor:
-    grads = [p.grad for p in module.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(grads)
-
-
-def _tied_once(model: torch.nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and persistent buffers; a weight that two layers share comes once."""
-    return [*model.named_parameters(), *_persistent_buffers(model)]
-
-
-def _persistent_buffers(model: torch.nn.Module) -> list[tuple[str, Tensor]]:
-    kept = model.state_dict(keep_vars=True).keys()
-    return [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
-
-
-def _flat(pieces: list[Tensor], device: torch.device) -> Tensor:
-    return torch.cat(pieces).to(device) if pieces else torch.zeros(0, device=device)
-
-
-def _gaps(micro: MicroBatch, inputs: LossInputs) -> Tensor:
+def _add_gap(outputs: LossOutputs, inputs: LossInputs) -> None:
     """|trainer - engine| of each on-policy token: expert ones were sampled from another prompt."""
     assert inputs.behaviour_logprobs_BT is not None
-    comparable_B = inputs.behaviour_known_B & ~inputs.expert_B
-    chosen = micro.mask_BT.bool() & comparable_B[:, None]
-    return (inputs.logprobs_BT.detach() - inputs.behaviour_logprobs_BT)[chosen].abs()
-
-
-def _rows(batch: Path) -> list[Row]:
-    table = schemas.read("batch", batch)
-    columns = {name: table.column(name) for name in table.column_names}
-
-    def lists(name: str) -> list[np.ndarray | None]:
-        return [
-            None if value is None or not value.is_valid else value.values.to_numpy()
-            for value in columns[name]
-        ]
-
-    prompts, responses, behaviours = map(
-        lists, ("prompt_ids", "response_ids", "behaviour_logprobs")
-    )
-    rows = []
-    for index in range(table.num_rows):
-        prompt, response, behaviour = prompts[index], responses[index], behaviours[index]
-        assert prompt is not None and response is not None
-        rows.append(
-            Row(
-                prompt_ids=prompt,
-                response_ids=response,
-                behaviour_logprobs=None if behaviour is None else behaviour.copy(),
-                advantage=columns["advantage"][index].as_py(),
-                expert=columns["origin"][index].as_py() != schemas.Origin.ON_POLICY,
-                group=columns["prompt_id"][index].as_py(),
-            )
-        )
-    return rows
+    assert inputs.behaviour_known_B is not None
+    chosen_BT = inputs.mask_BT & (inputs.behaviour_known_B & ~inputs.expert_B)[:, None]
+    gap_BT = (inputs.logprobs_BT.detach() - inputs.behaviour_logprobs_BT).abs()
+    gap_BT = gap_BT.masked_fill(~chosen_BT, 0.0)
+    outputs.metrics["engine_gap/mean"] = (gap_BT.sum(), chosen_BT.sum())
+    outputs.maxima["engine_gap/max"] = gap_BT.amax()
 
 
 def main() -> None:
@@ -515,10 +466,13 @@ def main() -> None:
     update = UpdateSection.model_validate(settings["update"])
     if "RANK" not in os.environ:
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     rank = int(os.environ["RANK"])
     if update.threads:
         torch.set_num_threads(update.threads)
+    elif not torch.cuda.is_available():
+        local = int(os.environ.get("LOCAL_SIZE", "1"))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
 
     def build() -> tuple[dict[str, Any], dict[str, Handler]]:
         import deepspeed
@@ -580,14 +534,6 @@ def _say(job: dict[str, Any]) -> None:
 
 def _has_compiler() -> bool:
     return shutil.which(os.environ.get("CXX", "c++")) is not None
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""Published weights: a Hugging Face model folder, and the probe by which an engine proves it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from icpo_core import schemas
+from icpo_core.files import link_or_copy, model_digest, sync, write_json
+from icpo_core.microbatches import Row, collate
+from icpo_core.models import TOKENIZER_FILES
+
+PROBE_ROWS, PROBE_TOKENS = 8, 128
+
+
+def publish(engine: Any, base: Path, folder: Path, dtype: str) -> str:
+    """Write the policy of a DeepSpeed engine as a model folder; the digest of its weights.
+
+    Every rank takes part, rank 0 writes. What is not weights comes from the `base` folder.
+    """
+    model = engine.module.model
+    weights = _gathered(engine, model)
+    version = [""]
+    if dist.get_rank() == 0:
+        from huggingface_hub import save_torch_state_dict
+
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        save_torch_state_dict(weights, folder)
+        write_json(folder / "config.json", {**model.config.to_dict(), "dtype": dtype})
+        for name in ("generation_config.json", *TOKENIZER_FILES):
+            if (base / name).is_file():
+                link_or_copy(base / name, folder / name)
+        for shard in folder.glob("*.safetensors"):
+            sync(shard)
+        version = [model_digest(folder)]
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(version)
+    return version[0]
+
+
+def _gathered(engine: Any, model: torch.nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers on the CPU, on rank 0, under their published names; a
+    weight that two layers share comes once."""
+    kept = model.state_dict(keep_vars=True).keys()
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
+    shared_once = [*model.named_parameters(), *buffers]
+    if engine.zero_optimization_stage() < 3:
+        return {name: value.detach().cpu() for name, value in shared_once}
+    import deepspeed
+
+    weights = {}
+    for name, value in shared_once:
+        with deepspeed.zero.GatheredParameters([value], modifier_rank=None):
+            if dist.get_rank() == 0:
+                weights[name] = value.detach().cpu().clone()
+    return weights
+
+
+@torch.no_grad()
+def write_probe(engine: Any, rows: list[Row], pad_id: int, file: Path) -> None:
+    """Sequences of the batch and their logprobs at temperature 1 under the weights in `engine`."""
+    chosen = [row for row in rows if row.length > 1][:PROBE_ROWS]
+    sequences = [np.concatenate([r.prompt_ids, r.response_ids])[:PROBE_TOKENS] for r in chosen]
+    sequences = sequences or [np.arange(min(16, engine.module.model.config.vocab_size))]
+    micro = collate([Row(ids[:1], ids[1:]) for ids in sequences], pad_id, engine.device)
+    logprobs_N, _ = engine(
+        micro.tokens_BS, micro.predictors_N, micro.targets_N, temperature=1.0, entropy=False
+    )
+    if dist.get_rank() == 0:
+        parts = logprobs_N.cpu().split([len(ids) - 1 for ids in sequences])
+        table = [
+            {"token_ids": ids.tolist(), "logprobs": part.tolist()}
+            for ids, part in zip(sequences, parts, strict=True)
+        ]
+        schemas.write("probe", schemas.table("probe", table), file)
