@@ -72,8 +72,10 @@ class WorkerExtension:
 class Engine:
     """A vLLM engine that lives in this process."""
 
-    def __init__(self, model: Path, settings: EngineSection, seed: int) -> None:
-        """Start with the weights in `model`; takes 30 s and more."""
+    def __init__(
+        self, model: Path, settings: EngineSection, seed: int, sleeps: bool = False
+    ) -> None:
+        """Start with the weights in `model`; takes 30 s and more. sleeps: `sleep` will be used."""
         # One process for scheduler and model starts in a quarter of the time on two cores.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
@@ -106,15 +108,19 @@ class Engine:
             skip_tokenizer_init=True,
             worker_extension_cls="icpo_core.engine.WorkerExtension",
             disable_log_stats=True,
+            # The CPU build takes `sleep` and does nothing, and refuses this.
+            enable_sleep_mode=sleeps and current_platform.is_sleep_mode_available(),
             seed=seed & 0x7FFFFFFF,
             **whole,
         )
         self.settings = settings
+        self.asleep = False
         self.eos_ids = eos_token_ids(model)
         self.policy_version = model_digest(model)
 
     def load(self, model: Path, policy_version: str) -> float:
-        """Replace the weights in place and forget all cached prefixes. Seconds it took.
+        """Replace the weights in place and forget all cached prefixes; wakes the engine. Seconds
+        it took.
 
         Raises ValueError if the folder's weights are not those of `policy_version`.
         """
@@ -128,14 +134,24 @@ class Engine:
                 "make the update that wrote them again"
             )
         self.policy_version = ""  # neither the old nor the new until the reload is through
+        if self.asleep:
+            self.llm.wake_up(tags=["weights"])
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
         from vllm.platforms import current_platform
 
         if current_platform.is_cpu():
             self.llm.collective_rpc("repack")
+        if self.asleep:
+            self.llm.wake_up(tags=["kv_cache"])
+            self.asleep = False
         self.llm.reset_prefix_cache()
         self.policy_version = policy_version
         return time.perf_counter() - started
+
+    def sleep(self) -> None:
+        """Give the device's memory back, weights and KV cache alike, until the next `load`."""
+        self.llm.sleep(level=2)
+        self.asleep, self.policy_version = True, ""
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Logprob of each token given those before it, at temperature 1; none for the first."""
@@ -245,7 +261,7 @@ def eos_token_ids(model: Path) -> list[int]:
 
 
 def main() -> None:
-    """Serve jobs. The one argument is JSON: `model`, `engine`, `seed`."""
+    """Serve jobs. The one argument is JSON: `model`, `engine`, `seed`, `sleeps`."""
     settings = json.loads(sys.argv[1])
 
     def build() -> tuple[dict[str, Any], dict[str, Handler]]:
@@ -257,6 +273,7 @@ def main() -> None:
             Path(settings["model"]),
             EngineSection.model_validate(settings["engine"]),
             settings["seed"],
+            settings["sleeps"],
         )
         # The first calls compile for seconds, for sampling and for scoring alike.
         warm = [Request([engine.eos_ids[0]] * 8, seed) for seed in range(8)]

@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 
 import psutil
 
-from icpo_core.config import UpdateSection
 from icpo_core.worker import SOCKET_VARIABLE, Worker, WorkerError, python_command
 
 CARRIED = ("HF_", "DS_ACCELERATOR", "GLOO_", "OMP_", "TOKENIZERS_")
@@ -140,26 +139,6 @@ def slots(hostfile: Path) -> dict[str, int]:
     if not found:
         raise ValueError(f"{hostfile}: names no machine; write one a line, as worker-1 slots=8")
     return found
-
-
-def rank_count(update: UpdateSection, hosts: dict[str, int], devices: list[str]) -> int:
-    """How many ranks the trainer has; `hosts`: the hostfile's slots, empty without one.
-
-    Raises ValueError if `update.ranks` is not what is there.
-    """
-    there = sum(hosts.values()) or len(devices)
-    ranks = update.ranks or there or 1
-    if hosts and ranks != there:
-        raise ValueError(
-            f"update.ranks = {ranks}, and {update.hostfile} has {there} slots: set update.ranks = "
-            "0, or mend the hostfile"
-        )
-    if devices and not hosts and ranks > there:
-        raise ValueError(
-            f"update.ranks = {ranks}, and there are {there} devices ({', '.join(devices)}): set "
-            "update.ranks = 0, or show it more in CUDA_VISIBLE_DEVICES"
-        )
-    return ranks
 
 
 def free_port() -> int:

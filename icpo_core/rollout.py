@@ -128,6 +128,11 @@ def handlers(engine: Engine, tokenizer: Any) -> dict[str, Handler]:
             gaps[version] = engine.prove(Path(job["probe"]), job["max_logprob_gap"])
         return {"reload_seconds": seconds, "probe_gap": gaps.get(version)}
 
+    def sleep(_job: dict[str, Any], _: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        gaps.clear()
+        engine.sleep()
+        return {}
+
     def require_loaded(job: dict[str, Any]) -> None:
         if engine.policy_version != job["policy_version"]:
             raise ValueError(
@@ -155,4 +160,4 @@ def handlers(engine: Engine, tokenizer: Any) -> dict[str, Handler]:
         require_loaded(job)
         return score_sequences(engine, job)
 
-    return {"load": load, "rollout": rollout, "sample": sample, "score": score}
+    return {"load": load, "sleep": sleep, "rollout": rollout, "sample": sample, "score": score}

@@ -124,11 +124,8 @@ def make_rollouts(run: Run, work: Work) -> Made:
     facts: dict[str, Any] = {"kept_parts": len(kept)}
     if kept != set(wanted):
         facts |= run.workers.load(policy, version, probe)
-    totals = {"tokens": 0, "sampling_seconds": 0.0}
-    for index, path in enumerate(wanted):
-        if path in kept:
-            continue
-        job = {
+    jobs = [
+        {
             "job": "rollout",
             "prompts": str(run.store.file("prompts", work.iteration, "prompts.parquet")),
             "shard": index,
@@ -140,9 +137,13 @@ def make_rollouts(run: Run, work: Work) -> Made:
             "out": str(path),
             "fingerprint": work.fingerprint,
         }
-        reply = run.workers.sample(job, _reporter(run, work, index, shards))
-        for name in totals:
-            totals[name] += reply[name]
+        for index, path in enumerate(wanted)
+        if path not in kept
+    ]
+    replies = run.workers.sample_all(jobs, _reporter(run, work, 0, 1)) if jobs else []
+    totals = {
+        name: sum(reply[name] for reply in replies) for name in ("tokens", "sampling_seconds")
+    }
     assert all(path.parent == folder for path in wanted)
     return Made(facts | totals, version)
 

@@ -1,4 +1,4 @@
-"""The long-lived workers of a run: the rollout engine and the trainer.
+"""The long-lived workers of a run: the rollout engines and the trainer.
 
 Each is spawned once, lives as long as the run and dies with it. What a worker holds is named by a
 digest (weights) or a state id (weights and optimizer), so a fresh worker in the place of one that
@@ -7,26 +7,32 @@ died is told what to load.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from icpo_core import devices
 from icpo_core.config import Config
-from icpo_core.devices import visible
-from icpo_core.ranks import Ranks, launch, rank_count, slots
-from icpo_core.worker import Worker, python_command
+from icpo_core.placement import Placement, place
+from icpo_core.ranks import Ranks, launch, slots
+from icpo_core.worker import Worker, WorkerError, python_command
 
 Progress = Callable[[int, int], None]
 
 
 class Workers:
-    """Engine and trainer of one run; a context manager that ends both."""
+    """Engines and trainer of one run; a context manager that ends all of them."""
 
     def __init__(self, config: Config, model: Path, logs: Path) -> None:
         """`model`: the base model's folder; `logs`: where each worker's log goes."""
         self._config, self._model, self._logs = config, model, logs
-        self._engine: Worker | None = None
+        self._engines: dict[int, Worker] = {}
+        self._asleep: set[int] = set()
         self._trainer: Worker | None = None
         self._trainer_starts = 0
 
@@ -41,59 +47,77 @@ class Workers:
     ) -> None:
         self.stop()
 
+    @cached_property
+    def placement(self) -> Placement:
+        """Raises ValueError where the machine's devices do not hold what the run asks for."""
+        return place(self._config, devices.visible(), self._hosts)
+
+    @cached_property
+    def _hosts(self) -> dict[str, int]:
+        hostfile = self._config.update.hostfile
+        return slots(Path(hostfile)) if hostfile else {}
+
     def start_engine(self, policy: Path) -> None:
-        """Spawn the engine with the weights in `policy`, without waiting for it."""
-        if self._engine is not None and self._engine.alive:
-            return
-        rollout = self._config.rollout
+        """Spawn the engines that are not there with the weights in `policy`, without waiting."""
+        rollout, placement = self._config.rollout, self.placement
         settings = {
             "model": str(policy),
             "engine": rollout.engine.model_dump(),
             "seed": self._config.run.seed,
+            "sleeps": placement.shared,
         }
-        self._engine = Worker(
-            "rollout engine",
-            python_command(rollout.python, "icpo_core.engine", settings),
-            self._logs / "engine.log",
-            rollout.start_seconds,
-        )
+        for number, chosen in enumerate(placement.engines):
+            if number in self._engines and self._engines[number].alive:
+                continue
+            single = len(placement.engines) == 1
+            self._asleep.discard(number)
+            self._engines[number] = Worker(
+                "rollout engine" if single else f"rollout engine {number}",
+                python_command(rollout.python, "icpo_core.engine", settings),
+                self._logs / ("engine.log" if single else f"engine-{number}.log"),
+                rollout.start_seconds,
+                _share(placement, number, chosen, rollout.engine.cpu_threads),
+            )
 
     def start_trainer(self) -> None:
         """Spawn the trainer with the base model, without waiting for it."""
         if self._trainer is not None and self._trainer.alive:
             return
-        config = self._config
+        config, update, placement = self._config, self._config.update, self.placement
+        if placement.shared:
+            # An engine measures what is free on its device while it starts.
+            self._each(lambda number: self._engines[number].wait_ready())
         settings = {
             "model": str(self._model),
             "loss": config.loss.model_dump(),
-            "update": config.update.model_dump(),
+            "update": update.model_dump(),
             "temperature": config.rollout.temperature,
         }
-        update, devices = config.update, visible()
-        hostfile = Path(update.hostfile) if update.hostfile else None
-        hosts = slots(hostfile) if hostfile else {}
-        ranks = rank_count(update, hosts, devices)
         log = self._logs / "trainer.log"
-        if ranks == 1:
+        if placement.ranks == 1:
             self._trainer = Worker(
                 "trainer",
                 python_command(update.python, "icpo_core.trainer", settings),
                 log,
                 update.start_seconds,
+                {devices.VARIABLE: ",".join(placement.trainer)} if placement.trainer else None,
             )
             return
         self._trainer_starts += 1
         folder = self._logs / f"trainer-{self._trainer_starts}"
-        command = launch(update.python, devices[:ranks] or ranks, hostfile, folder, settings)
-        self._trainer = Ranks(command, log, folder, update.start_seconds, hosts=len(hosts) > 1)
+        hostfile = Path(update.hostfile) if update.hostfile else None
+        chosen = placement.trainer or placement.ranks
+        command = launch(update.python, chosen, hostfile, folder, settings)
+        several = len(self._hosts) > 1
+        self._trainer = Ranks(command, log, folder, update.start_seconds, several)
 
     def load(self, policy: Path, policy_version: str, probe: Path | None) -> dict[str, Any]:
-        """Make the engine hold these weights and prove it; `reload_seconds` and `probe_gap`.
+        """Make every engine hold these weights and prove it; the largest `reload_seconds` and
+        `probe_gap`.
 
-        Raises ValueError if the engine holds other weights afterwards.
+        Raises ValueError if an engine holds other weights afterwards.
         """
         self.start_engine(policy)
-        assert self._engine is not None
         job = {
             "job": "load",
             "model": str(policy),
@@ -101,26 +125,101 @@ class Workers:
             "probe": str(probe) if probe else None,
             "max_logprob_gap": self._config.rollout.max_logprob_gap,
         }
-        return self._engine.call(job, self._config.rollout.seconds)
+        seconds = self._config.rollout.seconds
+        replies = self._each(lambda number: self._engines[number].call(job, seconds))
+        self._asleep.clear()
+        gaps = [reply["probe_gap"] for reply in replies if reply["probe_gap"] is not None]
+        return {
+            "reload_seconds": max(reply["reload_seconds"] for reply in replies),
+            "probe_gap": max(gaps) if gaps else None,
+        }
 
     def sample(self, job: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
-        """Have the engine do a `rollout` or `sample` job, after `load`."""
-        assert self._engine is not None
-        return self._engine.call(job, self._config.rollout.seconds, _counted(on_progress))
+        """Have an engine do a `rollout` or `sample` job, after `load`."""
+        return self.sample_all([job], on_progress)[0]
+
+    def sample_all(
+        self, jobs: Sequence[dict[str, Any]], on_progress: Progress
+    ) -> list[dict[str, Any]]:
+        """Have the engines do jobs, each by whichever is free; replies in the order of the jobs.
+
+        on_progress is told of all jobs together, as if they were alike. After an error no further
+        job is handed out; those under way are finished, and the first error is raised.
+        """
+        seconds = self._config.rollout.seconds
+        replies: dict[int, dict[str, Any]] = {}
+        waiting, progress = list(range(len(jobs)))[::-1], [0.0] * len(jobs)
+        lock = threading.Lock()
+
+        def tell(index: int, news: dict[str, Any]) -> None:
+            with lock:
+                progress[index] = news["done"] / max(1, news["all"])
+                all_ = news["all"] * len(jobs)
+                on_progress(round(sum(progress) / len(jobs) * all_), all_)
+
+        def work(number: int) -> None:
+            while True:
+                with lock:
+                    if not waiting:
+                        return
+                    index = waiting.pop()
+                try:
+                    replies[index] = self._engines[number].call(
+                        jobs[index], seconds, partial(tell, index)
+                    )
+                except (WorkerError, ValueError):
+                    with lock:
+                        waiting.clear()
+                    raise
+                progress[index] = 1.0
+
+        self._each(work)
+        return [replies[index] for index in range(len(jobs))]
 
     def train(self, job: dict[str, Any]) -> dict[str, Any]:
         """Have the trainer do an `update` or `save` job."""
         self.start_trainer()
+        if self.placement.shared:
+            self._sleep()
         assert self._trainer is not None
         return self._trainer.call(job, self._config.update.seconds)
 
     def stop(self) -> None:
-        """End both workers with all their children."""
-        for worker in (self._engine, self._trainer):
+        """End all workers with all their children."""
+        for worker in [*self._engines.values(), self._trainer]:
             if worker is not None:
                 worker.stop()
-        self._engine = self._trainer = None
+        self._engines.clear()
+        self._asleep.clear()
+        self._trainer = None
+
+    def _sleep(self) -> None:
+        """Have the engines give their devices' memory back until the next `load`."""
+        awake = [number for number in self._engines if number not in self._asleep]
+        awake = [number for number in awake if self._engines[number].alive]
+        seconds = self._config.rollout.seconds
+        self._each(lambda number: self._engines[number].call({"job": "sleep"}, seconds), awake)
+        self._asleep.update(awake)
+
+    def _each(self, task: Callable[[int], Any], numbers: Sequence[int] | None = None) -> list[Any]:
+        """Do a task for several engines at once; the first error is raised when all are through."""
+        chosen = list(self._engines if numbers is None else numbers)
+        if len(chosen) == 1:
+            return [task(chosen[0])]
+        with ThreadPoolExecutor(max(1, len(chosen)), "engine") as pool:
+            under_way = [pool.submit(task, number) for number in chosen]
+        return [one.result() for one in under_way]
 
 
-def _counted(on_progress: Progress) -> Callable[[dict[str, Any]], None]:
-    return lambda news: on_progress(news["done"], news["all"])
+def _share(
+    placement: Placement, number: int, chosen: list[str], threads: int
+) -> dict[str, str] | None:
+    """What keeps an engine to its own devices, or of several on the CPU each to its own cores."""
+    if chosen:
+        return {devices.VARIABLE: ",".join(chosen)}
+    if len(placement.engines) == 1:
+        return None
+    cores, count = sorted(os.sched_getaffinity(0)), len(placement.engines)
+    each = threads or max(1, len(cores) // count)
+    mine = cores[number * each : (number + 1) * each] or [cores[number % len(cores)]]
+    return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, mine))}

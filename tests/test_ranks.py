@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from icpo_core import schemas
 from icpo_core.config import load
 from icpo_core.files import model_digest
-from icpo_core.ranks import rank_count, slots
+from icpo_core.ranks import slots
 from icpo_core.worker import WorkerError
 from icpo_core.workers import Workers
 
@@ -33,19 +33,6 @@ def test_a_hostfile(tmp_path: Path) -> None:
             slots(file)
     with pytest.raises(ValueError, match="No such file"):
         slots(tmp_path / "gone")
-
-
-def test_ranks_are_what_is_there(root: Path) -> None:
-    update = load(root / "configs" / "demo.toml", ["update.ranks=0"]).update
-    assert rank_count(update, {}, []) == 1
-    assert rank_count(update, {}, ["4", "5"]) == 2
-    assert rank_count(update, {"a": 8, "b": 8}, ["0", "1"]) == 16
-    three = load(root / "configs" / "demo.toml", ["update.ranks=3"]).update
-    assert rank_count(three, {}, []) == 3
-    with pytest.raises(ValueError, match=r"there are 2 devices \(4, 5\): set update\.ranks = 0"):
-        rank_count(three, {}, ["4", "5"])
-    with pytest.raises(ValueError, match="has 2 slots"):
-        rank_count(three, {"a": 2}, [])
 
 
 def batch(small: Path, folder: Path) -> Path:

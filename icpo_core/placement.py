@@ -1,0 +1,69 @@
+"""Which devices the engines and the trainer get.
+
+`colocated`: both have all of them, and the engines sleep while the trainer works. `split`: the
+trainer has the first ones and the engines the rest. No device is ever given to two engines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from icpo_core.config import Config
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Devices by id. Without any, every list is empty and all processes share the CPU."""
+
+    engines: list[list[str]]
+    """Of each engine, `rollout.engine.tensor_parallel` many."""
+    trainer: list[str]
+    """Of this machine's ranks, one each."""
+    ranks: int
+    """Of the trainer, on all machines."""
+    shared: bool
+    """Engines and trainer lie on the same devices, so the engines sleep while it works."""
+
+
+def place(config: Config, devices: list[str], hosts: dict[str, int]) -> Placement:
+    """Lay a run out over this machine's devices.
+
+    hosts: slots by machine of the hostfile, this machine first; empty without one.
+    Raises ValueError, with what there is and what to set, where it does not fit.
+    """
+    rollout, update = config.rollout, config.update
+    each, where = rollout.engine.tensor_parallel, update.hostfile or ""
+    if len(set(devices)) < len(devices):
+        raise ValueError(f"the devices {', '.join(devices)} repeat: mend CUDA_VISIBLE_DEVICES")
+    if hosts and update.ranks not in (0, sum(hosts.values())):
+        raise ValueError(
+            f"update.ranks = {update.ranks}, and {where} has {sum(hosts.values())} slots: set "
+            "update.ranks = 0, or mend the hostfile"
+        )
+    if not devices:
+        ranks = sum(hosts.values()) or update.ranks or 1
+        return Placement([[] for _ in range(rollout.engines or 1)], [], ranks, False)
+    split = config.run.placement == "split"
+    count = len(devices)
+    here = next(iter(hosts.values())) if hosts else update.ranks
+    if split and not here and not rollout.engines:
+        raise ValueError(
+            "run.placement = split needs update.ranks or rollout.engines: say how many devices the "
+            f"trainer or the engines get of the {count}"
+        )
+    here = here or (count - rollout.engines * each if split else count)
+    left = devices[here:] if split else devices
+    engines = rollout.engines or len(left) // each
+    if here > count or here < 1 or engines < 1 or engines * each > len(left):
+        raise ValueError(
+            f"{count} devices ({', '.join(devices)}) do not hold {max(here, 0)} ranks and "
+            f"{max(engines, 1)} engines of {each} ({config.run.placement}): lower update.ranks, "
+            "rollout.engines or rollout.engine.tensor_parallel, or show more in "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    return Placement(
+        [left[number * each : (number + 1) * each] for number in range(engines)],
+        devices[:here],
+        sum(hosts.values()) or here,
+        not split,
+    )

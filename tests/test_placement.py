@@ -1,0 +1,139 @@
+"""Engines and ranks on devices: none twice, all named, and engines that share sleep in turn."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icpo_core import devices, graph
+from icpo_core.config import Config, load
+from icpo_core.placement import place
+from icpo_core.run import Run
+from icpo_core.stages import perform
+
+DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
+EIGHT = [str(number) for number in range(8)]
+
+
+def config(*changes: str) -> Config:
+    return load(DEMO, list(changes))
+
+
+def test_colocated_fills_the_machine() -> None:
+    found = place(config("rollout.engines=0", "update.ranks=0"), EIGHT, {})
+    assert found.engines == [[name] for name in EIGHT]
+    assert found.trainer == EIGHT
+    assert (found.ranks, found.shared) == (8, True)
+    pairs = place(config("rollout.engines=0", "rollout.engine.tensor_parallel=2"), EIGHT, {})
+    assert pairs.engines == [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7"]]
+    assert pairs.trainer == ["0"]  # one rank, as asked for
+
+
+def test_split_shares_nothing() -> None:
+    found = place(config("run.placement=split", "rollout.engines=0", "update.ranks=6"), EIGHT, {})
+    assert found.trainer == EIGHT[:6]
+    assert found.engines == [["6"], ["7"]]
+    assert not found.shared
+    found = place(config("run.placement=split", "rollout.engines=3", "update.ranks=0"), EIGHT, {})
+    assert (found.ranks, found.trainer, len(found.engines)) == (5, EIGHT[:5], 3)
+
+
+def test_several_machines() -> None:
+    hosts = {"here": 4, "there": 8}
+    found = place(
+        config("run.placement=split", "rollout.engines=0", "update.ranks=0"), EIGHT, hosts
+    )
+    assert (found.ranks, found.trainer) == (12, EIGHT[:4])
+    assert len(found.engines) == 4
+    with pytest.raises(ValueError, match=r"update\.ranks = 3, and .* has 12 slots"):
+        place(config("update.ranks=3"), EIGHT, hosts)
+
+
+def test_without_devices_all_is_one() -> None:
+    found = place(config("rollout.engines=0", "update.ranks=0", "run.placement=split"), [], {})
+    assert (found.engines, found.trainer, found.ranks, found.shared) == ([[]], [], 1, False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["update.ranks=9"],
+        ["rollout.engines=9"],
+        ["rollout.engine.tensor_parallel=16"],
+        ["run.placement=split", "update.ranks=7", "rollout.engines=2"],
+        ["run.placement=split", "update.ranks=0", "rollout.engines=8"],
+        ["run.placement=split", "update.ranks=8"],
+    ],
+)
+def test_what_does_not_fit_is_said(changes: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"8 devices \(0, 1.*lower update\.ranks"):
+        place(config(*changes), EIGHT, {})
+    with pytest.raises(ValueError, match="say how many"):
+        place(config("run.placement=split", "rollout.engines=0", "update.ranks=0"), EIGHT, {})
+
+
+@given(st.integers(1, 16), st.integers(0, 16), st.integers(0, 16), st.integers(1, 4), st.booleans())
+def test_no_device_twice(count: int, engines: int, ranks: int, each: int, split: bool) -> None:
+    names = [f"gpu-{number}" for number in range(count)]
+    wanted = config(
+        f"rollout.engines={engines}", f"update.ranks={ranks}",
+        f"rollout.engine.tensor_parallel={each}",
+        f"run.placement={'split' if split else 'colocated'}",
+    )  # fmt: skip
+    try:
+        found = place(wanted, names, {})
+    except ValueError:
+        return
+    given = [name for engine in found.engines for name in engine]
+    assert len(set(given)) == len(given) == len(found.engines) * each
+    assert set(given) <= set(names)
+    assert len(found.engines) == (engines or len(found.engines)) >= 1
+    assert len(found.trainer) == found.ranks == (ranks or found.ranks) >= 1
+    assert not split or not set(given) & set(found.trainer)
+
+
+def test_visible_devices_are_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(devices.VARIABLE, "2, GPU-8a1,MIG-7/1")
+    assert devices.visible() == ["2", "GPU-8a1", "MIG-7/1"]
+    for nothing in ("", "-1"):
+        monkeypatch.setenv(devices.VARIABLE, nothing)
+        assert devices.visible() == []
+
+
+@pytest.mark.engine
+def test_two_engines_sample_sleep_and_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On two made-up devices: the CPU builds of vLLM and torch take no notice of them."""
+    monkeypatch.setenv(devices.VARIABLE, "0,1")
+    changes = ["rollout.engines=0", "rollout.shards=3", "prompts.batch_size=6", "run.iterations=2"]
+    changes += ["evaluate.every=0", "update.learning_rate=1e-3", f"run.directory={tmp_path}"]
+    settings = config(*changes)
+    with Run(settings) as run:
+        run.workers.start_engine(run.base_model)
+        engines = run.workers._engines
+        theirs = [
+            Path(f"/proc/{engine.process.pid}/environ").read_bytes() for engine in engines.values()
+        ]
+        assert [f"{devices.VARIABLE}={n}".encode() in words.split(b"\0")
+                for n, words in enumerate(theirs)] == [True, True]  # fmt: skip
+        for stage in graph.stages_of(settings, 1):
+            perform(run, stage, 1)
+        assert run.workers._asleep == {0, 1}  # since the update
+        perform(run, "prompts", 2)
+        found = perform(run, "rollout", 2).manifest
+        assert run.workers._asleep == set()
+        assert found.facts["probe_gap"] < 1e-4
+        assert (found.rows, len(found.files)) == (48, 3)
+        # Both had something to do.
+        logs = [(run.logs / f"engine-{number}.log").read_text() for number in (0, 1)]
+        assert all("sleep mode is not supported" in log for log in logs)
+
+        content = found.content()
+        os.kill(engines[1].process.pid, signal.SIGKILL)
+        engines[1].process.wait()
+        again = perform(run, "rollout", 2, force=True).manifest
+        assert again.rows == 48
+        assert {record.name for record in again.files} == {record.name for record in found.files}
+        assert content
