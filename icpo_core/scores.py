@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
@@ -120,18 +121,33 @@ def intervals(values_NM: np.ndarray, level: float = LEVEL) -> list[list[float]]:
     assert N, "an interval of no problems"
     padded = np.vstack([values_NM, np.zeros((1, M)), np.ones((1, M))])
     size = N + 2
-    rng = generator("bootstrap", N)
-    at_once = max(1, min(DRAWS, _DRAWN_AT_ONCE // size))
-    means = []
-    for first in range(0, DRAWS, at_once):
-        count = min(at_once, DRAWS - first)
-        drawn = rng.multinomial(size, np.full(size, 1.0 / size), size=count)
-        means.append(drawn @ padded / size)
+    means = np.concatenate([drawn @ padded / size for drawn in _draws(size)])
     tail = expanded_tail(N, size, level)
-    low, high = np.quantile(np.concatenate(means), [tail, 1.0 - tail], axis=0)
+    low, high = np.quantile(means, [tail, 1.0 - tail], axis=0)
     middle = values_NM.mean(axis=0)
     # The two extra problems may draw the interval of a mean at 0 or 1 off its own estimate.
     return [[float(min(a, m)), float(max(b, m))] for a, b, m in zip(low, high, middle, strict=True)]
+
+
+def _draws(size: int) -> Iterator[np.ndarray]:
+    """How often each of `size` problems is drawn, (some, size) int32, `DRAWS` rows in all."""
+    if DRAWS * size <= _DRAWN_AT_ONCE:
+        yield _kept_draws(size)
+        return
+    rng = generator("bootstrap", size)
+    at_once = max(1, _DRAWN_AT_ONCE // size)
+    for first in range(0, DRAWS, at_once):
+        yield _multinomial(rng, size, min(at_once, DRAWS - first))
+
+
+@lru_cache(8)
+def _kept_draws(size: int) -> np.ndarray:
+    """The draws of a small benchmark, which every evaluation of it asks for again."""
+    return _multinomial(generator("bootstrap", size), size, DRAWS)
+
+
+def _multinomial(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
+    return rng.multinomial(size, np.full(size, 1.0 / size), size=count).astype(np.int32)
 
 
 def expanded_tail(N: int, size: int, level: float = LEVEL) -> float:

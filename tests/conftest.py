@@ -1,7 +1,9 @@
 """What all tests share: the order (cheap first), and an environment that reaches nothing outside."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,3 +32,25 @@ def root() -> Path:
 def small(root: Path) -> Path:
     """The shipped problem sets and base model."""
     return root / "data" / "small"
+
+
+@pytest.fixture(scope="session")
+def small_protocol(root: Path) -> Any:
+    """The protocol of evaluations of the small base model."""
+    from icpo_core import config, protocol
+
+    run = config.load(root / "configs" / "demo.toml")
+    changes = ["engine.max_model_len=512", "process.shard=512"]
+    return protocol.load("run", changes, run)
+
+
+@pytest.fixture(scope="session")
+def engine(small_protocol: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An evaluator whose engine is started once for all tests; give it a folder by `root`, and a
+    protocol by `follow`."""
+    from icpo_core.evaluations import Evaluator
+
+    with Evaluator(
+        tmp_path_factory.mktemp("evaluations"), small_protocol, lambda what, done, all_: None
+    ) as made:
+        yield made

@@ -1,0 +1,234 @@
+"""Evaluation on the real engine: known accuracy, one growing collection of samples, resuming."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+
+from icpo_core import schemas
+from icpo_core.benchmarks import Benchmark, read
+from icpo_core.evaluate import LABEL, keys_of, letter_judges
+from icpo_core.evaluations import Evaluator, stored
+from icpo_core.grading import GradingRules, Question, VerdictStatus
+from icpo_core.protocol import Protocol
+from icpo_core.targets import Target, target
+
+needs_engine = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def base(small: Path) -> Target:
+    return target(str(small / "base"))
+
+
+@pytest.fixture(scope="module")
+def heldout(small: Path) -> Benchmark:
+    return read("heldout", str(small / "heldout.parquet"))
+
+
+def changed(protocol: Protocol, **sampling) -> Protocol:
+    """The protocol with other sampling, also where the benchmark has its own."""
+    own = protocol.sampling.model_copy(update=sampling)
+    return protocol.model_copy(update={"sampling": own, "benchmarks": {}})
+
+
+def evaluate(engine: Evaluator, folder: Path, protocol: Protocol, who: Target, what: Benchmark):
+    engine.root = folder
+    engine.follow(protocol)
+    return engine.evaluate(who, what)
+
+
+@needs_engine
+def test_a_known_accuracy_is_reproduced_in_20_repetitions(
+    engine, small_protocol, base, heldout, small, tmp_path
+):
+    """The recipe's accuracy is computed by teacher forcing, without sampling anything."""
+    recipe = json.loads((small / "base" / "recipe.json").read_text())
+    known = recipe["figures"]["zero_shot_accuracy"]
+    intervals = []
+    for seed in range(20):
+        rules = changed(small_protocol, seed=seed)
+        intervals.append(evaluate(engine, tmp_path, rules, base, heldout).figures["interval"])
+    inside = sum(low <= known <= high for low, high in intervals)
+    assert inside >= 18, intervals
+    assert all(high - low < 0.12 for low, high in intervals)
+
+
+@needs_engine
+def test_no_sample_is_made_twice(engine, small_protocol, base, heldout, tmp_path, monkeypatch):
+    """avg@1 of some, then avg@4 of more: the first are kept, seeds hang on problem and number."""
+    few = evaluate(engine, tmp_path, changed(small_protocol, limit=20), base, heldout)
+    assert (few.made, few.figures["problems"]) == (20, 20)
+    more = evaluate(engine, tmp_path, changed(small_protocol, limit=30, samples=4), base, heldout)
+    assert (more.made, more.figures["samples"]) == (100, 120)
+    assert more.folder == few.folder
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the engine was asked")
+
+    monkeypatch.setattr(engine, "workers", refuse)
+    again = evaluate(engine, tmp_path, changed(small_protocol, limit=30, samples=4), base, heldout)
+    assert (again.made, again.figures) == (0, more.figures)
+    # Fewer than are there need no engine either.
+    two = evaluate(engine, tmp_path, changed(small_protocol, limit=25, samples=2), base, heldout)
+    assert (two.made, two.figures["samples"], two.rewards.num_rows) == (0, 50, 50)
+    # Other grading rules judge the same samples again.
+    rules = GradingRules(extraction="boxed_or_last")
+    lenient = changed(small_protocol, limit=20).model_copy(update={"grading": rules})
+    other = Evaluator(tmp_path, lenient, lambda what, done, all_: None)
+    monkeypatch.setattr(other, "workers", refuse)
+    with other:
+        regraded = other.evaluate(base, heldout)
+    assert regraded.made == 0
+    assert regraded.folder != few.folder
+    assert regraded.folder.name.rpartition("-")[0] == few.folder.name.rpartition("-")[0]
+    assert sorted(record.config["samples"] for _, record in stored(tmp_path)) == [1, 1, 2, 4]
+
+
+@needs_engine
+def test_what_died_goes_on_and_makes_the_same(
+    engine, small_protocol, base, heldout, tmp_path, monkeypatch
+):
+    """The engine dies at its second shard; a part is damaged; the result is the same."""
+    shards = small_protocol.process.model_copy(update={"shard": 16})
+    rules = changed(small_protocol, limit=24, samples=2)
+    small_shards = rules.model_copy(update={"process": shards})
+    whole = evaluate(engine, tmp_path / "whole", rules, base, heldout)
+    samples = {
+        key: row
+        for row in whole.read(*schemas.TABLES["samples"].names).drop_columns("seconds").to_pylist()
+        for key in [(row["prompt_id"], row["sample_index"])]
+    }
+
+    def dying(who: Target):
+        workers = Evaluator.workers(other, who)
+        calls = []
+
+        class Dying:
+            def sample(self, job, say):
+                calls.append(job)
+                if len(calls) > 1:
+                    raise RuntimeError("the engine died")
+                return workers.sample(job, say)
+
+        return Dying()
+
+    other = Evaluator(tmp_path / "died", small_shards, lambda what, done, all_: None)
+    other._workers, other._architecture = engine._workers, engine._architecture
+    made: list[object] = []
+    monkeypatch.setattr(other, "workers", lambda who: made[0])
+    made.append(dying(base))
+    with pytest.raises(RuntimeError, match="the engine died"):
+        other.evaluate(base, heldout)
+    folder = next((tmp_path / "died").glob("heldout-*"))
+    assert len(list(folder.glob(f"samples-heldout-{LABEL}.parquet"))) == 1
+    assert not list(folder.glob("*.manifest.json"))
+
+    engine.root, kept = tmp_path / "died", engine.protocol
+    engine.protocol = small_shards
+    done = engine.evaluate(base, heldout)
+    assert done.made == 32
+    found = done.read(*schemas.TABLES["samples"].names).drop_columns("seconds").to_pylist()
+    assert {(row["prompt_id"], row["sample_index"]): row for row in found} == samples
+    assert done.figures == whole.figures
+
+    part = sorted(done.folder.glob("samples-heldout-*.parquet"))[0]
+    part.write_bytes(part.read_bytes()[:-100])
+    assert engine.find(base, heldout) is None
+    mended = engine.evaluate(base, heldout)
+    assert (mended.made, mended.figures) == (16, whole.figures)
+    # A part that was written but not judged is judged, not sampled.
+    table = schemas.read("samples", part)
+    generations = table.select(schemas.TABLES["generations"].names)
+    mark = schemas.part_fingerprint(part)
+    part.unlink()
+    schemas.write(
+        "generations", generations, folder / f"generations-heldout-{'0' * 12}.parquet", mark
+    )
+    assert engine.evaluate(base, heldout).made == 0
+    engine.protocol = kept
+
+
+@needs_engine
+def test_samples_are_of_the_contract_and_the_prompts_are_the_model_s(
+    engine, small_protocol, base, heldout, tmp_path
+):
+    done = evaluate(engine, tmp_path, changed(small_protocol, limit=8), base, heldout)
+    [path] = done.folder.glob("samples-*.parquet")
+    table = schemas.read("samples", path)
+    assert table.schema.names == schemas.TABLES["samples"].names
+    assert set(table["policy_version"].to_pylist()) == {base.version}
+    assert keys_of(table) == [(one.id, 0) for one in heldout.problems[:8]]
+    texts = base.tokenizer.batch_decode(table["response_ids"].to_pylist(), skip_special_tokens=True)
+    assert texts == table["response"].to_pylist()
+    gold = {one.id: one.answer for one in heldout.problems}
+    assert table["gold"].to_pylist() == [gold[one] for one in table["prompt_id"].to_pylist()]
+    right = pc.equal(table["status"], "correct").to_pylist()
+    assert right == [reward == 1.0 for reward in table["reward"].to_pylist()]
+    asked = schemas.read("questions", done.folder / "questions-heldout.parquet")
+    assert asked["prompt"][0].as_py() == f"Q:{heldout.problems[0].problem}\nA:"
+
+
+@needs_engine
+def test_a_private_benchmark_leaves_no_text_behind(engine, small_protocol, base, tmp_path):
+    """Nothing but the samples' own file knows what was asked."""
+    from icpo_core.benchmarks import Problem
+
+    secret = "3+4*5-6+7*8"
+    problems = tuple(
+        Problem(f"r{at}", secret, "AB"[at % 2], None, None, None, ("1", "2")) for at in range(4)
+    )
+    chosen = Benchmark("gpqa-diamond", problems, "choice", private=True)
+    done = evaluate(engine, tmp_path, changed(small_protocol), base, chosen)
+    assert done.figures["problems"] == 4
+    assert not list(done.folder.glob("questions-*"))
+    for path in tmp_path.rglob("*.json"):
+        assert secret not in path.read_text()
+
+
+def test_letters_are_judged_without_a_process():
+    with letter_judges(GradingRules()) as judges:
+        found = judges.judge(
+            [
+                Question("B", r"So \boxed{B}."),
+                Question("B", r"So \boxed{\text{(b) no, B}}."),
+                Question("B", "The answer is (B)."),
+                Question("B", "I cannot say."),
+                Question("B", r"\boxed{C}"),
+            ]
+        )
+        assert judges._nursery is None
+    statuses = [one.status for one in found]
+    assert statuses[0] == statuses[2] == VerdictStatus.correct
+    assert statuses[3] == VerdictStatus.no_answer
+    assert statuses[4] == VerdictStatus.wrong
+
+
+def test_targets_name_the_mend(tmp_path, small):
+    with pytest.raises(ValueError, match="no such folder"):
+        target(str(tmp_path / "nothing here"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no model here"):
+        target(str(tmp_path / "empty"))
+    shutil.copytree(small / "base", tmp_path / "copy")
+    assert target(str(tmp_path / "copy")).version == target(str(small / "base")).version
+
+
+def test_another_seed_protocol_or_model_is_another_evaluation(small_protocol, base, heldout):
+    def fingerprint(protocol: Protocol, who: Target = base) -> str:
+        return Evaluator(Path("x"), protocol, lambda *_: None).work(who, heldout).fingerprint
+
+    plain = fingerprint(small_protocol)
+    assert plain == fingerprint(small_protocol)
+    process = small_protocol.process.model_copy(update={"shard": 7, "seconds": 1.0})
+    assert plain == fingerprint(small_protocol.model_copy(update={"process": process}))
+    others = [
+        fingerprint(changed(small_protocol, seed=1)),
+        fingerprint(changed(small_protocol, temperature=0.5)),
+        fingerprint(changed(small_protocol, samples=2)),
+        fingerprint(changed(small_protocol, limit=10)),
+        fingerprint(small_protocol, Target("x", base.folder, "another")),
+    ]
+    assert len({plain, *others}) == 6
