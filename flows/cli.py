@@ -5,7 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 
-from flows.commands import data, plan, plot, probe, services, stage, train
+from flows.commands import (
+    data,
+    diff,
+    gc,
+    lineage,
+    ls,
+    plan,
+    plot,
+    probe,
+    services,
+    show,
+    stage,
+    train,
+    verify,
+)
 from flows.commands import eval as evaluate
 from icpo_core.files import what_the_disk_says
 from icpo_core.worker import WorkerError
@@ -18,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
         description="In-Context Steered Policy Optimization as staged, resumable batch jobs.",
     )
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (train, services, plan, stage, evaluate, probe, plot, data):
+    looking = (plan, ls, show, diff, lineage, verify, gc)
+    for command in (train, services, stage, *looking, evaluate, probe, plot, data):
         command.add_parser(subparsers)
     return top
 

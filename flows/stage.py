@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from prefect import Flow, flow
 
@@ -11,7 +13,7 @@ from icpo_core.config import STAGES
 from tasks.stages import TASKS, Reference
 
 
-def _stage_flow(stage: str) -> Flow[..., Reference]:
+def _stage_flow(stage: str) -> Flow[..., Coroutine[Any, Any, Reference]]:
     @flow(name="icpo-stage", flow_run_name=stage + " it-{iteration:04d} {run}")
     async def run_stage(
         run: str,

@@ -54,9 +54,10 @@ def create(source: Run, name: str, stage: str, iteration: int, changes: list[str
     rows = [row for row in metrics.read(source.paths) if row["iteration"] < iteration]
     if rows:
         metrics.write(made, rows)
-    files.write_sealed(made.config, config.model_dump(mode="json"))
     written = record.new(name) | {"branch": origin, "eras": [era.as_json() for era in own]}
-    files.write_sealed(made.record, written)
+    for folder in (made.attempt(0), made.root):  # attempt 0: the copies of what no attempt wrote
+        files.write_sealed(folder / made.config.name, config.model_dump(mode="json"))
+        files.write_sealed(folder / made.record.name, written)
     os.replace(made.root, paths.root)
     files.sync(paths.root.parent)
     return paths.root

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from icpo_core import retention
+from icpo_core import metrics, retention
 from icpo_core.files import TEMPORARY_SUFFIX, link_or_copy, read_json, sync
 from icpo_core.paths import RunPaths
 from icpo_core.run import Run
@@ -109,6 +109,7 @@ def settle(run: Run) -> None:
     """
     if not run.settled:
         _end_removals(run)
+        metrics.mend(run)
         run.settled = True
     kept = retention.holdings(run)
     if not kept:

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from types import TracebackType
 
 GLANCE_SECONDS = 0.1
 
@@ -27,6 +28,18 @@ class RunLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
+
+    def __enter__(self) -> RunLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
 
     def acquire(self) -> None:
         """Raises RefusedError, naming the owner, if another process holds the run; ValueError if

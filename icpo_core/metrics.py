@@ -41,14 +41,28 @@ def row(run: Run, iteration: int) -> dict[str, float]:
 def record(run: Run, iteration: int) -> dict[str, float]:
     """Put an iteration's row into the run's metrics and its trackers; the row."""
     mine = row(run, iteration)
-    try:
-        rows = [old for old in read(run.paths) if old["iteration"] != iteration]
-    except ValueError:
-        rows = [row(run, other) for other in run.paths.iterations() if other != iteration]
+    rows = [old for old in read(run.paths) if old["iteration"] != iteration]
     write(run.paths, sorted([*rows, mine], key=lambda one: one["iteration"]))
     for tracker in run.trackers:
         tracker.log(iteration, mine)
     return mine
+
+
+def mend(run: Run) -> None:
+    """Make the run's metrics again from its stages if they are damaged or were lost."""
+    try:
+        if read(run.paths):
+            return
+    except ValueError:
+        pass
+    numbers = [number for number in run.paths.iterations() if _finished(run, number)]
+    if numbers:
+        write(run.paths, [row(run, number) for number in numbers])
+
+
+def _finished(run: Run, iteration: int) -> bool:
+    stage = "checkpoint" if iteration else "evaluate"
+    return run.store.finished(stage, iteration) is not None
 
 
 def write(paths: RunPaths, rows: list[dict[str, float]]) -> None:

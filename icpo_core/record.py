@@ -1,5 +1,8 @@
-"""`run.json`: what a run is, and every attempt at it. Each attempt's log folder keeps a copy, from
-which a damaged record is put back."""
+"""`run.json`: what a run is, and every attempt at it.
+
+Each attempt's log folder keeps a copy of it, and of the configuration that the attempt gave the
+run. What is damaged is read from the newest whole copy, and put back when the run is next opened.
+"""
 
 from __future__ import annotations
 
@@ -27,18 +30,25 @@ def new(name: str) -> dict[str, Any]:
 
 
 def read(paths: RunPaths) -> dict[str, Any] | None:
-    """The run's record; None of a run that was never opened. A damaged one is read from the newest
-    copy that is whole. Raises ValueError if there is none."""
+    """The run's record; None of a run that was never opened. Raises ValueError as `read_copied`."""
+    return read_copied(paths, paths.record)
+
+
+def read_copied(paths: RunPaths, file: Path) -> dict[str, Any] | None:
+    """A file of the run's root that attempts keep copies of; None if it was never written.
+
+    Raises ValueError if neither it nor any copy is whole.
+    """
     wrong = None
-    copies = [folder / paths.record.name for folder in reversed(paths.attempts())]
-    for path in [paths.record, *copies]:
+    copies = [folder / file.name for folder in reversed(paths.attempts())]
+    for path in [file, *copies]:
         try:
             return files.read_sealed(path)
         except ValueError as error:
             wrong = wrong or (error if path.is_file() else None)
     if wrong is None:
         return None
-    raise ValueError(f"{wrong}; no attempt has a copy of it that is whole: begin a new run")
+    raise ValueError(f"{wrong}, and no attempt's copy of it in logs is whole: begin a new run")
 
 
 def append_attempt(paths: RunPaths, model: str) -> int:

@@ -45,15 +45,18 @@ def lineage(run: Run) -> list[int]:
     return found
 
 
-def holdings(run: Run) -> list[Holding]:
-    """Every checkpoint of the run's lineage with the reasons to keep it, oldest first."""
+def holdings(run: Run, pinned: set[int] | None = None) -> list[Holding]:
+    """Every checkpoint of the run's lineage with the reasons to keep it, oldest first.
+
+    `pinned`: iterations to keep in any case, if not those that are protected now.
+    """
     done = lineage(run)
     if not done:
         return []
     settings = run.config.checkpoint
     last = set(done[-settings.keep_last :])
     best = best_iteration(run, done)
-    pinned = protected(run.paths)
+    pinned = protected(run.paths) if pinned is None else pinned
     states = [number for number in done if has_state(run, number)]
     users: dict[int, list[str]] | None = None
     found = []

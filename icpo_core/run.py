@@ -40,13 +40,12 @@ def stored_config(root: Path) -> Config:
 
     Raises ValueError if there is no run or its configuration cannot be read.
     """
-    path = RunPaths(root).config
-    if not path.is_file():
-        raise ValueError(f"{root}: no run here (no {path.name}); `icpo ls` lists runs")
-    try:
-        return build(files.read_sealed(path), str(path))
-    except ValueError as error:
-        raise ValueError(f"{error}; `icpo train CONFIG.toml --run {root.name}` writes it") from None
+    paths = RunPaths(root)
+    if not paths.config.is_file():
+        raise ValueError(f"{root}: no run here (no {paths.config.name}); `icpo ls` lists runs")
+    stored = record.read_copied(paths, paths.config)
+    assert stored is not None
+    return build(stored, str(paths.config))
 
 
 class Run:
@@ -108,15 +107,14 @@ class Run:
         self._lock.acquire()
         self.store.writable = True
         self._attempt = record.append_attempt(self.paths, self.config.model.path)
-        files.write_sealed(
-            self.logs / "config.json", self.config.model_dump(mode="json"), durable=False
-        )
         _OPEN[self.paths.root.resolve()] = self
         return self
 
     def keep_config(self) -> None:
         """Make this configuration the run's own, from which it is planned and gone on with."""
-        files.write_sealed(self.paths.config, self.config.model_dump(mode="json"))
+        kept = self.config.model_dump(mode="json")
+        files.write_sealed(self.logs / self.paths.config.name, kept, durable=False)
+        files.write_sealed(self.paths.config, kept)
 
     def close(self) -> None:
         """End workers and judges, give the lock back."""

@@ -144,6 +144,7 @@ def make_rollouts(run: Run, work: Work) -> Made:
     totals = {
         name: sum(reply[name] for reply in replies) for name in ("tokens", "sampling_seconds")
     }
+    totals["tokens"] += sum(map(_tokens, kept))
     assert all(path.parent == folder for path in wanted)
     return Made(facts | totals, version)
 

@@ -181,6 +181,11 @@ class StubWorkers:
     def sample(self, job: dict[str, Any], on_progress: Callable[..., None]) -> dict[str, Any]:
         return self._do(job, lambda news: on_progress(news["done"], news["all"]))
 
+    def sample_all(
+        self, jobs: list[dict[str, Any]], on_progress: Callable[..., None]
+    ) -> list[dict[str, Any]]:
+        return [self.sample(job, on_progress) for job in jobs]
+
     def _do(self, job: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         assert self._engine is not None
         # Jobs are JSON on their way to a worker, and so is its reply.

@@ -17,7 +17,8 @@ def add_parser(subparsers: Any) -> None:
         "stage",
         help="one stage of one iteration, on stored Parquet",
         description="Run one stage of one iteration on what is stored. Without --force a stage "
-        "that is done is left as it is.",
+        "that is done is left as it is. To try another setting, name a branch with --into: it "
+        "shares what is stored without copying it, and the run stays as it is.",
     )
     parser.add_argument("stage", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
     parser.add_argument("run", type=Path, help="folder of the run, as runs/demo")
@@ -25,7 +26,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--force", action="store_true", help="make it again though it is done")
     parser.add_argument(
         "-o", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE",
-        help="change one key of the run's configuration for this stage",
+        help="change one key; one that changes results needs --into",
+    )  # fmt: skip
+    parser.add_argument(
+        "--into", metavar="NAME",
+        help="make the stage in a branch of the run, beside it, which differs from here on",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(call=call)
@@ -44,6 +49,7 @@ def call(arguments: argparse.Namespace) -> int:
             iteration=arguments.iteration,
             overrides=arguments.overrides,
             force=arguments.force,
+            into=arguments.into,
         )
     )
     if arguments.json:
@@ -56,4 +62,11 @@ def call(arguments: argparse.Namespace) -> int:
             highlight=False,
             soft_wrap=True,
         )
+        if arguments.into:
+            branch = arguments.run.parent / arguments.into
+            for command in (
+                f"icpo diff {arguments.run} {branch}    # what that changes",
+                f"icpo train {branch}    # go on from there",
+            ):
+                Console().print(f"  {command}", highlight=False, soft_wrap=True)
     return 0

@@ -1,0 +1,96 @@
+"""`icpo ls`: the runs of a folder, or the iterations of one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from icpo_core.config import STAGES
+from icpo_core.paths import RunPaths
+
+if TYPE_CHECKING:
+    from icpo_core.runs import Summary
+
+COLOURS = {"running": "green", "stopped": "yellow", "damaged": "red"}
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "ls",
+        help="runs, or the iterations of one",
+        description="The runs of a folder, each in a line; of a run, its iterations.",
+    )
+    parser.add_argument(
+        "path", type=Path, nargs="?", default=Path("runs"),
+        help="folder of runs (default: runs), or of one run",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(call=call)
+
+
+def call(arguments: argparse.Namespace) -> int:
+    from icpo_core import runs
+    from icpo_core.run import Run
+
+    console = Console()
+    if RunPaths(arguments.path).config.is_file():
+        run = Run.read(arguments.path)
+        found = runs.iterations(run)
+        if arguments.json:
+            rows = {
+                number: {stage: asdict(line) for stage, line in stages.items()}
+                for number, stages in found.items()
+            }
+            print(json.dumps(rows, indent=2))
+            return 0
+        table = Table("iteration", title=f"{arguments.path}: rows, seconds", title_justify="left")
+        for stage in STAGES:
+            table.add_column(stage, justify="right")
+        table.add_column("on disk", justify="right")
+        for number, stages in found.items():
+            cells = [
+                f"{stages[stage].rows or ''} [dim]{stages[stage].seconds:.1f}s[/]"
+                if stage in stages
+                else ""
+                for stage in STAGES
+            ]
+            pruned = " [dim]pruned[/]" if any(line.pruned for line in stages.values()) else ""
+            size = decimal(sum(line.bytes for line in stages.values()))
+            table.add_row(str(number), *cells, size + pruned)
+        console.print(table)
+        return 0
+    summaries = [runs.summary(root) for root in runs.found_in(arguments.path)]
+    if arguments.json:
+        print(json.dumps([one.as_json() for one in summaries], indent=2))
+    elif not summaries:
+        console.print(f"{arguments.path}: no runs; `icpo train configs/demo.toml` makes one")
+    else:
+        console.print(_table(summaries))
+    return 0
+
+
+def _table(summaries: list[Summary]) -> Table:
+    table = Table("run", "iterations", "state", "accuracy", "on disk", "begun")
+    for one in sorted(summaries, key=lambda one: one.created):
+        colour = COLOURS.get(one.state, "default")
+        name = f"[bold]{one.name}[/]"
+        if one.branch:
+            changes = " ".join(one.branch["changes"])
+            name += f"\n[dim]from {one.branch['run']} at {one.branch['at']} {changes}[/]"
+        table.add_row(
+            name,
+            f"{one.done}/{one.iterations}",
+            f"[{colour}]{one.state}[/]" + (f"\n[dim]{one.detail}[/]" if one.detail else ""),
+            "\n".join(f"{bench} {value:.1%}" for bench, value in one.accuracy.items()),
+            decimal(one.bytes),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(one.created)) if one.created else "",
+        )
+    return table

@@ -1,0 +1,147 @@
+"""`icpo show`: what each prompt of an iteration got, said, and was worth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from icpo_core.transcript import Group as Prompt
+    from icpo_core.transcript import Spoken
+
+LONG = 600
+"""Characters of a response that are shown without --full."""
+STYLES = {"correct": "green", "wrong": "red", "timeout": "yellow", "error": "yellow"}
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "show",
+        help="what a prompt got, what each rollout said, why it was rejected, its advantage",
+        description="The prompts of an iteration with what became of them. With --prompt, one of "
+        "them with all its rollouts: response, verdict, advantage, or why it takes no part.",
+    )
+    parser.add_argument("run", type=Path, help="folder of the run, as runs/demo")
+    parser.add_argument("--iteration", type=int, help="default: the newest that has rollouts")
+    parser.add_argument(
+        "--prompt", metavar="N|ID", help="number in the batch, or beginning of a prompt's id"
+    )
+    parser.add_argument("--full", action="store_true", help="responses and prompts in full length")
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(call=call)
+
+
+def call(arguments: argparse.Namespace) -> int:
+    from icpo_core import transcript
+    from icpo_core.run import Run
+
+    run = Run.read(arguments.run)
+    number = transcript.newest(run) if arguments.iteration is None else arguments.iteration
+    groups = transcript.read(run, number)
+    chosen = groups if arguments.prompt is None else [transcript.find(groups, arguments.prompt)]
+    if arguments.json:
+        rows = [group.as_json() for group in chosen]
+        print(
+            json.dumps({"run": str(arguments.run), "iteration": number, "prompts": rows}, indent=2)
+        )
+        return 0
+    console = Console()
+    if arguments.prompt is not None:
+        _one(console, chosen[0], arguments.full)
+        return 0
+    console.print(_overview(arguments.run, number, groups))
+    console.print(
+        f"One prompt with all it got: icpo show {arguments.run} --iteration {number} --prompt 1",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _overview(root: Path, number: int, groups: list[Prompt]) -> Table:
+    origins = list(dict.fromkeys(one.origin for group in groups for one in group.rollouts))
+    table = Table(title=f"{root}, iteration {number}", title_justify="left")
+    table.add_column("", justify="right")
+    table.add_column("problem")
+    table.add_column("answer")
+    for origin in origins:
+        table.add_column(f"{origin.replace('_', '-')} right", justify="right")
+    table.add_column("advantages")
+    table.add_column("no part")
+    for group in groups:
+        cells = []
+        for origin in origins:
+            right, all_ = group.right(origin)
+            colour = "dim" if not all_ else "green" if right == all_ else "red" if not right else ""
+            cells.append(f"[{colour or 'default'}]{right}/{all_}[/]")
+        worth = sorted({one.advantage for one in group.rollouts if one.advantage is not None})
+        reasons = [one.reason for one in group.rollouts if one.reason]
+        table.add_row(
+            str(group.number),
+            escape(_short(group.problem, 56)),
+            escape(_short(group.answer, 16)),
+            *cells,
+            " ".join(f"{value:+.2f}" for value in worth[:4]) + (" …" if len(worth) > 4 else ""),
+            ", ".join(f"{reasons.count(one)} {one}" for one in dict.fromkeys(reasons)),
+        )
+    return table
+
+
+def _one(console: Console, group: Prompt, full: bool) -> None:
+    facts = Text.assemble(
+        (group.problem, "bold"),
+        f"\nanswer {group.answer}   source {group.source}   id {group.prompt_id}",
+        f"\ndemonstrations {', '.join(group.demo_ids) or 'none'}",
+    )
+    console.print(Panel(facts, title=f"prompt {group.number}", title_align="left"))
+    if full:
+        console.print(Panel(Text(group.policy_prompt), title="bare prompt", title_align="left"))
+        if group.expert_prompt is not None:
+            title = "expert prompt (the loss never sees it)"
+            console.print(Panel(Text(group.expert_prompt), title=title, title_align="left"))
+    for one in group.rollouts:
+        console.print(_rollout(one, full))
+
+
+def _rollout(one: Spoken, full: bool) -> Panel:
+    response = one.response
+    if not full and len(response) > LONG:
+        left = len(response) - LONG
+        response = (
+            f"{response[: LONG // 2]}\n… {left} characters, --full shows them …\n"
+            + (response[-LONG // 2 :])
+        )
+    style = STYLES.get(one.status or "", "dim")
+    verdict = Text.assemble((one.status or "not judged yet", style))
+    if one.extracted is not None:
+        verdict.append(f"  answer read: {one.extracted}")
+    if one.detail:
+        verdict.append(f"  ({one.detail})", "dim")
+    if one.reason is not None:
+        worth = Text(f"no part of the batch: {one.reason}", "yellow")
+    elif one.advantage is None:
+        worth = Text("not selected yet", "dim")
+    else:
+        bonus = f" + bonus {one.bonus:.3f}" if one.bonus else ""
+        worth = Text(f"reward {one.reward:g}{bonus}  advantage {one.advantage:+.3f}")
+    title = f"{one.sample_index}  {one.origin.replace('_', '-')}  {one.tokens} tokens"
+    title += "" if one.finish_reason == "stop" else f"  {one.finish_reason}"
+    return Panel(
+        Group(Text(response), Text(), verdict, worth),
+        title=title,
+        title_align="left",
+        border_style=style,
+    )
+
+
+def _short(text: str, length: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
