@@ -23,6 +23,7 @@ Mode = Literal["boxed", "boxed_or_last", "choice"]
 ONE_LINE_CHARS = 300
 """A response without a box of at most this many characters and one line is an answer as a whole."""
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\\[a-zA-Z]+|[^\s{}\\])")
 _JOINER = re.compile(
@@ -87,9 +88,7 @@ def choice_letter(answer: str) -> str | None:
 
 def _clean(text: str) -> str:
     # Parquet and JSON carry UTF-8 only; a lone surrogate or a NUL in an answer says nothing.
-    return (
-        text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
-    )
+    return _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _boxed_spans(text: str) -> list[tuple[int, int, int, int]]:

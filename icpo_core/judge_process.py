@@ -7,8 +7,8 @@ run's process is gone.
 
 Control channel (packets of JSON): the nursery says ``{"ready": true}`` or ``{"error": …}`` once;
 ``{"do": "fork"}`` with a socket attached is answered by ``{"pid": n}``, ``{"do": "end", "pid": n}``
-kills and reaps, and is answered by ``{"exit": n}``, negative for a signal. A judge reads pairs
-and writes findings on its socket, a line of JSON each.
+kills and reaps, and is answered by ``{"exit": n}``, negative for a signal, null for a process that
+is none of its own. A judge reads pairs and writes findings on its socket, a line of JSON each.
 """
 
 import ctypes
@@ -76,9 +76,10 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
             os.close(descriptors[0])
             children.add(pid)
             _send(control, {"pid": pid, "resident": _memory_bytes()[1]})
-        elif request["pid"] in children:
-            children.remove(request["pid"])
-            _send(control, {"exit": _end(request["pid"])})
+        else:  # a judge of an earlier nursery died with it
+            known = request["pid"] in children
+            children.discard(request["pid"])
+            _send(control, {"exit": _end(request["pid"]) if known else None})
     for pid in children:
         _end(pid)
 

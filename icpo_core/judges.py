@@ -131,40 +131,39 @@ class Judges:
         """Return the finding on each pair and the seconds it took."""
         findings: dict[Pair, tuple[Finding, float]] = {}
         waiting = deque(pairs)
-        with selectors.DefaultSelector() as selector:
-            for judge in self._judges:
-                selector.register(judge.channel, selectors.EVENT_READ, judge)
-            while len(findings) < len(pairs):
-                while len(self._judges) < min(self.workers, len(pairs) - len(findings)):
-                    judge = self._fork()
-                    self._judges.append(judge)
+        try:
+            with selectors.DefaultSelector() as selector:
+                for judge in self._judges:
                     selector.register(judge.channel, selectors.EVENT_READ, judge)
-                for judge in [judge for judge in self._judges if judge.pair is None]:
-                    if waiting and not self._put(judge, waiting[0]):
-                        selector.unregister(judge.channel)
-                        self._end(judge)  # it died idle: another takes the pair
-                    elif waiting:
-                        waiting.popleft()
-                for key, _ in selector.select(WATCH_SECONDS):
-                    judge = key.data
-                    found = self._receive(judge)
-                    if found is None:
-                        continue
-                    finding, retire = found
-                    assert judge.pair is not None  # an idle judge says nothing
-                    findings[judge.pair] = finding, time.perf_counter() - judge.started
-                    judge.pair = None
-                    if retire:
-                        selector.unregister(judge.channel)
-                        self._end(judge)
-                for judge in [judge for judge in self._judges if judge.pair is not None]:
-                    broken = self._over_limit(judge)
-                    if broken is not None:
-                        assert judge.pair is not None
-                        findings[judge.pair] = broken, time.perf_counter() - judge.started
-                        selector.unregister(judge.channel)
-                        self._end(judge)
+                while len(findings) < len(pairs):
+                    self._hand_out(waiting, len(pairs) - len(findings), selector)
+                    for key, _ in selector.select(WATCH_SECONDS):
+                        if not self._receive(key.data, findings):
+                            self._end(key.data, selector)
+                    for judge in [judge for judge in self._judges if judge.pair is not None]:
+                        broken = self._over_limit(judge)
+                        if broken is not None:
+                            self._settle(judge, broken, findings)
+                            self._end(judge, selector)
+        finally:
+            # Interrupted: what a judge is still at work on is not what it is asked for next.
+            for judge in [judge for judge in self._judges if judge.pair is not None]:
+                self._end(judge)
         return findings
+
+    def _hand_out(
+        self, waiting: deque[Pair], missing: int, selector: selectors.BaseSelector
+    ) -> None:
+        """Give every judge a pair, with as many judges as there is work for."""
+        while len(self._judges) < min(self.workers, missing):
+            judge = self._fork()
+            self._judges.append(judge)
+            selector.register(judge.channel, selectors.EVENT_READ, judge)
+        for judge in [judge for judge in self._judges if judge.pair is None]:
+            if waiting and self._put(judge, waiting[0]):
+                waiting.popleft()
+            elif waiting:
+                self._end(judge, selector)  # it died idle: another takes the pair
 
     def _put(self, judge: _Judge, pair: Pair) -> bool:
         """Hand the pair to the idle judge; False if the judge is gone."""
@@ -176,22 +175,31 @@ class Judges:
         judge.pair, judge.started = pair, time.perf_counter()
         return True
 
-    def _receive(self, judge: _Judge) -> tuple[Finding, bool] | None:
-        """Return what the judge found and whether it must be replaced; None if more is to come."""
+    def _receive(self, judge: _Judge, findings: dict[Pair, tuple[Finding, float]]) -> bool:
+        """Take in what the judge says; False if it must be replaced."""
         try:
             data = judge.channel.recv(_CONTROL_BYTES)
         except OSError:
             data = b""
         if not data:
-            if judge.pair is None:
-                return None
-            return Finding(VerdictStatus.error, "the judge died"), True
+            if judge.pair is not None:
+                self._settle(judge, Finding(VerdictStatus.error, "the judge died"), findings)
+            return False
         judge.received += data
         if not judge.received.endswith(b"\n"):
-            return None
+            return True
         reply = json.loads(judge.received)
         judge.received.clear()
-        return Finding(VerdictStatus(reply["status"]), reply["detail"]), reply["retire"]
+        self._settle(judge, Finding(VerdictStatus(reply["status"]), reply["detail"]), findings)
+        return not reply["retire"]
+
+    @staticmethod
+    def _settle(
+        judge: _Judge, finding: Finding, findings: dict[Pair, tuple[Finding, float]]
+    ) -> None:
+        assert judge.pair is not None  # an idle judge says nothing
+        findings[judge.pair] = finding, time.perf_counter() - judge.started
+        judge.pair = None
 
     def _over_limit(self, judge: _Judge) -> Finding | None:
         elapsed = time.perf_counter() - judge.started
@@ -211,10 +219,13 @@ class Judges:
         ours.settimeout(self.seconds)
         return _Judge(born["pid"], ours, born["resident"])
 
-    def _end(self, judge: _Judge) -> None:
+    def _end(self, judge: _Judge, selector: selectors.BaseSelector | None = None) -> None:
         self._judges.remove(judge)
+        if selector is not None:
+            selector.unregister(judge.channel)
         judge.channel.close()
-        self._request({"do": "end", "pid": judge.pid})
+        if self._control is not None:  # else the judge died with its nursery
+            self._request({"do": "end", "pid": judge.pid})
 
     def _request(self, message: dict[str, Any], attached: socket.socket | None = None) -> Any:
         """Ask the nursery, starting it first if there is none. An empty answer: it has died."""

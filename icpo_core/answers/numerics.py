@@ -64,6 +64,8 @@ def equal_values(gold: sympy.Basic, answer: sympy.Basic) -> bool | None:
     """
     if isinstance(gold, sympy.MatrixBase) or isinstance(answer, sympy.MatrixBase):
         return _equal_matrices(gold, answer)
+    if gold.has(sympy.zoo, sympy.nan) or answer.has(sympy.zoo, sympy.nan):
+        return bool(gold == answer)  # 1/0 is worth nothing
     if _is_huge(gold) != _is_huge(answer):
         other = answer if _is_huge(gold) else gold
         return None if constant(other) is None else False
