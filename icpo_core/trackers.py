@@ -20,6 +20,10 @@ PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 
 
 class Tracker(Protocol):
+    """Where the figures of a run's iterations go."""
+
+    def __init__(self, config: Config, root: Path) -> None: ...
+
     def log(self, iteration: int, row: Mapping[str, float]) -> None: ...
 
     def close(self) -> None: ...
@@ -30,7 +34,7 @@ def open_trackers(config: Config, root: Path) -> list[Tracker]:
 
     Raises ValueError with the command that installs what is missing.
     """
-    kinds = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+    kinds: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
     for name in config.run.trackers:
         if importlib.util.find_spec(PACKAGES[name]) is None:
             raise ValueError(

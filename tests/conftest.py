@@ -1,4 +1,4 @@
-"""What all tests share: the order (cheap first), and an environment that reaches nothing outside."""
+"""What all tests share: the order (cheap first), and an environment that stays on this machine."""
 
 import os
 from collections.abc import Iterator

@@ -51,5 +51,5 @@ def test_wandb_offline(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_missing_package_is_named(root: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="run.trackers has wandb.*pip install wandb"):
+    with pytest.raises(ValueError, match=r"run\.trackers has wandb.*pip install wandb"):
         track(root, tmp_path, "wandb", [])
