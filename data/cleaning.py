@@ -51,7 +51,7 @@ _PROSE_WORD = re.compile(r"[^\W\d_]{3,}")
 _WORD = re.compile(r"[^\W\d_]{4,}|\b(?:and|or)\b")
 # What makes a gold answer more than one expression: lists, relations, intervals, units, bases.
 _STRUCTURE = re.compile(
-    r"[,;:=<>\[\]$%°]|\\(?:leq?|geq?|neq?|in|cup|cap|text\w*|mbox|math\w+|pm|mp|circ|degree|begin|to"
+    r"[,;:=<>\[\]$%°]|\\(?:leq?(?:slant)?|geq?(?:slant)?|neq?|in|cup|cap|text\w*|mbox|math\w+|pm|mp|circ|degree|begin|to"
     r"|equiv|infty|p?mod)(?![A-Za-z])|\d_"
 )
 

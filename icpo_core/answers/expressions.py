@@ -34,8 +34,11 @@ _RATE = re.compile(
 _DOUBLE_FACTORIAL = (
     r"(2^{\1/2} \\cdot (\1/2)! \\cdot (\\frac{\\pi}{2})^{(\\cos(\\pi \\cdot \1) - 1)/4})"
 )
-# The parser knows e as Euler's number only.
-_INDEXED_E = re.compile(r"(?<![A-Za-z\\])[Ee]\s*_\s*(?:\{[^{}]*\}|\w)")
+# The parser knows e as Euler's number only, and gamma as a function or Euler's constant.
+_OWN_SYMBOL = re.compile(
+    r"(?<![A-Za-z\\])[Ee]\s*_\s*(?:\{[^{}]*\}|\w)"
+    r"|(?<!_)(?<!_\{)\\(?:gamma|Gamma(?!\s*\())(?![a-z])(?:\s*_\s*(?:\{[^{}]*\}|\w))?"
+)
 _SUBSCRIPT = re.compile(
     r"(\\(?:log|sum|prod|int|lim|max|min)(?![a-z])\s*)?\s*_\s*(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(\\[a-zA-Z]+|\w))"
 )
@@ -78,7 +81,7 @@ def expression_of(tex: str) -> sympy.Basic | None:
     text = _POWER_OF_FUNCTION.sub(r"(\1 \3)^{\2}", _BARE_ARGUMENT.sub(r"\1(\2) ", text))
     text = _RATE.sub(lambda m: f"\\{'d' * (2 if m[1] else 1)}ot{{{m[2]}}}", text)
     text = _MARKED.sub(_plain_symbol, text)
-    text = _SUBSCRIPT.sub(_plain_subscript, _INDEXED_E.sub(_plain_symbol, text))
+    text = _SUBSCRIPT.sub(_plain_subscript, _OWN_SYMBOL.sub(_plain_symbol, text))
     text = re.sub(r"(\([^()]*\)|\w+)\s*!!", _DOUBLE_FACTORIAL, text)
     # The parser takes 2(3/2) for two and three halves; only 2\frac{1}{2} is that.
     text = re.sub(r"(?<=[\d)}])\s*\((?=\s*[-\d\\(])", r" \\cdot (", text)
