@@ -1,4 +1,4 @@
-"""The Prefect server, work pool, worker and deployments of this project on one machine.
+"""The Prefect server and worker of this project on one machine: `icpo up` and `icpo down`.
 
 `up` makes what is missing and leaves the rest; what it started it writes down in
 `.icpo/services.json`, and `down` ends that and only that. Where an API is configured already
@@ -8,83 +8,115 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from flows import settings
+from flows.processes import Service, last_line, start
 from icpo_core.files import read_json, write_json
+from icpo_core.lock import RunLock
 
 HOME = Path(".icpo")
 RECORD = HOME / "services.json"
 PREFECT_TOML = Path("prefect.toml")
-POOL = "icpo"
 START_SECONDS = 180.0
-STOP_SECONDS = 15.0
+WORKER_STOP_SECONDS = 40.0
+"""A flow run that is told to end has 30 s to end its engines."""
+SERVER_STOP_SECONDS = 15.0
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Service:
-    """A process that `up` started. A process id is used again one day, its start time is not."""
+class Wishes:
+    """What `icpo up` was asked for."""
 
-    name: str
-    pid: int
-    born: int
-    """Start of the process, clock ticks since boot (field 22 of /proc/PID/stat)."""
+    host: str = "127.0.0.1"
+    port: int = 4200
+    database: str | None = None
+    """SQLAlchemy URL of a PostgreSQL database (postgresql+asyncpg://…); None: SQLite."""
+    gpus: int | None = None
+    """GPU slots of this machine; None: as many as it has."""
+    notify: str | None = None
+    """Notification block that alarms go to, as TYPE/NAME."""
 
-    @property
-    def alive(self) -> bool:
-        return _born(self.pid) == self.born
 
-
-def up(say: Say, host: str = "127.0.0.1", port: int = 4200) -> str:
+def up(wishes: Wishes, say: Say) -> str:
     """Make everything that `prefect deployment run icpo/train` needs; the API's address.
 
     Raises ValueError if the port is taken, the configured API does not answer, or a step fails.
     """
+    lock = RunLock(HOME / "lock")
+    lock.acquire()
+    try:
+        return _up(wishes, say)
+    finally:
+        lock.release()
+
+
+def _up(wishes: Wishes, say: Say) -> str:
+    from prefect.settings import PREFECT_API_AUTH_STRING
+
     services = _services()
-    api = _configured_api()
-    ours = services.get("server")
+    api, ours = configured_api(), services.get("server")
     if api is None or (ours is not None and not ours.alive):
-        api = f"http://{host}:{port}/api"
-        _require_free(host, port)
+        auth = PREFECT_API_AUTH_STRING.value()
+        secret = auth.get_secret_value() if auth else None
+        _require_safe(wishes, secret)
+        api = f"http://{_reachable(wishes.host)}:{wishes.port}/api"
+        _require_free(wishes.host, wishes.port)
         say(f"Prefect server starts at {api.removesuffix('/api')} (half a minute)")
-        services["server"] = _start(
-            "server", ["server", "start", "--host", host, "--port", str(port)], api
+        services["server"] = start(
+            "server",
+            [_prefect(), "server", "start", "--host", wishes.host, "--port", str(wishes.port)],
+            HOME / "server.log",
+            _environment(api) | _of_server(wishes, secret),
+            ours.token if ours else None,
         )
         _save(services, wrote_toml=_write_toml(api))
+    # While the server starts: these take a second or two.
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import workspace
+
+    workspace.require_project()
     _wait(api, services.get("server"))
-    say("Work pool and deployments")
-    _prefect(["work-pool", "create", POOL, "--type", "process", "--overwrite"], api)
-    _prefect(["--no-prompt", "deploy", "--all"], api)
+    say("Work pool, deployments, automations")
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+        workspace.prepare(client, wishes.gpus, wishes.notify, say)
+    deploying = workspace.deploying(_prefect(), _environment(api))
     worker = services.get("worker")
     if worker is None or not worker.alive:
-        services["worker"] = _start("worker", ["worker", "start", "--pool", POOL], api)
+        services["worker"] = start(
+            "worker",
+            [_prefect(), "worker", "start", "--pool", workspace.POOL],
+            HOME / "worker.log",
+            _environment(api),
+            worker.token if worker else None,
+        )
         _save(services)
+    workspace.finish(deploying)
     say(f"Ready: {api.removesuffix('/api')}")
     return api
 
 
 def down(say: Say) -> list[str]:
-    """End what `up` started, the worker before the server; names of what was ended."""
+    """End what `up` started, the worker and its runs first; names of what was ended."""
     services = _services()
     ended = []
-    for name in ("worker", "server"):
+    for name, seconds in (("worker", WORKER_STOP_SECONDS), ("server", SERVER_STOP_SECONDS)):
         service = services.pop(name, None)
-        if service is None or not service.alive:
-            continue
-        _end(service)
-        ended.append(name)
-        say(f"{name} ended (process {service.pid})")
+        if service is not None and service.end(seconds):
+            ended.append(name)
+            say(f"{name} ended (process {service.pid})")
     if RECORD.is_file():
         wrote = read_json(RECORD).get("prefect_toml")
         if wrote and PREFECT_TOML.is_file() and _digest(PREFECT_TOML) == wrote:
@@ -101,14 +133,15 @@ def _services() -> dict[str, Service]:
 
 def _save(services: dict[str, Service], wrote_toml: str | None = None) -> None:
     old = read_json(RECORD) if RECORD.is_file() else {}
-    record: dict[str, Any] = {
-        "services": {name: vars(service) for name, service in services.items()},
+    record = {
+        "services": {name: asdict(service) for name, service in services.items()},
         "prefect_toml": wrote_toml or old.get("prefect_toml"),
     }
     write_json(RECORD, record)
 
 
-def _configured_api() -> str | None:
+def configured_api() -> str | None:
+    """Address of the Prefect API that the environment or a profile names; None without one."""
     from prefect.settings import PREFECT_API_URL
 
     return PREFECT_API_URL.value() or None
@@ -128,6 +161,24 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def _reachable(host: str) -> str:
+    """An address of this machine under which a server that binds to `host` is reached."""
+    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+
+
+def _require_safe(wishes: Wishes, secret: str | None) -> None:
+    """Refuse to open a server to the network that anyone could run programs through."""
+    try:
+        inside = wishes.host == "localhost" or ipaddress.ip_address(wishes.host).is_loopback
+    except ValueError:
+        inside = False
+    if not inside and not secret:
+        raise ValueError(
+            f"--host {wishes.host} opens the server to the network, and whoever reaches it can run "
+            "programs here: set PREFECT_API_AUTH_STRING=USER:PASSWORD first (docs/operations.md)"
+        )
+
+
 def _require_free(host: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -141,34 +192,26 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _environment(api: str) -> dict[str, str]:
+    """Environment of server, worker and `prefect` commands."""
     home = (HOME / "prefect").resolve()
     home.mkdir(parents=True, exist_ok=True)
-    defaults = {
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    return {**defaults, **os.environ, "PREFECT_API_URL": api}
+    given = {"PREFECT_HOME": str(home), **os.environ, "PREFECT_API_URL": api}
+    # Deployments name the project's folder by this variable: it is another one on other machines.
+    return settings.of_services(given) | {"ICPO_HOME": str(Path.cwd())}
 
 
-def _start(name: str, arguments: list[str], api: str) -> Service:
-    log = HOME / f"{name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as sink:
-        process = subprocess.Popen(
-            [_executable(), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env=_environment(api),
-            start_new_session=True,
-        )
-    born = _born(process.pid)
-    assert born is not None
-    return Service(name, process.pid, born)
+def _of_server(wishes: Wishes, secret: str | None) -> dict[str, str]:
+    """What only the server is told: its password, its database, and whose pages may call it."""
+    page = f"http://{_reachable(wishes.host)}:{wishes.port}"
+    found = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{page},http://localhost:{wishes.port}"}
+    if secret:
+        found["PREFECT_SERVER_API_AUTH_STRING"] = secret
+    if wishes.database:
+        found["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = wishes.database
+    return {name: os.environ.get(name, value) for name, value in found.items()}
 
 
-def _executable() -> str:
+def _prefect() -> str:
     beside = Path(sys.executable).with_name("prefect")
     found = str(beside) if beside.is_file() else shutil.which("prefect")
     if found is None:
@@ -176,54 +219,33 @@ def _executable() -> str:
     return found
 
 
-def _prefect(arguments: list[str], api: str) -> None:
-    done = subprocess.run(
-        [_executable(), *arguments], env=_environment(api), capture_output=True, text=True
-    )
-    if done.returncode:
-        words = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise ValueError(
-            f"prefect {' '.join(arguments)} failed: {words[-1] if words else 'without a word'}"
-        )
-
-
 def _wait(api: str, server: Service | None) -> None:
+    """Wait until the API answers to this user."""
     import httpx
+    from prefect.settings import PREFECT_API_AUTH_STRING
 
+    auth = PREFECT_API_AUTH_STRING.value()
+    login = httpx.BasicAuth(*auth.get_secret_value().split(":", 1)) if auth else None
+    log = HOME / "server.log"
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server is not None and not server.alive:
-            log = HOME / "server.log"
-            words = [line for line in log.read_text("utf-8").splitlines() if line.strip()]
-            raise ValueError(f"the Prefect server ended: {words[-1] if words else ''} ({log})")
+            raise ValueError(f"the Prefect server ended: {last_line(log)} ({log})")
         try:
-            if httpx.get(f"{api}/health", timeout=2.0).status_code == 200:
-                return
+            status = httpx.get(f"{api}/health", timeout=2.0, auth=login).status_code
         except httpx.TransportError:
             if server is None:
                 raise ValueError(
                     f"{api}: the configured Prefect API does not answer; start it, or unset "
                     "PREFECT_API_URL so that `icpo up` starts one"
                 ) from None
-        time.sleep(0.25)
-    raise ValueError(f"{api}: no answer after {START_SECONDS:g} s; see {HOME / 'server.log'}")
-
-
-def _end(service: Service) -> None:
-    """End a process with its group: politely, then for good."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        if not service.alive:
+            status = 0
+        if status == 200:
             return
-        os.killpg(service.pid, sign)
-        deadline = time.monotonic() + STOP_SECONDS
-        while service.alive and time.monotonic() < deadline:
-            time.sleep(0.1)
-
-
-def _born(pid: int) -> int | None:
-    """Start time of a process that lives; None if there is none, or only its remains."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
+        if status in (401, 403):
+            raise ValueError(
+                f"{api}: the Prefect API wants another password; set "
+                "PREFECT_API_AUTH_STRING=USER:PASSWORD to the server's"
+            )
+        time.sleep(0.25)
+    raise ValueError(f"{api}: no answer after {START_SECONDS:g} s; see {log}")

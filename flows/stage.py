@@ -6,31 +6,54 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from prefect import Flow, flow
+from prefect import Flow, flow, runtime
 
+from flows.parameters import BranchName, Evaluated, Iteration, Override, RunFolder
+from flows.session import session
 from icpo_core import branch, checkpoints
 from icpo_core.config import STAGES
+from tasks import artifacts
 from tasks.stages import TASKS, Reference
+
+ABOUT = """Run stage `{stage}` of one iteration on what is stored.
+
+Args:
+    run: Folder of the run, for example runs/demo.
+    iteration: Which iteration's stage.
+    overrides: Changes to the run's configuration, each as section.key=value. Those that change
+        results need a branch.
+    force: Make it again although it is done.
+    into: Name of a branch of the run, beside it, to make the stage in. Empty: in the run itself.
+
+Raises ValueError for a user's mistake.
+"""
 
 
 def _stage_flow(stage: str) -> Flow[..., Coroutine[Any, Any, Reference]]:
-    @flow(name="icpo-stage", flow_run_name=stage + " it-{iteration:04d} {run}")
+    def name() -> str:
+        given = runtime.flow_run.parameters
+        return f"{stage} it-{given['iteration']:04d} of {Path(given['run']).name}"
+
     async def run_stage(
-        run: str,
-        iteration: int,
-        overrides: list[str] | None = None,
+        run: RunFolder,
+        iteration: Iteration,
+        overrides: list[Override] = [],  # noqa: B006  the form shows an empty list
         force: bool = False,
-        into: str | None = None,
+        into: BranchName = "",
     ) -> Reference:
-        if iteration < (stage != "evaluate"):
-            raise ValueError(f"iteration {iteration} has no stage {stage}: it begins with 1")
-        with branch.run_for(Path(run), stage, iteration, overrides or [], into, force) as opened:
-            reference = TASKS[stage](str(opened.paths.root), iteration, force)
+        chosen = branch.run_for(Path(run), stage, iteration, overrides, into or None, force)
+        async with session(chosen) as opened:
+            root = str(opened.paths.root)
+            reference = TASKS[stage](root, iteration, force)
             checkpoints.settle(opened)
+            artifacts.publish(root, iteration)
             return reference
 
-    run_stage.__doc__ = f"Run stage `{stage}` of one iteration on what is stored."
-    return run_stage
+    # What the form shows is read off the function when it becomes a flow.
+    run_stage.__doc__ = ABOUT.format(stage=stage)
+    if stage == "evaluate":
+        run_stage.__annotations__["iteration"] = Evaluated
+    return flow(name="icpo-stage", flow_run_name=name, persist_result=False)(run_stage)
 
 
 # An entrypoint of a deployment is a name in this module.

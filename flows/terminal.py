@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import logging
 
+from flows.settings import prepare_process
+
 
 def quiet_prefect() -> None:
-    """Take Prefect's log off this terminal; its API and the Prefect UI still get all of it."""
+    """Take Prefect's log off this terminal; its API and the Prefect UI still get all of it.
+
+    Comes before anything else of Prefect is imported: it also sets what runs here are made for.
+    """
+    prepare_process()
     from prefect.logging.configuration import setup_logging
     from prefect.logging.handlers import PrefectConsoleHandler
 

@@ -7,9 +7,12 @@ from pathlib import Path
 from prefect import flow, runtime
 from prefect.logging import get_run_logger
 
-from flows.iteration import iteration
+from flows.alarms import Alarms
+from flows.iteration import iteration, number_anew
+from flows.parameters import Configuration, Override, RunName
 from flows.progress import Watcher
-from icpo_core import checkpoints, graph
+from flows.session import session
+from icpo_core import checkpoints, graph, metrics
 from icpo_core.run import Run
 
 
@@ -18,24 +21,25 @@ def _name() -> str:
     return f"train {given['run'] or Path(given['config']).stem}"
 
 
-@flow(name="icpo", flow_run_name=_name)
+@flow(name="icpo", flow_run_name=_name, persist_result=False)
 async def train(
-    config: str = "configs/demo.toml",
-    overrides: list[str] | None = None,
-    run: str | None = None,
+    config: Configuration = "configs/demo.toml",
+    overrides: list[Override] = [],  # noqa: B006  the form shows an empty list, not a choice of types
+    run: RunName = "",
     rerun: bool = False,
 ) -> str:
     """Train a policy with ICPO, or go on with a run that was stopped.
 
     Args:
-        config: TOML file of the run, or the folder of a run to go on with.
-        overrides: Changes to it, each as section.key=value.
-        run: Name of the run; that of the file or folder without one.
-        rerun: Make again what the configuration or data have changed, in place of what is stored.
+        config: TOML file of the run, or the folder of a run to go on with; relative to the
+            project's folder.
+        overrides: Changes to it, each as section.key=value, for example run.seed=1.
+        run: Name of the run. Empty: that of the file or folder.
+        rerun: Make again, in place, what a changed configuration or data set makes otherwise.
 
     Returns the run's folder. Raises ValueError for a user's mistake.
     """
-    with Run.named(config, overrides, run) as opened:
+    async with session(Run.named(config, overrides, run or None)) as opened:
         return await _train(opened, rerun, Watcher())
 
 
@@ -57,7 +61,11 @@ async def _train(run: Run, rerun: bool, watcher: Watcher) -> str:
     run.workers.start_engine(run.nearest_policy(first - 1))
     run.workers.start_trainer()
     run.prompt_maker  # noqa: B018  a mistake in the data ends the run before it begins
+    number_anew()
+    alarms = Alarms(run, metrics.read(run.paths))
     with watcher.watching(run, first):
         for number in range(first, last + 1):
-            watcher.row(number, await iteration(root, number))
+            figures = await iteration(root, number)
+            watcher.row(number, figures)
+            alarms.look(number, figures)
     return root

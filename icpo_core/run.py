@@ -22,7 +22,7 @@ from icpo_core.problems import read_problems
 from icpo_core.prompts import PromptMaker
 from icpo_core.store import Store
 from icpo_core.trackers import Tracker, open_trackers
-from icpo_core.workers import Workers
+from icpo_core.workers import Around, Workers
 
 Progress = Callable[[str, int, int, int], None]
 """Told (stage, iteration, done, all) while a stage works."""
@@ -58,6 +58,7 @@ class Run:
         self.store = Store(self.paths)
         self.on_progress: Progress = lambda stage, iteration, done, all_: None
         self.on_decision: Callable[[str], None] = lambda line: None
+        self.around_part: Around = lambda job, do: do()
         self.make_workers = Workers
         self.settled = False
         """Whether this process has ended the removals that an earlier one began."""
@@ -168,6 +169,7 @@ class Run:
             run._owner, run.store, run.make_workers = self, self.store, self.make_workers
             run.on_progress = lambda *news: self.on_progress(*news)
             run.on_decision = lambda line: self.on_decision(line)
+            run.around_part = lambda job, do: self.around_part(job, do)
             self._earlier[era.last] = run
         return self._earlier[era.last]
 

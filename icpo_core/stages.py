@@ -140,7 +140,8 @@ def make_rollouts(run: Run, work: Work) -> Made:
         for index, path in enumerate(wanted)
         if path not in kept
     ]
-    replies = run.workers.sample_all(jobs, _reporter(run, work, 0, 1)) if jobs else []
+    say = _reporter(run, work, 0, 1)
+    replies = run.workers.sample_all(jobs, say, run.around_part) if jobs else []
     totals = {
         name: sum(reply[name] for reply in replies) for name in ("tokens", "sampling_seconds")
     }

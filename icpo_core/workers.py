@@ -24,6 +24,9 @@ from icpo_core.worker import Worker, WorkerError, python_command
 
 Progress = Callable[[int, int], None]
 
+Around = Callable[[dict[str, Any], Callable[[], dict[str, Any]]], dict[str, Any]]
+"""Given a job and what does it: does it and returns the reply, in whatever frame is wanted."""
+
 
 class Workers:
     """Engines and trainer of one run; a context manager that ends all of them."""
@@ -139,12 +142,16 @@ class Workers:
         return self.sample_all([job], on_progress)[0]
 
     def sample_all(
-        self, jobs: Sequence[dict[str, Any]], on_progress: Progress
+        self,
+        jobs: Sequence[dict[str, Any]],
+        on_progress: Progress,
+        around: Around = lambda job, do: do(),
     ) -> list[dict[str, Any]]:
         """Have the engines do jobs, each by whichever is free; replies in the order of the jobs.
 
-        on_progress is told of all jobs together, as if they were alike. After an error no further
-        job is handed out; those under way are finished, and the first error is raised.
+        on_progress is told of all jobs together, as if they were alike. `around` is called in the
+        engine's thread and does a job. After an error no further job is handed out; those under
+        way are finished, and the first error is raised.
         """
         seconds = self._config.rollout.seconds
         replies: dict[int, dict[str, Any]] = {}
@@ -163,10 +170,10 @@ class Workers:
                     if not waiting:
                         return
                     index = waiting.pop()
+                call = self._engines[number].call
+                do = partial(call, jobs[index], seconds, partial(tell, index))
                 try:
-                    replies[index] = self._engines[number].call(
-                        jobs[index], seconds, partial(tell, index)
-                    )
+                    replies[index] = around(jobs[index], do)
                 except (WorkerError, ValueError):
                     with lock:
                         waiting.clear()

@@ -1,4 +1,4 @@
-"""One thin Prefect task a stage.
+"""One thin Prefect task a stage, and one a part where a stage has several.
 
 A task is given the path of a run that this process has open, the iteration and whether to force;
 it performs the stage and returns a reference to what is stored, never a table. What is done already
@@ -7,6 +7,10 @@ is for the manifest to say, so nothing is cached by Prefect.
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
 from prefect import Task, task
@@ -15,37 +19,51 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 
 from icpo_core import stages
+from icpo_core.config import STAGES
 from icpo_core.run import opened
 from icpo_core.worker import WorkerError
 
 Reference = dict[str, Any]
 
+RETRIES = 2
+RETRY_SECONDS = [2.0, 20.0]
+PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EREMOTEIO}
+"""Errors of a shared file system that may be over in a moment."""
 
-def _worker_failed(_task: Task, _run: Any, state: Any) -> bool:
-    """Retry what may go well in a fresh worker. A mistake in the configuration stays one."""
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, WorkerError)
+
+def may_pass(error: object) -> bool:
+    """Whether another try, on a fresh worker, may go well. A mistake in the configuration or the
+    data stays one, and so does a full disk."""
+    return isinstance(error, WorkerError) or (isinstance(error, OSError) and error.errno in PASSING)
 
 
-def _stage_task(stage: str, retries: int = 0) -> Task[..., Reference]:
+def _retry(_task: Task, _run: Any, state: Any) -> bool:
+    # Not state.result(): inside an asynchronous flow that is a coroutine.
+    return may_pass(state.data)
+
+
+def _stage_task(stage: str) -> Task[..., Reference]:
+    # No tags: for a tag, Prefect asks the server for a concurrency slot before every run.
     @task(
         name=stage,
         task_run_name=stage + " it-{iteration:04d}",
         cache_policy=NO_CACHE,
-        retries=retries,
-        retry_delay_seconds=2,
-        retry_jitter_factor=1.0,
-        retry_condition_fn=_worker_failed if retries else None,
+        persist_result=False,
+        retries=RETRIES,
+        retry_delay_seconds=RETRY_SECONDS,
+        retry_jitter_factor=0.5,
+        retry_condition_fn=_retry,
     )
     def perform(run: str, iteration: int, force: bool = False) -> Reference:
         context = TaskRunContext.get()
-        ids = {}
-        if context is not None:
-            ids = {
-                "task_run": str(context.task_run.id),
-                "flow_run": str(context.task_run.flow_run_id),
-            }
-        outcome = stages.perform(opened(run), stage, iteration, force, ids)
+        assert context is not None
+        ids = {
+            "task_run": str(context.task_run.id),
+            "flow_run": str(context.task_run.flow_run_id),
+        }
+        the_run = opened(run)
+        the_run.around_part = partial(_part, copy_context())
+        outcome = stages.perform(the_run, stage, iteration, force, ids)
         done = outcome.manifest
         verb = "made" if outcome.made else "kept"
         get_run_logger().info(
@@ -55,30 +73,29 @@ def _stage_task(stage: str, retries: int = 0) -> Task[..., Reference]:
         return {
             "stage": stage,
             "iteration": iteration,
-            "path": str(opened(run).paths.stage(stage, iteration)),
+            "path": str(the_run.paths.stage(stage, iteration)),
             "fingerprint": done.fingerprint,
             "rows": done.rows,
             "made": outcome.made,
             "reason": outcome.reason,
         }
 
+    perform.fn.__doc__ = f"Stage `{stage}` of one iteration; a reference to what is stored."
     return perform
 
 
-prompts = _stage_task("prompts")
-rollout = _stage_task("rollout", retries=1)
-verify = _stage_task("verify")
-select = _stage_task("select")
-update = _stage_task("update", retries=1)
-evaluate = _stage_task("evaluate", retries=1)
-checkpoint = _stage_task("checkpoint", retries=1)
+def _part(context: Context, job: dict[str, Any], do: Callable[[], Any]) -> Any:
+    """Do the job of one part of a stage, in a task run of its own where there are several.
 
-TASKS = {
-    "prompts": prompts,
-    "rollout": rollout,
-    "verify": verify,
-    "select": select,
-    "update": update,
-    "evaluate": evaluate,
-    "checkpoint": checkpoint,
-}
+    `context`: of the stage's task run; an engine's thread does not have it.
+    """
+    if job["shards"] > 1:
+        stage, part = job["job"], job["shard"]
+        name = f"{stage} it-{job['iteration']:04d} part {part:02d}"
+        settings: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
+        do = task(name=f"{stage} part", task_run_name=name, **settings)(do)
+    return context.copy().run(do)
+
+
+TASKS = {stage: _stage_task(stage) for stage in STAGES}
+prompts, rollout, verify, select, update, evaluate, checkpoint = (TASKS[stage] for stage in STAGES)

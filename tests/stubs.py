@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from icpo_core.files import link_or_copy, model_digest, read_json, write_json
 from icpo_core.rollout import handlers
 from icpo_core.run import Run
 from icpo_core.stages import Outcome
+from icpo_core.workers import Around
 
 WIDTH = 8
 Say = Callable[[str], None]
@@ -182,9 +184,12 @@ class StubWorkers:
         return self._do(job, lambda news: on_progress(news["done"], news["all"]))
 
     def sample_all(
-        self, jobs: list[dict[str, Any]], on_progress: Callable[..., None]
+        self,
+        jobs: list[dict[str, Any]],
+        on_progress: Callable[..., None],
+        around: Around = lambda job, do: do(),
     ) -> list[dict[str, Any]]:
-        return [self.sample(job, on_progress) for job in jobs]
+        return [around(job, partial(self.sample, job, on_progress)) for job in jobs]
 
     def _do(self, job: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         assert self._engine is not None

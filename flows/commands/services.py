@@ -18,6 +18,21 @@ def add_parser(subparsers: Any) -> None:
     )
     up.add_argument("--host", default="127.0.0.1", help="address of the server")
     up.add_argument("--port", type=int, default=4200)
+    up.add_argument(
+        "--database",
+        metavar="URL",
+        help="postgresql+asyncpg://user:password@host/name; better in the variable "
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL, which no list of processes shows "
+        "(default: SQLite)",
+    )
+    up.add_argument(
+        "--gpus", type=int, metavar="N", help="GPU slots of this machine (default: its GPUs)"
+    )
+    up.add_argument(
+        "--notify",
+        metavar="TYPE/NAME",
+        help="notification block of Prefect that alarms go to, as slack-webhook/team",
+    )
     up.add_argument("--json", action="store_true")
     up.set_defaults(call=call_up)
     down = subparsers.add_parser("down", help="end what `icpo up` started, and only that")
@@ -26,9 +41,12 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call_up(arguments: argparse.Namespace) -> int:
-    from flows.services import up
+    from flows.services import Wishes, up
 
-    api = up(_say(arguments.json), arguments.host, arguments.port)
+    wishes = Wishes(
+        arguments.host, arguments.port, arguments.database, arguments.gpus, arguments.notify
+    )
+    api = up(wishes, _say(arguments.json))
     if arguments.json:
         print(json.dumps({"api": api}))
     else:

@@ -39,17 +39,18 @@ def add_parser(subparsers: Any) -> None:
 def call(arguments: argparse.Namespace) -> int:
     import asyncio
 
-    from flows.stage import STAGE_FLOWS
     from flows.terminal import quiet_prefect
 
     quiet_prefect()
+    from flows.stage import STAGE_FLOWS
+
     reference = asyncio.run(
         STAGE_FLOWS[arguments.stage](
             run=str(arguments.run),
             iteration=arguments.iteration,
             overrides=arguments.overrides,
             force=arguments.force,
-            into=arguments.into,
+            into=arguments.into or "",
         )
     )
     if arguments.json:

@@ -40,14 +40,15 @@ def call(arguments: argparse.Namespace) -> int:
     run = Run.named(arguments.config, arguments.overrides, arguments.run)
     run.require_sources()
     root = run.paths.root
-    from flows.summary import as_json, show
     from flows.terminal import quiet_prefect
-    from flows.train import train
 
     quiet_prefect()
+    from flows.summary import as_json, show
+    from flows.train import train
+
     try:
         asyncio.run(
-            train(arguments.config, arguments.overrides, arguments.run, rerun=arguments.rerun)
+            train(arguments.config, arguments.overrides, arguments.run or "", arguments.rerun)
         )
     except RefusedError:
         raise

@@ -1,0 +1,46 @@
+"""Prefect settings that this project's runs are made for. What a user has set stands."""
+
+from __future__ import annotations
+
+import os
+
+SERVER = {
+    # One write for many task runs: SQLite has one writer, and whoever finds it busy waits 2 s.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "64",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "64",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    # GPU slots that are held stay held when the server starts again.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    ),
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+"""Of a server that this project starts."""
+
+RUNS = {
+    # The least that Prefect allows. A run whose process is gone is noticed after three of them.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # 2 + 4 + ... + 128 s: how long a run waits for a server that is away, before it stops.
+    "PREFECT_CLIENT_MAX_RETRIES": "7",
+}
+"""Of flow runs."""
+
+WORKER = {"PREFECT_WORKER_QUERY_SECONDS": "3"}
+"""Of a worker on this machine: a run that is started begins at once."""
+
+HEARTBEATS_MISSED = 3
+
+
+def prepare_process() -> None:
+    """Settings of a flow run in this process and, if there is no API, of its embedded server.
+
+    Must come before anything of Prefect is imported, which reads the environment once.
+    """
+    for name, value in (SERVER | RUNS).items():
+        os.environ.setdefault(name, value)
+
+
+def of_services(given: dict[str, str]) -> dict[str, str]:
+    """Environment of server and worker; `given` takes precedence."""
+    return {**SERVER, **RUNS, **WORKER, **given}

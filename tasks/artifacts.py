@@ -1,0 +1,191 @@
+"""What the Prefect UI shows of an iteration beside its runs, under keys that stay the same.
+
+    RUN-metrics    table: rollouts, reward, advantage and length by origin
+    RUN-rollouts   the best, the worst and a rejected rollout, in full
+    RUN-plot       accuracy, reward, acceptance and entropy of the run so far
+    RUN-files      every file of the iteration, with rows, bytes and digest
+    RUN-progress   of the stage that is sampling now
+
+Every artifact costs the Prefect server a write, so a thread of its own makes and sends them while
+the next iteration is at work. They are a view: one that cannot be sent is said in the log and lost.
+"""
+
+from __future__ import annotations
+
+import base64
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect import runtime
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.context import TaskRunContext
+from prefect.logging import get_run_logger
+
+from icpo_core import metrics
+from icpo_core.run import Run
+from tasks import pages
+from tasks.plot import plot
+
+PROGRESS_SECONDS = 2.0
+"""Least time between two reports of progress."""
+FLUSH_SECONDS = 60.0
+"""How long the end of a run waits for its last artifacts."""
+ABANDON_SECONDS = 3.0
+"""The same, where the run failed or was cancelled."""
+
+_OPEN: dict[Path, Publisher] = {}
+
+
+def publish(run: str, iteration: int) -> None:
+    """Note that there are artifacts of an iteration to make, in this flow run's name."""
+    _OPEN[Path(run).resolve()].waiting.append((iteration, UUID(runtime.flow_run.id)))
+
+
+def send(run: str) -> None:
+    """Have what was noted made and sent, in a thread: now is a time when this flow run asks nothing
+    of the Prefect server. Two writes at once are one too many for SQLite, and the one that is
+    refused waits for two seconds."""
+    _OPEN[Path(run).resolve()].send()
+
+
+@dataclass(frozen=True)
+class _Progress:
+    stage: str
+    iteration: int
+    percent: float
+    flow_run: UUID
+    task_run: UUID
+
+
+class Publisher:
+    """Sends the artifacts of an open run; a context manager inside a flow run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._slug = re.sub(r"[^a-z0-9]+", "-", run.config.run.name.lower()).strip("-")
+        self.waiting: list[tuple[int, UUID]] = []
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._reported: tuple[str, int, float] = ("", 0, 0.0)
+        self._progress_id: UUID | None = None
+
+    def __enter__(self) -> Publisher:
+        self._logger = get_run_logger()
+        before = self.run.on_progress
+
+        def report(stage: str, iteration: int, done: int, all_: int) -> None:
+            before(stage, iteration, done, all_)
+            self._report(stage, iteration, done, all_)
+
+        self.run.on_progress = report
+        _OPEN[self.run.paths.root.resolve()] = self
+        # In a copy of this context the thread finds the flow run's settings and its client.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._work,), name="artifacts", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _OPEN.pop(self.run.paths.root.resolve(), None)
+        self.send()
+        self._jobs.put(None)
+        self._thread.join(FLUSH_SECONDS if error is None else ABANDON_SECONDS)
+
+    def send(self) -> None:
+        """Hand all that waits to the thread."""
+        for number, flow_run in self.waiting:
+            self._jobs.put(partial(self._publish, number, flow_run))
+        self.waiting.clear()
+
+    # --- in the thread --------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        with get_client(sync_client=True) as self._client:
+            assert isinstance(self._client, SyncPrefectClient)
+            while (job := self._jobs.get()) is not None:
+                try:
+                    job()
+                except httpx.HTTPError as error:
+                    self._logger.warning("an artifact was not stored (%s)", error)
+                except (OSError, ValueError) as error:
+                    self._logger.warning("an artifact was not made (%s)", error)
+
+    def _publish(self, number: int, flow_run: UUID) -> None:
+        paths, name = self.run.paths, self.run.config.run.name
+        what = f"Iteration {number} of {name}"
+        rows = [row for row in metrics.read(paths) if row["iteration"] <= number]
+        if (paths.stage("select", number) / "batch.parquet").is_file():
+            table = pages.by_origin(paths, number, rows[-1] if rows else {})
+            self._create("metrics", "table", f"{what}: rollouts by origin", flow_run, table)
+            chosen = pages.rollouts(paths, number)
+            self._create("rollouts", "markdown", f"{what}: rollouts worth a look", flow_run, chosen)
+        if rows:
+            picture = base64.b64encode(plot(rows, f"{name} until iteration {number}").encode())
+            # Not an image artifact: the UI would spell the picture's address out below it.
+            link = f"![the run so far](data:image/svg+xml;base64,{picture.decode()})"
+            self._create("plot", "markdown", f"{name} until iteration {number}", flow_run, link)
+        files = pages.files(paths, number)
+        self._create("files", "markdown", f"{what}: its files", flow_run, files)
+
+    def _create(
+        self, key: str, kind: str, description: str, flow_run: UUID, data: Any, **more: Any
+    ) -> UUID:
+        artifact = ArtifactCreate(
+            key=f"{self._slug}-{key}",
+            type=kind,
+            description=description,
+            data=data,
+            flow_run_id=flow_run,
+            **more,
+        )
+        return self._client.create_artifact(artifact).id
+
+    # --- progress -------------------------------------------------------------------------------
+
+    def _report(self, stage: str, iteration: int, done: int, all_: int) -> None:
+        """Queue a report, but no more than one in `PROGRESS_SECONDS`, and the last."""
+        context = TaskRunContext.get()
+        now = time.monotonic()
+        if (stage, iteration) != self._reported[:2]:
+            self._reported, self._progress_id = (stage, iteration, now), None
+        early = now - self._reported[2] < PROGRESS_SECONDS
+        ended = done == all_ and self._progress_id is not None
+        if context is None or not all_ or (early and not ended):
+            return
+        self._reported = (stage, iteration, now)
+        flow_run = context.task_run.flow_run_id
+        assert flow_run is not None
+        news = _Progress(stage, iteration, 100.0 * done / all_, flow_run, context.task_run.id)
+        self._jobs.put(partial(self._show, news))
+
+    def _show(self, news: _Progress) -> None:
+        if (news.stage, news.iteration) != self._reported[:2]:
+            return  # that stage is over
+        if self._progress_id is None:
+            self._progress_id = self._create(
+                "progress",
+                "progress",
+                f"Iteration {news.iteration}: {news.stage}",
+                news.flow_run,
+                news.percent,
+                task_run_id=news.task_run,
+            )
+        else:
+            self._client.update_artifact(self._progress_id, ArtifactUpdate(data=news.percent))

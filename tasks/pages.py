@@ -1,0 +1,165 @@
+"""The tables and texts of an iteration's artifacts, from its stored Parquet.
+
+Only the columns and rows that are shown are read: a batch at the paper's size has gigabytes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from icpo_core import manifest
+from icpo_core.config import STAGES
+from icpo_core.paths import RunPaths
+from icpo_core.schemas import RejectReason
+
+LONGEST = 3000
+"""Characters of a prompt or response that are shown."""
+KEYS = ["prompt_id", "sample_index", "origin"]
+CHUNK_ROWS = 256
+
+Key = tuple[str, int, str]
+
+
+def by_origin(
+    paths: RunPaths, iteration: int, figures: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """A row an origin: rollouts, how many are in the batch, mean reward, bonus, advantage, tokens.
+
+    figures: the iteration's row of `icpo_core.metrics`.
+    """
+    folder = paths.stage("select", iteration)
+    batch = _read(folder / "batch.parquet", ["origin", "reward", "bonus", "advantage"])
+    rejects = _read(folder / "rejects.parquet", ["origin", "reward"])
+    rows = []
+    for origin in sorted(set(batch["origin"].to_pylist() + rejects["origin"].to_pylist())):
+        kept = batch.filter(pc.equal(batch["origin"], origin))
+        gone = rejects.filter(pc.equal(rejects["origin"], origin))
+        rewards = pa.chunked_array([*kept["reward"].chunks, *gone["reward"].chunks], pa.float32())
+        rows.append(
+            {
+                "origin": origin,
+                "rollouts": kept.num_rows + gone.num_rows,
+                "in batch": kept.num_rows,
+                "rejected": gone.num_rows,
+                "reward": _mean(rewards),
+                "bonus": _mean(kept["bonus"]),
+                "advantage": _mean(kept["advantage"]),
+                "tokens": _rounded(figures.get(f"length/{origin}")),
+            }
+        )
+    return rows
+
+
+def rollouts(paths: RunPaths, iteration: int) -> str:
+    """Markdown: the rollout that favoured most, the one favoured least, a rejected one."""
+    folder = paths.stage("select", iteration)
+    columns = [*KEYS, "reward", "advantage"]
+    batch = _read(folder / "batch.parquet", columns)
+    rejects = _read(folder / "rejects.parquet", [*KEYS, "reward", "reason"])
+    chosen: list[tuple[str, dict[str, Any]]] = []
+    if batch.num_rows:
+        order = batch.sort_by([("advantage", "descending"), *((key, "ascending") for key in KEYS)])
+        chosen.append(("Best: highest advantage", order.slice(0, 1).to_pylist()[0]))
+        chosen.append(("Worst: lowest advantage", order.slice(order.num_rows - 1).to_pylist()[0]))
+    wrong = rejects.filter(pc.equal(rejects["reason"], RejectReason.BELOW_DELTA.value))
+    for table in (wrong, rejects):
+        if table.num_rows:
+            row = table.slice(0, 1).to_pylist()[0]
+            chosen.append((f"Rejected: {row['reason'].replace('_', ' ')}", row))
+            break
+    keys = {_key(row) for _, row in chosen}
+    said = _found(_parts(paths, "rollout", iteration), keys, ["response", "finish_reason"])
+    judged = _found(_parts(paths, "verify", iteration), keys, ["status", "extracted", "gold"])
+    asked = _problems(paths, iteration, {row["prompt_id"] for _, row in chosen})
+    sections = [f"# Iteration {iteration}"]
+    for title, row in chosen:
+        key = _key(row)
+        verdict = judged.get(key, {})
+        advantage = f", advantage {row['advantage']:+.3f}" if "advantage" in row else ""
+        sections += [
+            f"## {title}",
+            f"`{row['origin']}` rollout {row['sample_index']} of problem `{row['prompt_id']}`: "
+            f"**{verdict.get('status', 'unjudged')}**, reward {row['reward']:g}{advantage}",
+            f"Answer {_code(verdict.get('extracted'))}, right is {_code(verdict.get('gold'))}",
+            "Problem",
+            _block(asked.get(row["prompt_id"], "")),
+            "Response",
+            _block(said.get(key, {}).get("response", "")),
+        ]
+    return "\n\n".join(sections)
+
+
+def files(paths: RunPaths, iteration: int) -> str:
+    """Markdown table of the iteration's files, as its manifests record them."""
+    lines = ["| stage | file | rows | bytes | sha256 |", "|---|---|---:|---:|---|"]
+    for stage in STAGES:
+        found = manifest.read(paths.manifest(stage, iteration))
+        if found is None:
+            continue
+        folder = paths.stage(stage, iteration).resolve()
+        for record in found.files:
+            rows = "" if record.rows is None else f"{record.rows:,}"
+            lines.append(
+                f"| {stage} | [{record.name}]({(folder / record.name).as_uri()}) | {rows} "
+                f"| {record.bytes:,} | `{record.sha256[:12]}` |"
+            )
+    return "\n".join([f"Below `{paths.iteration(iteration).resolve()}`", "", *lines])
+
+
+def _read(path: Path, columns: list[str]) -> pa.Table:
+    return pq.read_table(path, columns=columns, partitioning=None)
+
+
+def _parts(paths: RunPaths, stage: str, iteration: int) -> list[Path]:
+    return sorted(paths.stage(stage, iteration).glob("*.parquet"))
+
+
+def _key(row: dict[str, Any]) -> Key:
+    return row["prompt_id"], row["sample_index"], row["origin"]
+
+
+def _found(parts: Iterable[Path], keys: set[Key], columns: list[str]) -> dict[Key, dict[str, Any]]:
+    """The rows of some keys, read in chunks until all are found."""
+    found: dict[Key, dict[str, Any]] = {}
+    for path in parts:
+        for chunk in pq.ParquetFile(path).iter_batches(CHUNK_ROWS, columns=[*KEYS, *columns]):
+            places = zip(*(chunk.column(name).to_pylist() for name in KEYS), strict=True)
+            for place, key in enumerate(places):
+                if key in keys:
+                    found[key] = chunk.slice(place, 1).to_pylist()[0]
+            if len(found) == len(keys):
+                return found
+    return found
+
+
+def _problems(paths: RunPaths, iteration: int, ids: set[str]) -> dict[str, str]:
+    path = paths.stage("prompts", iteration) / "prompts.parquet"
+    rows = _read(path, ["prompt_id", "problem"]).to_pylist()
+    return {row["prompt_id"]: row["problem"] for row in rows if row["prompt_id"] in ids}
+
+
+def _mean(column: pa.ChunkedArray) -> float | None:
+    return _rounded(pc.mean(column).as_py())
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else round(value, 4)
+
+
+def _code(text: str | None) -> str:
+    return "none" if text is None else f"`{text.replace('`', chr(39))[:200] or ' '}`"
+
+
+def _block(text: str) -> str:
+    """A fenced block that its content cannot end."""
+    cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}\n... ({len(text)} characters)"
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", cut)), default=0))
+    return f"{fence}text\n{cut}\n{fence}"
