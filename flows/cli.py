@@ -14,6 +14,7 @@ from flows.commands import (
     plan,
     plot,
     probe,
+    report,
     services,
     show,
     stage,
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     looking = (plan, ls, show, diff, lineage, verify, gc)
-    for command in (train, services, stage, *looking, evaluate, probe, plot, data):
+    for command in (train, services, stage, *looking, evaluate, probe, report, plot, data):
         command.add_parser(subparsers)
     return top
 

@@ -198,7 +198,10 @@ class Evaluator:
         """The evaluation, if it is finished and its files are whole."""
         work = self.work(target, benchmark)
         folder = self.root / work.folder
-        found = manifest.read(folder / f"{work.label}.manifest.json")
+        try:
+            found = manifest.read(folder / f"{work.label}.manifest.json")
+        except ValueError:  # damaged: the figures are worked out again, the samples are kept
+            return None
         if found is None or found.fingerprint != work.fingerprint:
             return None
         for record in found.files:

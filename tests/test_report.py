@@ -1,0 +1,308 @@
+"""The report: what it reads from runs, its size, and the page in a real browser."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from chromium import Page, needs_chromium
+
+from icpo_core import metrics, schemas, stages
+from icpo_core.config import load
+from icpo_core.files import write_json
+from icpo_core.report.excerpts import HEAD, TAIL, clipped
+from icpo_core.report.gather import gather
+from icpo_core.report.page import write
+from icpo_core.run import Run
+from icpo_core.scores import scores
+from icpo_core.store import Work
+
+NASTY = (
+    "</script><script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'> \u2028 漢字 🙂"
+)
+LONG = "so 1 + 1 = 2 and " * 1500  # 25,500 characters
+
+
+def make_run(
+    root: Path,
+    folder: Path,
+    name: str,
+    iterations: int,
+    stored: list[int],
+    expert: int = 1,
+    filler: str = "",
+) -> Path:
+    """A run as it lies on disk: figures of every iteration, tables of the `stored` ones, and an
+    evaluation of every tenth. Prompts, verdicts and batches are made by their own stages."""
+    changes = [
+        f"run.iterations={iterations}", f"run.directory={folder}", "run.trackers=[]",
+        "prompts.batch_size=6", f"rollout.expert={expert}", f"rollout.on_policy={8 - expert}",
+    ]  # fmt: skip
+    config = load(root / "configs" / "demo.toml", changes, name)
+    rng = np.random.default_rng(len(name))
+    with Run(config) as run:
+        run.keep_config()
+        for number in stored:
+            stages.perform(run, "prompts", number)
+            put(run, "rollout", number, rollouts(run, number, expert, filler, rng))
+            stages.perform(run, "verify", number)
+            stages.perform(run, "select", number)
+            put(run, "update", number, {}, policy_version=f"{name} {number}")
+        for number in range(0, iterations + 1, max(1, iterations // 10)):
+            evaluated(run, number, 0.25 + 0.7 * number / iterations * (expert > 0), rng)
+        plain = metrics.row(run, stored[0])
+        rows = []
+        for number in range(iterations + 1):
+            noise = {key: value * (1 + rng.normal() / 10) for key, value in plain.items()}
+            rows.append({**noise, "entropy": 1 / (1 + number), "kl": number / 1e4, "loss": -0.1})
+            rows[-1] |= {f"seconds/{stage}": 0.5 for stage in ("rollout", "update")}
+            rows[-1] |= {f"figure/{at}": float(rng.normal()) for at in range(20)}
+            rows[-1]["iteration"] = float(number)
+        metrics.write(run.paths, rows)
+    return run.paths.root
+
+
+def put(run: Run, stage: str, number: int, tables: dict[str, Any], **facts: Any) -> None:
+    """A stage of which only the files matter here."""
+    work = Work(stage=stage, iteration=number, version=1, inputs={}, config={}, seed=None)
+    folder = run.store.begin(work)
+    for name, content in tables.items():
+        if isinstance(content, pa.Table):
+            kind = {"part-00000-of-00001.parquet": "rollout", "samples.parquet": "samples"}[name]
+            schemas.write(kind, content, folder / name, work.fingerprint)
+        else:
+            write_json(folder / name, content)
+    run.store.commit(work, 0.0, 0.1, facts.pop("facts", {"tokens": 1, "probe_gap": 0.0}), **facts)
+
+
+def rollouts(run: Run, number: int, expert: int, filler: str, rng: Any) -> dict[str, pa.Table]:
+    rows = []
+    for prompt in run.store.table("prompts", number, "prompts").to_pylist():
+        for at in range(8):
+            steered = at >= 8 - expert
+            answer = prompt["answer"] if steered or rng.random() < 0.3 else "x"
+            rows.append(
+                {
+                    "prompt_id": prompt["prompt_id"],
+                    "sample_index": at,
+                    "origin": "expert" if steered else "on_policy",
+                    "response": f"{NASTY} {filler}\\boxed{{{answer}}}",
+                    "response_ids": [1, 2, 3],
+                    "logprobs": [-0.1] * 3,
+                    "finish_reason": "stop",
+                    "seed": at,
+                    "policy_version": "v",
+                }
+            )
+    return {"part-00000-of-00001.parquet": schemas.table("rollout", rows)}
+
+
+def evaluated(run: Run, number: int, accuracy: float, rng: Any) -> None:
+    right = rng.random(60) < accuracy
+    rows = [
+        {
+            "benchmark": "heldout",
+            "prompt_id": f"p{at}",
+            "sample_index": 0,
+            "response": r"\boxed{1}",
+            "response_ids": [1, 2],
+            "finish_reason": "stop",
+            "seed": 0,
+            "policy_version": "v",
+            "reward": float(one),
+            "status": "correct" if one else "wrong",
+            "extracted": "1" if one else "2",
+            "gold": "1",
+            "seconds": 0.0,
+        }
+        for at, one in enumerate(right)
+    ]
+    table = schemas.table("samples", rows)
+    found = scores(table)
+    facts = {"accuracy/heldout": found["heldout"]["accuracy"]}
+    put(run, "evaluate", number, {"samples.parquet": table, "scores.json": found}, facts=facts)
+
+
+@pytest.fixture(scope="module")
+def two_runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    stored = [1, 2, 3]
+    return [
+        make_run(root, folder, "icpo", 40, stored),
+        make_run(root, folder, "grpo", 30, stored, expert=0),
+    ]
+
+
+@pytest.fixture(scope="module")
+def report(two_runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    return write(two_runs, folder / "report.html", folder / "evaluations")
+
+
+def test_a_run_of_400_iterations_stays_under_5_mb(root, tmp_path):
+    stored = [round(1 + at * 399 / 11) for at in range(12)]
+    run = make_run(root, tmp_path, "long", 400, stored, filler=LONG)
+    page = write([run], tmp_path / "report.html", tmp_path / "evaluations")
+    assert page.stat().st_size < 5_000_000
+    shown = gather([run], tmp_path / "evaluations")["runs"][0]
+    assert len(shown["figures"]["entropy"]) == 401
+    assert len(shown["figures"]) > 60
+    assert [one["iteration"] for one in shown["rollouts"]] == stored
+    assert shown["rollouts"][0]["of"] == 6
+    assert len(shown["evaluations"]) == 11
+
+
+def test_it_reads_what_the_stages_left(two_runs, tmp_path):
+    found = gather(two_runs, tmp_path)
+    first, second = found["runs"]
+    assert (first["name"], first["group"], second["group"]) == ("icpo", [7, 1], [8, 0])
+    [group, *_] = first["rollouts"][0]["groups"]
+    assert group["rows"][0]["origin"] == "expert"
+    assert {row["origin"] for row in group["rows"][1:]} == {"on_policy"}
+    assert group["expert_prompt"].count("Q:") == 2
+    assert group["prompt"].count("Q:") == 1
+    for row in group["rows"]:
+        assert (row["reason"] is None) is (row["advantage"] is not None)
+        assert row["status"] in ("correct", "wrong")
+    [change] = found["comparisons"]
+    assert (change["from"], change["to"], change["problems"]) == ("icpo@40", "grpo@30", 60)
+    assert change["difference"] < 0
+    assert change["p"] < 0.01
+
+
+def test_nothing_in_the_page_asks_for_anything(report):
+    text = report.read_text()
+    assert "default-src 'none'" in text
+    assert not re.search(r"""(?:src|href)=["'](?!#|data:)""", text.split('id="data"')[0])
+    assert "</script><script>window.hurt" not in text
+    data = re.search(r'id="data">(.*?)</script>', text, re.S)
+    assert data
+    assert (
+        NASTY
+        in json.loads(data.group(1))["runs"][0]["rollouts"][0]["groups"][0]["rows"][0]["response"]
+    )
+
+
+def test_long_texts_keep_their_ends():
+    short = clipped(LONG)
+    assert short.startswith(LONG[:HEAD])
+    assert short.endswith(LONG[-TAIL:])
+    assert f"{len(LONG) - HEAD - TAIL:,} characters left out" in short
+    assert clipped("x" * (HEAD + TAIL)) == "x" * (HEAD + TAIL)
+
+
+def test_mistakes_name_the_mend(root, two_runs, tmp_path):
+    with pytest.raises(ValueError, match="no run here"):
+        gather([tmp_path], tmp_path)
+    with pytest.raises(ValueError, match="stands twice"):
+        gather([two_runs[0], two_runs[0]], tmp_path)
+    changes = [f"run.directory={tmp_path}", "run.trackers=[]"]
+    with Run(load(root / "configs" / "demo.toml", changes, "fresh")) as run:
+        run.keep_config()
+    with pytest.raises(ValueError, match="no finished iteration yet"):
+        gather([tmp_path / "fresh"], tmp_path)
+
+
+@needs_chromium
+def test_the_page_works_in_a_browser_without_network(report, tmp_path):
+    with Page(tmp_path / "profile") as page:
+        page.open(report)
+        assert page.complaints == []
+        assert page.requests == [report.resolve().as_uri()]
+        assert page.value("window.hurt") is None
+        # Plots are drawn: not a single pixel only.
+        drawn = page.value(
+            "[...document.querySelectorAll('figure canvas')].map((one) => new Set(new Uint32Array("
+            "one.getContext('2d').getImageData(0, 0, one.width, one.height).data.buffer)).size)"
+        )
+        assert len(drawn) >= 10
+        assert min(drawn) > 5
+        titles = page.value("[...document.querySelectorAll('figure h3')].map((o) => o.textContent)")
+        for title in ("Accuracy on heldout, %", "Reward by origin", "Acceptance of expert rollouts",
+                      "Entropy", "KL divergence", "Length", "Seconds an iteration"):  # fmt: skip
+            assert title in titles
+        rows = "document.querySelectorAll('#evaluation-table tbody tr').length"
+        assert page.value(rows) >= 4
+        assert "grpo@30 against icpo@40" in page.value(
+            "document.getElementById('comparison-table').textContent"
+        )
+        # A run can be taken off.
+        lines = "document.querySelectorAll('#training-charts figure:first-child .u-series').length"
+        before = page.value(lines)
+        page.value("document.querySelector('#runs input').click()")
+        assert page.value(lines) < before
+        page.value("document.querySelector('#runs input').click()")
+        assert page.complaints == []
+
+
+@needs_chromium
+def test_plots_and_rollouts_can_be_read_from_the_keyboard(report, tmp_path):
+    with Page(tmp_path / "profile") as page:
+        page.open(report)
+        page.value("document.querySelector('#training-charts .plot').focus()")
+        page.press("End")
+        assert page.value("document.activeElement.dataset.at") == "40"
+        page.press("ArrowLeft")
+        assert page.value("document.activeElement.dataset.at") == "39"
+        legend = "document.activeElement.querySelector('.u-legend').textContent"
+        page.wait(f"{legend}.includes('39')")
+        # The browser of rollouts: next problem, next iteration, filters.
+        shown = "document.getElementById('browser').textContent"
+        first = page.value(shown)
+        for part in ("Prompt (bare)", "Prompt with demonstrations", "Expert: sampled with",
+                     "On-policy", "correct", "advantage", "window.hurt"):  # fmt: skip
+            assert part in first
+        page.value("document.getElementById('browser').focus()")
+        page.press("j")
+        assert page.value("document.getElementById('browse-problem').selectedIndex") == 1
+        assert page.value(shown) != first
+        page.press("J")
+        assert page.value("document.getElementById('browse-iteration').value") == "2"
+        page.value(
+            "(() => { const one = document.getElementById('browse-status'); one.value = 'wrong';"
+            "one.dispatchEvent(new Event('change')); })()"
+        )
+        classes = "[...document.querySelectorAll('.rollout')].map((one) => one.className)"
+        assert set(page.value(classes)) == {"rollout wrong"}
+        # Everything that acts can be reached with the tabulator and has a name.
+        nameless = page.value(
+            "[...document.querySelectorAll('select, button, input')].filter((one) =>"
+            " one.tabIndex < 0 || !(one.labels?.[0]?.textContent || one.textContent).trim()).length"
+        )
+        assert nameless == 0
+        assert page.complaints == []
+
+
+@needs_chromium
+def test_it_fits_a_phone(report, tmp_path):
+    with Page(tmp_path / "profile", 390, 844) as page:
+        page.open(report)
+        assert page.value("document.documentElement.scrollWidth") <= 390
+        widths = page.value(
+            "[...document.querySelectorAll('figure canvas')]"
+            ".map((one) => one.getBoundingClientRect().right)"
+        )
+        assert max(widths) <= 390
+        small = page.value(
+            "[...document.querySelectorAll('select, button, #runs label')].filter((one) =>"
+            " one.getBoundingClientRect().height < 38).length"
+        )
+        assert small == 0
+
+
+@needs_chromium
+@pytest.mark.skipif(
+    "ICPO_PICTURE_RUNS" not in os.environ,
+    reason="draws docs/pictures/report.png of the runs in ICPO_PICTURE_RUNS",
+)
+def test_the_picture_of_the_readme(root, tmp_path):
+    runs = [Path(one) for one in os.environ["ICPO_PICTURE_RUNS"].split()]
+    made = write(runs, tmp_path / "report.html", Path("evaluations"))
+    with Page(tmp_path / "profile", 1280, 1000) as page:
+        page.open(made)
+        page.picture(root / "docs" / "pictures" / "report.png")
+        assert page.complaints == []
