@@ -422,9 +422,12 @@ class Trainer:
         if self.ranks > 1:
             dist.barrier()
         if self.rank == 0:
-            for file in (folder / STATE_TAG).iterdir():
+            files = sorted((folder / STATE_TAG).iterdir())
+            for file in files:
                 sync(file)
-            write_json(folder / "state.json", {"state_id": self.state_id, **self._shape()})
+            names = [file.name for file in files]
+            whole = {"state_id": self.state_id, **self._shape(), "files": names}
+            write_json(folder / "state.json", whole)
         return {}
 
     def _shape(self) -> dict[str, Any]:
@@ -443,9 +446,11 @@ class Trainer:
                     f"{folder}: saved with {name} {saved[name]}, this trainer has {value}; set the "
                     "update's settings back, or begin a new run from the published model"
                 )
+        for name in saved["files"]:
+            if not (folder / STATE_TAG / name).is_file():
+                raise ValueError(f"{folder}: {name} is missing; remove the folder to do without")
         path, _ = self.engine.load_checkpoint(str(folder), tag=STATE_TAG)
-        if path is None:
-            raise ValueError(f"{folder}: the saved state is not whole; remove it to do without")
+        assert path is not None
         self.state_id = saved["state_id"]
 
 

@@ -52,14 +52,15 @@ def _gathered(engine: Any, model: torch.nn.Module) -> dict[str, Tensor]:
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
     shared_once = [*model.named_parameters(), *buffers]
     if engine.zero_optimization_stage() < 3:
-        return {name: value.detach().cpu() for name, value in shared_once}
+        # Copies: DeepSpeed may have made them views of one flat tensor.
+        return {name: value.detach().to("cpu", copy=True) for name, value in shared_once}
     import deepspeed
 
     weights = {}
     for name, value in shared_once:
         with deepspeed.zero.GatheredParameters([value], modifier_rank=None):
             if dist.get_rank() == 0:
-                weights[name] = value.detach().cpu().clone()
+                weights[name] = value.detach().to("cpu", copy=True)
     return weights
 
 
