@@ -8,6 +8,7 @@ import sys
 from flows.commands import (
     data,
     diff,
+    doctor,
     gc,
     lineage,
     ls,
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     )
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     looking = (plan, ls, show, diff, lineage, verify, gc)
-    for command in (train, services, stage, *looking, evaluate, probe, report, plot, data):
+    for command in (train, services, stage, *looking, evaluate, probe, report, plot, data, doctor):
         command.add_parser(subparsers)
     return top
 

@@ -24,3 +24,9 @@ def query(*fields: str) -> list[str]:
     command = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     done = subprocess.run(command, capture_output=True, text=True)
     return [] if done.returncode else [line for line in done.stdout.splitlines() if line.strip()]
+
+
+def report() -> str:
+    """What `nvidia-smi` prints by itself; empty where there is no driver."""
+    program = shutil.which("nvidia-smi")
+    return subprocess.run([program], capture_output=True, text=True).stdout if program else ""

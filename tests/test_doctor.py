@@ -1,0 +1,176 @@
+"""`icpo doctor`: this machine, described machines, and what to change where a run does not fit."""
+
+import json
+import shlex
+import socket
+from pathlib import Path
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.cli import main
+from icpo_core import doctor, machine
+from icpo_core.config import load, override
+from icpo_core.doctor import Level
+from icpo_core.shapes import KNOWN, shape_of
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "configs" / "demo.toml"
+PAPER = sorted(ROOT.glob("configs/paper/*.toml"))
+EIGHT = ROOT / "configs" / "machines" / "eight-h100.toml"
+SMALL_GPU = ROOT / "configs" / "machines" / "one-24gb.toml"
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict]:
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", *words, "--json"])
+    return int(ended.value.code or 0), json.loads(capsys.readouterr().out)
+
+
+def failures(said: dict) -> dict[str, str]:
+    return {one["what"]: one["said"] for one in said["findings"] if one["level"] == "fail"}
+
+
+@pytest.fixture(autouse=True)
+def _no_prefect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_this_machine_and_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    status, said = run(capsys, str(DEMO))
+    levels = {one["what"]: one["level"] for one in said["findings"]}
+    for what in ("versions", "shared memory", "model", "problems", "demonstrations", "disk"):
+        assert levels[what] != "fail", said["findings"]
+    assert status == int("fail" in levels.values())
+    assert said["estimate"]["parameters"] == 603_584
+    assert said["estimate"]["seconds"] is None  # no rates are known
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("file", PAPER, ids=lambda file: file.stem)
+def test_the_papers_recipes_fit_eight_h100(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, said = run(capsys, str(file), "--dry-run", str(EIGHT))
+    assert failures(said) == {}
+    assert status == 0
+    found = said["estimate"]
+    assert [len(found["engines"]), found["ranks"]] == [8, 8]
+    assert len({name for engine in found["engines"] for name in engine}) == 8
+    for load_ in found["memory"]:
+        assert all(value >= 0 for value in load_["parts"].values())
+
+
+def test_the_recipe_for_one_gpu_fits_it(capsys: pytest.CaptureFixture[str]) -> None:
+    file = ROOT / "configs" / "one-gpu.toml"
+    status, said = run(capsys, str(file), "--dry-run", str(SMALL_GPU))
+    assert (status, failures(said)) == (0, {})
+
+
+@pytest.mark.parametrize("config", ["qwen3-1.7b", "qwen3-8b"])
+def test_what_to_change_makes_it_fit(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The options that it names are taken at their word."""
+    file = ROOT / "configs" / "paper" / f"{config}.toml"
+    status, said = run(capsys, str(file), "--dry-run", str(SMALL_GPU))
+    assert status == 1
+    update = failures(said)["memory, update"]
+    if config == "qwen3-8b":
+        assert "take a smaller model" in update
+        return
+    options = shlex.split(update.partition("what fits: ")[2])
+    assert "rollout.engine.gpu_memory_utilization=" in update
+    changed = [word.replace("=configs/", f"={ROOT}/configs/") for word in options]
+    status, said = run(capsys, str(file), *changed, "--dry-run", str(SMALL_GPU))
+    assert failures(said) == {}
+    assert status == 0
+
+
+def test_time_from_stated_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stated = tmp_path / "machine.toml"
+    rates = "sample_tokens_per_second = 4000\ntrain_tokens_per_second = 8000\n"
+    rates += "response_tokens = 4000\nprompt_tokens = 200\n"
+    stated.write_text(EIGHT.read_text() + f"\n[rates]\n{rates}")
+    _, said = run(capsys, str(ROOT / "configs/paper/qwen3-1.7b.toml"), "--dry-run", str(stated))
+    found = said["estimate"]["seconds"]
+    weights = 2 * KNOWN["Qwen/Qwen3-1.7B"].parameters / 2**30
+    assert found["rollout"] == pytest.approx(1024 * 4000 / (8 * 4000) + weights)
+    # One pass, and a third each for the reference, the old policy and activations made again.
+    assert found["update"] == pytest.approx(1024 * 4200 * 2 / (8 * 8000) + 2 * weights)
+    # avg@32 on 100 problems and one sample each of 500 + 272 + 675, every tenth iteration.
+    samples = 32 * 100 + 500 + 272 + 675
+    assert found["evaluate"] == pytest.approx(samples * (4000 / 32000 + 1 / 800) / 10)
+
+
+def test_a_machine_file_with_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "machine.toml"
+    for text, words in (
+        (EIGHT.read_text() + "cors = 4", "host.cors: unknown key; did you mean cores"),
+        ("[devices]\ncount = -1", "devices.count: input should be greater"),
+        ("[devices]\ncount = 1", "host: field required"),
+    ):
+        file.write_text(text)
+        with pytest.raises(SystemExit) as ended:
+            main(["doctor", str(DEMO), "--dry-run", str(file)])
+        assert ended.value.code == 2
+        line = capsys.readouterr().err.strip()
+        assert words in line
+        assert "\n" not in line
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--dry-run", str(EIGHT)])
+    assert ended.value.code == 2
+    assert "name a configuration" in capsys.readouterr().err
+
+
+def test_lengths_and_heads() -> None:
+    config = load(ROOT / "configs" / "paper" / "qwen2.5-math-7b.toml")
+    short = override(config, ["model.path=Qwen/Qwen2.5-Math-7B"])
+    there = machine.read(EIGHT)
+    said = {
+        one.what: one.said
+        for one in doctor.check_run(short, there, doctor.forecast(short, there))
+        if one.level is Level.FAIL
+    }
+    assert "the model was made for 4096 tokens" in said["lengths"]
+    wide = override(config, ["rollout.engine.tensor_parallel=8"])
+    levels = [one.what for one in doctor.check_run(wide, there, doctor.forecast(wide, there))]
+    assert "tensor_parallel" in levels  # 28 heads
+
+
+def test_models_that_are_not_known() -> None:
+    with pytest.raises(ValueError, match=r"hf download nobody/knows"):
+        shape_of("nobody/knows")
+
+
+def test_missing_sources(small: Path) -> None:
+    config = load(DEMO, ["prompts.problems=/nowhere.parquet", "model.path=/nowhere"])
+    found = list(doctor.check_sources(config, shape_of(str(small / "base"))))
+    failed = {one.what: one.said for one in found if one.level is Level.FAIL}
+    assert "no such file" in failed["problems"]
+
+
+def test_requirements_that_are_not_met() -> None:
+    """Of what is installed here nothing is amiss; a distribution that asks for more is told."""
+    assert doctor.unmet("prefect") == []
+    assert doctor.unmet("icpo") == []
+
+
+def test_prefect_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+        status, said = run(capsys)
+    assert status == 1
+    assert "does not answer (ConnectError): start it with icpo up" in failures(said)["Prefect"]
+
+
+def test_disk_and_shared_memory_that_are_too_small(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "machine.toml"
+    text = EIGHT.read_text().replace("disk_free_gib = 4000", "disk_free_gib = 100")
+    file.write_text(text.replace("shared_memory_gib = 500", "shared_memory_gib = 0.0625"))
+    status, said = run(capsys, str(PAPER[0]), "--dry-run", str(file))
+    assert status == 1
+    assert "100.0 are free: set run.directory elsewhere" in failures(said)["disk"]
+    assert "docker run --shm-size" in failures(said)["shared memory"]
