@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from icpo_core import checkpoints, evaluate, graph, history, schemas, verify
@@ -167,7 +168,7 @@ def make_verdicts(run: Run, work: Work) -> Made:
     table = pa.concat_tables(
         [schemas.read("verdicts", _folder(run, work) / record.name) for record in found.files]
     )
-    counts = pa.compute.value_counts(table["status"]).to_pylist()
+    counts = pc.value_counts(table["status"]).to_pylist()
     facts = {f"status/{entry['values']}": entry["counts"] for entry in counts}
     return Made({"rows": table.num_rows, "failure_rate": verify.failure_rate(table)} | facts)
 
@@ -211,20 +212,25 @@ def make_evaluation(run: Run, work: Work) -> Made:
         facts.update(run.workers.load(policy, version, probe))
         return run.workers.sample(job, say)
 
+    # Samples that a process which died had put together already.
+    together = folder / "samples.parquet"
+    stored = [schemas.read("samples", path) for path in run.store.parts(work) if path == together]
     shelves, asked, judged = [], [], []
     for number, order in enumerate(evaluate.orders(run.config, run.tokenizer, version)):
         judges = run.judges("evaluate")
         if order.kind == "choice":
             judges = evaluate.letter_judges(settings.rules)
         shelf = evaluate.Shelf(folder, work.fingerprint, order, judges)
-        done = shelf.collect(sampler, _reporter(run, work, number, len(settings.benchmarks)))
+        report = _reporter(run, work, number, len(settings.benchmarks))
+        mine = [one.filter(pc.equal(one["benchmark"], order.benchmark)) for one in stored]
+        done = shelf.collect(sampler, report, mine)
         facts["tokens"] += done.tokens
         facts["sampling_seconds"] += done.sampling_seconds
         shelves.append(shelf)
         asked.append(order.questions)
         judged.append(done.samples)
     samples = pa.concat_tables(judged)
-    schemas.write("samples", samples, folder / "samples.parquet", work.fingerprint)
+    schemas.write("samples", samples, together, work.fingerprint)
     found = scores(samples, pa.concat_tables(asked))
     fallen = []
     for name, figures in found.items():
@@ -236,7 +242,7 @@ def make_evaluation(run: Run, work: Work) -> Made:
                 run.on_decision(f"evaluate {work.iteration}: {name} {change.words}")
     write_json(folder / "scores.json", found, durable=False)
     for shelf in shelves:
-        shelf.clear()  # every sample stands in samples.parquet
+        shelf.clear()  # every sample stands together with the others
     accuracies = {f"accuracy/{name}": figures["accuracy"] for name, figures in found.items()}
     return Made({"rows": samples.num_rows, "fallen": fallen} | accuracies | facts, version)
 
@@ -287,7 +293,7 @@ def _update_job(run: Run, iteration: int, state_id: str) -> dict[str, Any]:
 
 def _tokens(part: Path) -> int:
     responses = pq.read_table(part, columns=["response_ids"], partitioning=None)["response_ids"]
-    return pa.compute.sum(pa.compute.list_value_length(responses)).as_py() or 0
+    return pc.sum(pc.list_value_length(responses)).as_py() or 0
 
 
 def _policy(run: Run, iteration: int) -> tuple[Path, str, Path | None]:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from icpo_core import schemas
 from icpo_core.config import LossSection, UpdateSection
-from icpo_core.files import model_digest, read_json, sync, write_json
+from icpo_core.files import canonical_digest, model_digest, read_json, sync, write_json
 from icpo_core.loss import LossInputs, LossOutputs, Totals, has_signal, icpo_loss, uses_kl
 from icpo_core.microbatches import MicroBatch, Row, collate, padding_share, plan, rows_of
 from icpo_core.policy import Policy, flash_attention, load_policy
@@ -185,11 +185,12 @@ class Trainer:
         replayed = self._restore(job["parent"], job["restore"])
         restored = time.perf_counter()
         rows = rows_of(schemas.read("batch", Path(job["batch"])))
+        self.state_id = ""  # a step that fails half-way has no name: nothing starts from it
         metrics = self._step(rows, job["iteration"])
         self.state_id = job["state_id"]
         stepped = time.perf_counter()
         folder = Path(job["out"]) / "model"
-        version = publish(self.engine, self.model, folder, self.settings.dtype)
+        weights = publish(self.engine, self.model, folder, self.settings.dtype)
         write_probe(self.engine, rows, self.pad_id, folder / "probe.parquet")
         timing = {
             "restore": restored - started,
@@ -198,7 +199,8 @@ class Trainer:
         }
         return {
             "metrics": metrics,
-            "policy_version": version,
+            "policy_version": canonical_digest(weights),
+            "weights": weights,
             "replayed": replayed,
             "timing": timing,
         }
@@ -452,6 +454,10 @@ class Trainer:
         path, _ = self.engine.load_checkpoint(str(folder), tag=STATE_TAG)
         assert path is not None
         self.state_id = saved["state_id"]
+        # A state brings the settings it was saved with; in a branch those may be others now.
+        for group in self.engine.optimizer.param_groups:
+            group["betas"] = tuple(self.settings.betas)
+            group["weight_decay"] = self.settings.weight_decay
 
 
 def _add_gap(outputs: LossOutputs, inputs: LossInputs) -> None:

@@ -12,37 +12,37 @@ import torch.distributed as dist
 from torch import Tensor
 
 from icpo_core import schemas
-from icpo_core.files import link_or_copy, model_digest, sync, write_json
+from icpo_core.files import weight_digests, write_json
 from icpo_core.microbatches import Row, collate
 from icpo_core.models import TOKENIZER_FILES
 
 PROBE_ROWS, PROBE_TOKENS = 8, 128
 
 
-def publish(engine: Any, base: Path, folder: Path, dtype: str) -> str:
-    """Write the policy of a DeepSpeed engine as a model folder; the digest of its weights.
+def publish(engine: Any, base: Path, folder: Path, dtype: str) -> dict[str, str]:
+    """Write the policy of a DeepSpeed engine as a model folder; sha256 of its weight files by name.
 
     Every rank takes part, rank 0 writes. What is not weights comes from the `base` folder.
     """
     model = engine.module.model
     weights = _gathered(engine, model)
-    version = [""]
+    written: list[dict[str, str]] = [{}]
     if dist.get_rank() == 0:
         from huggingface_hub import save_torch_state_dict
 
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         save_torch_state_dict(weights, folder)
-        write_json(folder / "config.json", {**model.config.to_dict(), "dtype": dtype})
+        config = {**model.config.to_dict(), "dtype": dtype}
+        write_json(folder / "config.json", config, durable=False)
         for name in ("generation_config.json", *TOKENIZER_FILES):
             if (base / name).is_file():
-                link_or_copy(base / name, folder / name)
-        for shard in folder.glob("*.safetensors"):
-            sync(shard)
-        version = [model_digest(folder)]
+                # Not a link: who edits the base model's file would edit every checkpoint's.
+                shutil.copyfile(base / name, folder / name)
+        written = [weight_digests(folder)]
     if dist.get_world_size() > 1:
-        dist.broadcast_object_list(version)
-    return version[0]
+        dist.broadcast_object_list(written)
+    return written[0]
 
 
 def _gathered(engine: Any, model: torch.nn.Module) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ which is seen by wrapping the few functions of `os` that make one. The product k
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -128,8 +129,14 @@ def child(job: dict[str, Any]) -> str:
 
 def serve() -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    import stubs  # noqa: F401
-    from transformers import AutoTokenizer  # noqa: F401
+    # All that a run imports on its way; no call that would start a thread before the fork.
+    import pandas  # noqa: F401
+    import pyarrow.dataset  # noqa: F401
+    import stubs
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(stubs.SMALL / "base")
+    gc.freeze()  # a collection in a child would copy every page it looks at
 
     for line in sys.stdin:
         job = json.loads(line)

@@ -62,7 +62,7 @@ class StubEngine:
     ) -> list[Sample]:
         samples = []
         for number, request in enumerate(requests):
-            self.ledger(f"sample {request.seed}")
+            self.ledger(f"sample {request.seed} {self.policy_version}")
             draw = np.random.default_rng([request.seed, len(request.prompt_ids), self.drift])
             prompt = self.tokenizer.decode(request.prompt_ids)
             answer = _solve(prompt.rpartition("Q:")[2].partition("\n")[0])

@@ -1,0 +1,244 @@
+"""Killed at any point, gone on with, and whole: as if nothing had happened.
+
+A run with the stand-ins of `stubs` is killed (SIGKILL, its whole process group) at one point after
+another; the run that goes on must come to the content digests, weights and trainer state of a run
+that nobody killed, without a step or a sample twice.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import stubs
+from killing import Zygote
+from safetensors.numpy import load_file
+
+from icpo_core import integrity, schemas
+from icpo_core.paths import RunPaths
+from icpo_core.run import Run
+
+PART = "it-0002/{stage}/part-0000{part}-of-00002.parquet"
+
+# Mark and the how-manieth coming to it. Iteration 2 of 3 has all stages, saves a state, and its
+# checkpoint pushes the first one out.
+POINTS = {
+    # at every stage boundary
+    "before anything": ("before replace run.json", 1),
+    "no configuration yet": ("before replace config.json", 1),
+    "after prompts": ("after prompts 2", 1),
+    "after rollout": ("after rollout 2", 1),
+    "after verify": ("after verify 2", 1),
+    "after select": ("after select 2", 1),
+    "after update": ("after update 2", 1),
+    "after evaluate": ("after evaluate 2", 1),
+    "after checkpoint": ("after checkpoint 2", 1),
+    "after the iteration": ("settled 2", 1),
+    # in the middle of a shard, and between shards
+    "in the first shard": ("sampled", 6 + 16 + 3),
+    "in the second shard": ("sampled", 6 + 16 + 12),
+    "a shard about to be there": (f"before replace {PART.format(stage='rollout', part=0)}", 1),
+    "between shards": (f"after replace {PART.format(stage='rollout', part=0)}", 1),
+    "between verdicts": (f"after replace {PART.format(stage='verify', part=0)}", 1),
+    "in an evaluation": ("sampled", 6 + 16 + 16 + 4),
+    "samples judged": ("before replace it-0002/evaluate/scores.json", 1),
+    # between file and manifest
+    "prompts without manifest": ("before replace it-0002/prompts/manifest.json", 1),
+    "rollouts without manifest": ("before replace it-0002/rollout/manifest.json", 1),
+    "verdicts without manifest": ("before replace it-0002/verify/manifest.json", 1),
+    "batch without rejects": ("after replace it-0002/select/batch.parquet", 1),
+    "batch without manifest": ("before replace it-0002/select/manifest.json", 1),
+    "weights without manifest": ("before replace it-0002/update/manifest.json", 1),
+    "evaluation without manifest": ("before replace it-0002/evaluate/manifest.json", 1),
+    "checkpoint without manifest": ("before replace it-0002/checkpoint/manifest.json", 1),
+    "state saved, its last iteration too": ("before replace it-0003/checkpoint/manifest.json", 1),
+    # during the optimizer step
+    "in the first step": ("mid step", 1),
+    "in a step": ("mid step", 2),
+    "in a step after a saved state": ("mid step", 3),
+    "stepped, nothing written": ("stepped", 2),
+    "weights half published": ("weights written", 2),
+    # during checkpoint publication, LATEST and retention
+    "one file published": ("after link it-0002/checkpoint/model/config.json", 1),
+    "weights published, no state": ("before mkdir it-0002/checkpoint/state", 1),
+    "state half written": ("state written", 1),
+    "LATEST about to move": ("before replace LATEST", 2),
+    "LATEST moved": ("after replace LATEST", 2),
+    "said to be gone, still there": ("after replace it-0001/update/pruned.json", 1),
+    "half gone": ("after unlink it-0001/update/model/model.safetensors", 1),
+    "metrics about to be there": ("before replace metrics.parquet", 3),
+}  # fmt: skip
+
+OTHER = ["update.learning_rate=0.05"]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The run that nobody killed."""
+
+    folder: Path
+    digests: dict[str, str]
+    samples: Counter[str]
+    """How often each was made, by seed and policy."""
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    with Zygote() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    assert zygote.run(folder).words == ""
+    return Whole(folder, stubs.digests(folder / "runs" / "run"), lines(folder, "sample"))
+
+
+def lines(folder: Path, kind: str) -> Counter[str]:
+    """What the ledger says was done, by what it was done to."""
+    ledger = (folder / "ledger").read_text().splitlines() if (folder / "ledger").exists() else []
+    return Counter(line.partition(" ")[2] for line in ledger if line.startswith(kind))
+
+
+def finished_samples(paths: RunPaths) -> set[str]:
+    """Seed and policy of the samples in whole parts, whether or not their stage is finished."""
+    found: set[str] = set()
+    for stage in ("rollout", "evaluate"):
+        for path in paths.root.glob(f"it-*/{stage}/*.parquet"):
+            table = schemas.table_name(path)
+            if table in ("rollout", "generations", "samples"):
+                columns = schemas.read(table, path).select(["seed", "policy_version"])
+                found |= {f"{one['seed']} {one['policy_version']}" for one in columns.to_pylist()}
+    return found
+
+
+def require_whole(whole: Whole, folder: Path) -> None:
+    """The run in `folder` is the one that nobody killed, and nothing in it is damaged."""
+    paths = RunPaths(folder / "runs" / "run")
+    assert stubs.digests(paths.root) == whole.digests
+    state = load_file(paths.latest / "state" / "deepspeed" / "state.safetensors")
+    assert state["steps"].item() == 3
+    assert integrity.check(paths) == []
+    assert not list(paths.root.rglob("*.partial"))
+    # What retention removed is gone, also where a kill came between saying and doing.
+    run = Run.read(paths.root)
+    for stage in ("update", "checkpoint"):
+        for name in run.store.marks.pruned(stage, 1):
+            assert not (paths.stage(stage, 1) / name).exists()
+
+
+@pytest.fixture(scope="module")
+def other(zygote: Zygote, whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Digests of a run that had another learning rate from the beginning."""
+    folder = tmp_path_factory.mktemp("other")
+    (folder / "data").symlink_to(whole.folder / "data")
+    assert zygote.run(folder, OTHER).words == ""
+    return stubs.digests(folder / "runs" / "run")
+
+
+@pytest.fixture
+def folder(whole: Whole, tmp_path: Path) -> Path:
+    """A folder with the same problem sets."""
+    (tmp_path / "data").symlink_to(whole.folder / "data")
+    return tmp_path
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_and_resumed_is_not_to_be_told_from_never_killed(
+    point: str, zygote: Zygote, whole: Whole, folder: Path
+) -> None:
+    mark, count = POINTS[point]
+    death = zygote.run(folder, kill=mark, count=count)
+    assert death.killed, death.words
+    paths = RunPaths(folder / "runs" / "run")
+    kept = finished_samples(paths)
+    sampled, stepped = lines(folder, "sample"), lines(folder, "step")
+    manifests = set(paths.root.glob("it-*/*/manifest.json"))
+    times = {path: path.stat().st_mtime_ns for path in manifests}
+
+    again = zygote.run(folder)
+    assert again.words == ""
+    assert not again.killed
+    require_whole(whole, folder)
+    # Nothing that was finished is made again.
+    assert {path: path.stat().st_mtime_ns for path in manifests} == times
+    made = lines(folder, "sample")
+    assert made.keys() == whole.samples.keys()
+    assert {made[sample] for sample in kept} <= {1}
+    # What was in flight is made once more, and everything else once.
+    twice = {sample for sample, times_made in made.items() if times_made > 1}
+    assert twice <= sampled.keys() - kept
+    assert len(twice) <= 8
+    for number, times_taken in lines(folder, "step").items():
+        in_flight = stepped[number] and paths.manifest("update", int(number)) not in manifests
+        assert times_taken == (2 if in_flight else 1)
+
+
+def test_killed_over_and_over(zygote: Zygote, whole: Whole, tmp_path: Path) -> None:
+    """Eight times in one run, at changes to the file system drawn from all along its way."""
+    draw = random.Random(4)
+    for name in ("recorded", "often"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data").symlink_to(whole.folder / "data")
+    marks = zygote.run(tmp_path / "recorded", record=True).marks
+    ways = [mark for mark in marks if "it-000" in mark and "mkdir" not in mark]
+    folder = tmp_path / "often"
+    for part in range(8):
+        mark = draw.choice(ways[part * len(ways) // 8 : (part + 1) * len(ways) // 8])
+        assert zygote.run(folder, kill=mark).killed, mark
+    assert zygote.run(folder).words == ""
+    require_whole(whole, folder)
+
+
+@pytest.mark.parametrize(
+    ("mark", "count"),
+    [
+        ("after unlink it-0001/update/manifest.json", 1),
+        ("after rmdir it-0001/update/model", 1),
+        ("mid step", 1),
+        ("before replace it-0001/checkpoint/manifest.json", 1),
+        ("after replace LATEST", 1),
+        ("settled 1", 1),
+        ("after replace it-0003/rollout/part-00000-of-00002.parquet", 1),
+    ],
+)
+def test_killed_while_it_is_made_again_with_another_setting(
+    mark: str, count: int, zygote: Zygote, whole: Whole, other: dict[str, str], tmp_path: Path
+) -> None:
+    """`--rerun` in place, killed: the run ends as one that had the setting from the beginning."""
+    folder = tmp_path / "changed"
+    shutil.copytree(whole.folder, folder, symlinks=True)
+    refused = zygote.run(folder, OTHER)
+    assert "update.learning_rate 0.0003 -> 0.05" in refused.words
+    assert "--rerun" in refused.words
+    death = zygote.run(folder, OTHER, kill=mark, count=count, rerun=True)
+    assert death.killed, death.words
+    assert zygote.run(folder, OTHER, rerun=True).words == ""
+    assert stubs.digests(folder / "runs" / "run") == other
+    assert integrity.check(RunPaths(folder / "runs" / "run")) == []
+
+
+@pytest.mark.slow
+def test_killed_at_every_point_there_is(zygote: Zygote, whole: Whole, tmp_path: Path) -> None:
+    """Before and after every single change to the file system, and at every mark."""
+    folder = tmp_path / "run"
+    seen: Counter[str] = Counter()
+
+    def begin() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "data").symlink_to(whole.folder / "data")
+
+    begin()
+    for mark in zygote.run(folder, record=True).marks:
+        seen[mark] += 1
+        begin()
+        assert zygote.run(folder, kill=mark, count=seen[mark]).killed
+        assert zygote.run(folder).words == "", (mark, seen[mark])
+        require_whole(whole, folder)
