@@ -2,6 +2,7 @@
 
 icpo.reward.collapsed    the policy answers far worse than it did
 icpo.verifier.failing    the verifier times out or fails on too many rollouts
+icpo.evaluation.fell     a checkpoint is worse than an earlier one, by more than chance
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from icpo_core.run import Run
 
 COLLAPSED = "icpo.reward.collapsed"
 FAILING = "icpo.verifier.failing"
+FELL = "icpo.evaluation.fell"
 
 WINDOW = 5
 """Iterations whose mean reward is compared."""
@@ -47,7 +49,7 @@ class Alarms:
 
     def __init__(self, run: Run, rows: Sequence[Mapping[str, float]]) -> None:
         """`rows`: of the iterations that are done (`icpo_core.metrics.read`)."""
-        self._name = run.config.run.name
+        self._name, self._store = run.config.run.name, run.store
         self._rewards = [row["reward/on_policy"] for row in rows if "reward/on_policy" in row]
         self._collapsed = False
 
@@ -69,14 +71,19 @@ class Alarms:
             self._raise(
                 FAILING, iteration, f"{rate:.1%} of the verdicts were timeouts or errors", rate
             )
+        evaluated = self._store.finished("evaluate", iteration)
+        for name, words in (evaluated.facts.get("fallen", {}) if evaluated else {}).items():
+            self._raise(FELL, iteration, words, figures[f"accuracy/{name}"])
 
     def _raise(self, event: str, iteration: int, words: str, value: float) -> None:
-        get_run_logger().warning("iteration %d: %s", iteration, words)
-        emit_event(
-            event,
-            resource={
-                "prefect.resource.id": f"icpo.run.{self._name}",
-                "prefect.resource.name": self._name,
-            },
-            payload={"iteration": iteration, "message": words, "value": value},
-        )
+        raise_alarm(event, self._name, iteration, words, value)
+
+
+def raise_alarm(event: str, run: str, iteration: int, words: str, value: float) -> None:
+    """A warning in the log of the flow run, and an event of the run of this name."""
+    get_run_logger().warning("iteration %d: %s", iteration, words)
+    emit_event(
+        event,
+        resource={"prefect.resource.id": f"icpo.run.{run}", "prefect.resource.name": run},
+        payload={"iteration": iteration, "message": words, "value": value},
+    )

@@ -23,7 +23,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
-from flows.alarms import COLLAPSED, FAILING
+from flows.alarms import COLLAPSED, FAILING, FELL
 from flows.settings import HEARTBEATS_MISSED, RUNS
 from icpo_core.files import canonical_digest
 
@@ -122,6 +122,12 @@ def automations(block: UUID | None) -> list[AutomationCore]:
             "ICPO: verifier failing",
             "The verifier times out or fails on too many rollouts; flows/alarms.py says how many.",
             _of_icpo(FAILING),
+        ),
+        alarm(
+            "ICPO: evaluation fell",
+            "A checkpoint is worse than an earlier one by more than chance, in training or in a "
+            "nightly evaluation.",
+            _of_icpo(FELL),
         ),
     ]
 

@@ -2,109 +2,141 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
-from prefect.events import emit_event
 from prefect.logging import get_run_logger
+from pydantic import Field
 
-from flows.table import Table, fill, open_targets
+from flows import slots
+from flows.alarms import FELL, raise_alarm
+from flows.parameters import Override, RunFolder
+from flows.table import Table, fill, open_targets, protocol_of
 from icpo_core.comparison import compare
 from icpo_core.evaluations import Evaluation
 from icpo_core.history import fell
 from icpo_core.run import Run
-from icpo_core.targets import checkpointed, of_run
+from icpo_core.targets import Target, checkpointed, of_run
 
-FELL = "icpo.evaluation.fell"
-"""Event of a checkpoint that is worse than an earlier one; an automation can tell people of it."""
+Targets = Annotated[
+    list[Annotated[str, Field(pattern=r"^\S(.*\S)?$")]],
+    Field(min_length=1, examples=[["runs/demo", "runs/demo@20"]]),
+]
+BenchmarkName = Annotated[str, Field(pattern=r"^\S(.*\S)?$", examples=["paper", "math500=FILE"])]
+ProtocolName = Annotated[str, Field(examples=["paper", "greedy", "run"])]
 
 
-@flow(name="icpo-eval", flow_run_name="evaluate {targets}")
-def run(
-    targets: list[str],
-    benchmarks: list[str] | None = None,
-    protocol: str | None = None,
-    overrides: list[str] | None = None,
+@flow(name="icpo-eval", flow_run_name="evaluate {targets}", persist_result=False)
+async def run(
+    targets: Targets,
+    benchmarks: list[BenchmarkName] = [],  # noqa: B006  the form shows an empty list
+    protocol: ProtocolName = "",
+    overrides: list[Override] = [],  # noqa: B006
     directory: str = "evaluations",
 ) -> dict[str, Any]:
     """Evaluate models or runs and compare them with the first.
 
     Args:
         targets: Each a model's folder, a hub id, a run's folder, or RUN@ITERATION.
-        benchmarks: Of the registry, a group of it as "paper", a file, or NAME=FILE; a run's own
-            without any.
-        protocol: A preset (paper, greedy, quick, run) or a TOML file.
+        benchmarks: Of the registry, a group of it as "paper", a file, or NAME=FILE. Empty: a run's
+            own.
+        protocol: A preset (paper, greedy, quick, run) or a TOML file. Empty: run for a run, paper
+            for a model.
         overrides: Changes to it, each as section.key=value.
         directory: Folder of all evaluations.
+
+    Raises ValueError for a user's mistake.
     """
-    table = fill(
-        open_targets(targets), benchmarks or [], protocol, overrides or [], Path(directory), _quiet
-    )
-    _log(table)
+    table = await _filled(open_targets(targets), benchmarks, protocol, overrides, directory)
     return table.as_json()
 
 
-@flow(name="icpo-eval", flow_run_name="nightly {runs}")
-def nightly(
-    runs: str = "runs",
-    benchmarks: list[str] | None = None,
-    protocol: str | None = None,
-    overrides: list[str] | None = None,
+@flow(name="icpo-eval", flow_run_name="nightly {runs}", persist_result=False)
+async def nightly(
+    runs: RunFolder = "runs",
+    benchmarks: list[BenchmarkName] = [],  # noqa: B006
+    protocol: ProtocolName = "",
+    overrides: list[Override] = [],  # noqa: B006
     directory: str = "evaluations",
 ) -> list[dict[str, Any]]:
     """Evaluate every kept checkpoint of every run that was not evaluated in this way yet.
 
-    A checkpoint that is worse than the best one before it, by more than chance, is a warning in
-    the log and an event `icpo.evaluation.fell`. Arguments as of deployment `run`; `runs` is the
-    folder of the runs. Raises ValueError at the end if a run could not be evaluated.
+    A new one that is worse than the best before it, by more than chance, is a warning in the log
+    and an event `icpo.evaluation.fell`.
+
+    Args:
+        runs: Folder of the runs.
+        benchmarks: Of the registry, a group of it as "paper", a file, or NAME=FILE. Empty: each
+            run's own.
+        protocol: A preset (paper, greedy, quick, run) or a TOML file. Empty: as in training.
+        overrides: Changes to it, each as section.key=value.
+        directory: Folder of all evaluations.
+
+    Raises ValueError at the end if a run could not be evaluated.
     """
-    logger = get_run_logger()
     made, mistakes = [], []
     for record in sorted(Path(runs).glob("*/run.json")):
-        opened = Run.read(record.parent)
-        targets = [of_run(opened, number) for number in checkpointed(opened)]
         try:
-            table = fill(
-                targets, benchmarks or [], protocol, overrides or [], Path(directory), _quiet
-            )
+            opened = Run.read(record.parent)
+            targets = [of_run(opened, number) for number in checkpointed(opened)]
+            if not targets:
+                continue
+            table = await _filled(targets, benchmarks, protocol, overrides, directory)
         except ValueError as error:  # another run may be sound
-            logger.error(str(error))
+            get_run_logger().error(str(error))
             mistakes.append(str(error))
             continue
-        _log(table)
-        made += _judged(record.parent, table)
+        made += _judged(record.parent.name, targets, table)
     if mistakes:
-        raise ValueError(
-            f"{len(mistakes)} of the runs were not evaluated, the first: {mistakes[0]}"
-        )
+        raise ValueError(f"{len(mistakes)} runs were not evaluated, the first: {mistakes[0]}")
     return made
 
 
-def _judged(root: Path, table: Table) -> list[dict[str, Any]]:
-    """A line each evaluation, and an alert where a new one is worse than the best before it."""
+async def _filled(
+    targets: Sequence[Target],
+    benchmarks: Sequence[str],
+    protocol: str,
+    overrides: Sequence[str],
+    directory: str,
+) -> Table:
+    """The table, with GPU slots held meanwhile."""
+    chosen = protocol or None
+    config = protocol_of(targets[0], chosen, overrides).worker_config("evaluation")
+    async with slots.held(config):
+        table = fill(targets, benchmarks, chosen, overrides, Path(directory), _quiet)
+    for label, row in table.rows.items():
+        for name, one in row.items():
+            low, high = one.figures["interval"]
+            verb = f"{one.made} samples made" if one.made else "found again"
+            get_run_logger().info(
+                f"{label} {name}: {one.figures['accuracy']:.1%} [{low:.1%}, {high:.1%}], {verb} "
+                f"({one.folder})"
+            )
+    return table
+
+
+def _judged(name: str, targets: Sequence[Target], table: Table) -> list[dict[str, Any]]:
+    """A line each evaluation, and an alarm where a new one is worse than the best before it."""
     lines = []
-    for name in table.benchmarks:
+    for benchmark in table.benchmarks:
         best: Evaluation | None = None
-        for label, row in table.rows.items():
-            one = row[name]
+        for target in targets:
+            one = table.rows[target.label][benchmark]
             change = compare(best.rewards, one.rewards) if best else None
             down = change is not None and fell(change)
             if best and change and down and one.made:
+                before, now = change.accuracy
                 words = (
-                    f"{label} {name}: {change.accuracy[1]:.1%} after {change.accuracy[0]:.1%} of "
-                    f"{best.target}, p = {change.p_value:.2g}"
+                    f"{benchmark} fell from {before:.1%} ({best.target}) to {now:.1%}, "
+                    f"p = {change.p_value:.2g}"
                 )
-                get_run_logger().warning(f"fell: {words}")
-                emit_event(
-                    FELL,
-                    resource={"prefect.resource.id": f"icpo.run.{root.name}"},
-                    payload={"words": words, "benchmark": name, **change.as_json()},
-                )
+                raise_alarm(FELL, name, target.iteration or 0, words, now)
             lines.append(
                 {
-                    "target": label,
-                    "benchmark": name,
+                    "target": target.label,
+                    "benchmark": benchmark,
                     "accuracy": one.figures["accuracy"],
                     "interval": one.figures["interval"],
                     "made": one.made,
@@ -114,17 +146,6 @@ def _judged(root: Path, table: Table) -> list[dict[str, Any]]:
             if best is None or one.figures["accuracy"] >= best.figures["accuracy"]:
                 best = one
     return lines
-
-
-def _log(table: Table) -> None:
-    for label, row in table.rows.items():
-        for name, one in row.items():
-            low, high = one.figures["interval"]
-            verb = f"{one.made} samples made" if one.made else "found again"
-            get_run_logger().info(
-                f"{label} {name}: {one.figures['accuracy']:.1%} [{low:.1%}, {high:.1%}], {verb} "
-                f"({one.folder})"
-            )
 
 
 def _quiet(what: str, done: int, all_: int) -> None:

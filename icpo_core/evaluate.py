@@ -25,14 +25,15 @@ from icpo_core.grading import GradingRules, Question
 from icpo_core.judges import Judges
 from icpo_core.questions import questions
 from icpo_core.seeds import stable_seed
+from icpo_core.workers import Around
 
 LABEL = "?" * 12
 """Pattern of what stands behind a benchmark's name in the name of a part."""
 Key = tuple[str, int]
 """A sample of a benchmark: problem's id and number of the sample."""
 Progress = Callable[[int, int], None]
-Sampler = Callable[[dict[str, Any], Progress], dict[str, Any]]
-"""Has an engine, which holds the policy, do a `sample` job."""
+Sampler = Callable[[list[dict[str, Any]], Progress, Around], list[dict[str, Any]]]
+"""Has engines, which hold the policy, do `sample` jobs, as `Workers.sample_all` does."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,17 @@ class Order:
     shard: int = 2048
     """Samples a shard: what is lost when the engine dies."""
     kind: Kind = "math"
+    engines: int = 1
 
     @property
     def benchmark(self) -> str:
         return self.questions["benchmark"][0].as_py()
+
+    def shard_size(self, samples: int) -> int:
+        """Samples a shard of so many: among several engines, two shards each at least."""
+        if self.engines == 1:
+            return self.shard
+        return max(1, min(self.shard, -(-samples // (2 * self.engines))))
 
     def keys(self) -> list[Key]:
         """All wanted samples: problem by problem, and a problem's samples in order."""
@@ -86,6 +94,7 @@ def orders(config: Config, tokenizer: Any, policy_version: str) -> list[Order]:
                 seed=0,
                 policy_version=policy_version,
                 kind=benchmark.kind,
+                engines=max(1, config.rollout.engines, len(config.rollout.endpoints)),
             )
         )
     return made
@@ -139,7 +148,7 @@ class Shelf:
             held.update(keys_of(part))
 
         for path in self._parts("generations"):
-            add(self._judge(schemas.read("generations", path), path))
+            add(self._judge_part(path))
         wanted = set(keys)
         for table in elsewhere:
             found = enumerate(keys_of(table))
@@ -183,17 +192,17 @@ class Shelf:
         sampler: Sampler,
         on_progress: Progress,
         done: Collected,
-    ) -> Iterable[pa.Table]:
-        """Sample what is missing. A shard is judged while the engine is at the next."""
+    ) -> list[pa.Table]:
+        """Sample what is missing. A shard is judged while the engines are at others."""
         order, ids = self._order, self._order.questions["prompt_id"].to_pylist()
         schemas.write("questions", order.questions, self._questions, self._fingerprint)
         place = {prompt_id: at for at, prompt_id in enumerate(ids)}
-        pending: Future[pa.Table] | None = None
-        with ThreadPoolExecutor(1, "judge") as background:
-            for first in range(0, len(missing), order.shard):
-                shard = missing[first : first + order.shard]
-                out = self._path("generations", shard)
-                job = {
+        size = order.shard_size(len(missing))
+        jobs = []
+        for first in range(0, len(missing), size):
+            shard = missing[first : first + size]
+            jobs.append(
+                {
                     "job": "sample",
                     "questions": str(self._questions),
                     "keys": [[place[prompt_id], index] for prompt_id, index in shard],
@@ -202,20 +211,31 @@ class Shelf:
                     "max_tokens": order.max_tokens,
                     "seed": order.seed,
                     "policy_version": order.policy_version,
-                    "out": str(out),
+                    "out": str(self._path("generations", shard)),
                     "fingerprint": self._fingerprint,
                 }
-                report = _shifted(on_progress, total - len(missing) + first, total)
-                reply = sampler(job, report)
-                done.made += len(shard)
+            )
+
+        def say(part: int, all_: int) -> None:
+            on_progress(total - len(missing) + round(len(missing) * part / max(1, all_)), total)
+
+        with ThreadPoolExecutor(1, "judge") as background:
+            judged: list[Future[pa.Table]] = []
+
+            def around(job: dict[str, Any], do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+                reply = do()
+                judged.append(background.submit(self._judge_part, Path(job["out"])))
+                return reply
+
+            for reply in sampler(jobs, say, around):
                 done.tokens += reply["tokens"]
                 done.sampling_seconds += reply["sampling_seconds"]
-                if pending is not None:
-                    yield pending.result()
-                pending = background.submit(self._judge, schemas.read("generations", out), out)
-            assert pending is not None
-            yield pending.result()
+        done.made = len(missing)
         on_progress(total, total)
+        return [one.result() for one in judged]
+
+    def _judge_part(self, path: Path) -> pa.Table:
+        return self._judge(schemas.read("generations", path), path)
 
     def _judge(self, generations: pa.Table, source: Path | None) -> pa.Table:
         """Give verdicts and put the part on the shelf, in the place of its generations."""
@@ -239,10 +259,6 @@ class Shelf:
             )
             if schemas.part_fingerprint(path) == self._fingerprint
         ]
-
-
-def _shifted(on_progress: Progress, base: int, total: int) -> Progress:
-    return lambda done, _: on_progress(base + done, total)
 
 
 def sample_questions(

@@ -35,7 +35,7 @@ from icpo_core.protocol import Protocol
 from icpo_core.questions import questions
 from icpo_core.scores import scores
 from icpo_core.targets import Target
-from icpo_core.workers import Workers
+from icpo_core.workers import Around, Workers
 
 STAGE = "evaluation"
 VERSION = 1
@@ -240,8 +240,10 @@ class Evaluator:
             order = self._order(target, benchmark, work)
             shelf = Shelf(folder, work.mark, order, self.judges(benchmark))
 
-            def sampler(job: dict[str, Any], say: Callable[[int, int], None]) -> dict[str, Any]:
-                return self.workers(target).sample(job, say)
+            def sampler(
+                jobs: list[dict[str, Any]], say: Callable[[int, int], None], around: Around
+            ) -> list[dict[str, Any]]:
+                return self.workers(target).sample_all(jobs, say, around)
 
             def say(done: int, all_: int) -> None:
                 self._on_progress(f"{target.label} {benchmark.name}", done, all_)
@@ -321,6 +323,7 @@ class Evaluator:
             policy_version=target.version,
             shard=protocol.process.shard,
             kind=benchmark.kind,
+            engines=max(1, protocol.process.engines, len(protocol.process.endpoints)),
         )
 
     def _siblings(self, work: Work, own: Path) -> Iterator[pa.Table]:

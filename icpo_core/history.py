@@ -68,10 +68,10 @@ def history(run: Run, evaluations: Path) -> list[Point]:
     `evaluations` of models with the same digest."""
     points, versions = [], {run.base_version: 0}
     for number in run.paths.iterations():
-        updated = run.store.manifest("update", number)
+        updated = run.store.finished("update", number)
         if updated is not None and updated.policy_version is not None:
             versions[updated.policy_version] = number
-        if run.store.manifest("evaluate", number) is not None:
+        if run.store.finished("evaluate", number) is not None:
             scores = files.read_json(run.store.file("evaluate", number, "scores.json"))
             points += [Point(number, name, "training", one) for name, one in scores.items()]
     for path, record in stored(evaluations):
@@ -101,7 +101,7 @@ def against_best(run: Run, iteration: int, benchmark: str, samples: pa.Table) ->
     for number in run.paths.iterations():
         if number >= iteration:
             break
-        found = run.store.manifest("evaluate", number)
+        found = run.store.finished("evaluate", number)
         accuracy = None if found is None else found.facts.get(f"accuracy/{benchmark}")
         if accuracy is not None and (best is None or accuracy >= best[0]):
             best = (accuracy, number)

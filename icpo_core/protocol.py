@@ -88,7 +88,11 @@ class Process(Section):
     """The engine's process and the size of what is lost when it dies."""
 
     shard: Annotated[int, Field(ge=1), Operational] = 2048
-    """Samples a shard: each is on disk, with its verdicts, before the next but one is begun."""
+    """Samples a shard: what is lost when an engine dies."""
+    engines: Annotated[int, Field(ge=0), Operational] = 1
+    """vLLM engines on this machine; 0: as many as its devices hold."""
+    endpoints: Annotated[list[str], Operational] = Field(default=[])
+    """Addresses of running `vllm serve` in the place of engines of our own."""
     python: Annotated[str | None, Operational] = None
     """Interpreter of the engine's process, if not this one."""
     seconds: Annotated[float, Field(gt=0.0), Operational] = 14400.0
@@ -166,7 +170,7 @@ class Protocol(Section):
 
     def worker_config(self, problems: str) -> Config:
         """The configuration that workers are started with; `problems`: any problem set's path."""
-        process = self.process.model_dump(include={"python", "seconds", "start_seconds"})
+        process = self.process.model_dump(exclude={"shard"})
         return Config.model_validate(
             {
                 "run": {"seed": self.sampling.seed},
@@ -233,7 +237,9 @@ def of_run(config: Config, whole: bool) -> dict[str, Any]:
         "grading": evaluate.rules.model_dump(),
         "judging": config.verify.model_dump(include={"workers", "seconds", "memory_mb"}),
         "engine": config.rollout.engine.model_dump(),
-        "process": config.rollout.model_dump(include={"python", "start_seconds"}),
+        "process": config.rollout.model_dump(
+            include={"python", "start_seconds", "engines", "endpoints"}
+        ),
     }
     if whole:
         made["sampling"] = evaluate.model_dump(include={"temperature", "top_p", "max_tokens"})

@@ -25,6 +25,7 @@ from icpo_core.run import Run
 from icpo_core.scores import scores
 from icpo_core.selection import select
 from icpo_core.work import Work
+from icpo_core.workers import Around
 
 
 @dataclass(frozen=True)
@@ -208,9 +209,11 @@ def make_evaluation(run: Run, work: Work) -> Made:
     policy, version, probe = _policy(run, work.iteration)
     facts: dict[str, Any] = {"tokens": 0, "sampling_seconds": 0.0}
 
-    def sampler(job: dict[str, Any], say: Callable[[int, int], None]) -> dict[str, Any]:
+    def sampler(
+        jobs: list[dict[str, Any]], say: Callable[[int, int], None], around: Around
+    ) -> list[dict[str, Any]]:
         facts.update(run.workers.load(policy, version, probe))
-        return run.workers.sample(job, say)
+        return run.workers.sample_all(jobs, say, around)
 
     # Samples that a process which died had put together already.
     together = folder / "samples.parquet"
@@ -232,14 +235,14 @@ def make_evaluation(run: Run, work: Work) -> Made:
     samples = pa.concat_tables(judged)
     schemas.write("samples", samples, together, work.fingerprint)
     found = scores(samples, pa.concat_tables(asked))
-    fallen = []
+    fallen = {}
     for name, figures in found.items():
         change = history.against_best(run, work.iteration, name, samples)
         if change is not None:
             figures["against_best"] = {"iteration": change.iteration} | change.comparison.as_json()
             if change.fell:
-                fallen.append(name)
-                run.on_decision(f"evaluate {work.iteration}: {name} {change.words}")
+                fallen[name] = f"{name} {change.words}"
+                run.on_decision(f"evaluate {work.iteration}: {fallen[name]}")
     write_json(folder / "scores.json", found, durable=False)
     for shelf in shelves:
         shelf.clear()  # every sample stands together with the others

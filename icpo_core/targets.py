@@ -71,6 +71,6 @@ def checkpointed(run: Run) -> list[int]:
         number
         for number in run.paths.iterations()
         if number
-        and run.store.manifest("checkpoint", number) is not None
+        and run.store.finished("checkpoint", number) is not None
         and (run.paths.stage("update", number) / "model" / "config.json").is_file()
     ]

@@ -104,14 +104,11 @@ def test_what_died_goes_on_and_makes_the_same(
 
     def dying(who: Target):
         workers = Evaluator.workers(other, who)
-        calls = []
 
         class Dying:
-            def sample(self, job, say):
-                calls.append(job)
-                if len(calls) > 1:
-                    raise RuntimeError("the engine died")
-                return workers.sample(job, say)
+            def sample_all(self, jobs, say, around):
+                workers.sample_all(jobs[:1], say, around)
+                raise RuntimeError("the engine died")
 
         return Dying()
 

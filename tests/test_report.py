@@ -19,7 +19,7 @@ from icpo_core.report.gather import gather
 from icpo_core.report.page import write
 from icpo_core.run import Run
 from icpo_core.scores import scores
-from icpo_core.store import Work
+from icpo_core.work import Work
 
 NASTY = (
     "</script><script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'> \u2028 漢字 🙂"

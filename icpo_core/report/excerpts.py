@@ -70,7 +70,7 @@ def excerpts(run: Run, budget: int) -> list[Excerpt]:
         number
         for number in run.paths.iterations()
         if number
-        and run.store.manifest("select", number) is not None
+        and run.store.finished("select", number) is not None
         and any(run.paths.stage("rollout", number).glob("part-*"))  # not removed since
     ]
     if not done:

@@ -148,7 +148,7 @@ def _comparisons(runs: Sequence[Run], names: Sequence[str]) -> list[dict[str, An
 def _last_rewards(run: Run) -> dict[str, tuple[int, pa.Table]]:
     """By benchmark: the last iteration that was evaluated in training, and its rewards."""
     for number in reversed(run.paths.iterations()):
-        found = run.store.manifest("evaluate", number)
+        found = run.store.finished("evaluate", number)
         if found is not None:
             facts = [name for name in found.facts if name.startswith("accuracy/")]
             names = [name.removeprefix("accuracy/") for name in facts]
