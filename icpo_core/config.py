@@ -146,6 +146,9 @@ class RolloutSection(Section):
     whichever engine is free, so there should be as many as engines or more."""
     engines: Annotated[int, Field(ge=0), Operational] = 1
     """vLLM engines on this machine; 0: as many as its devices hold, or one without devices."""
+    endpoints: Annotated[list[str], Operational] = []
+    """Addresses of running `vllm serve`, as http://gpu-1:8000, instead of engines of our own. They
+    must see the run's folder under the same path; docs/scale.md has their command line."""
     max_logprob_gap: Annotated[float | None, Field(gt=0.0), Operational] = None
     """Largest difference between engine and trainer in the logprob of one probe token, nats, before
     the engine is said to hold other weights. Unset: 1e-3 in float32, 0.5 in half precision."""
@@ -392,6 +395,14 @@ class Config(Section):
                 f"prompts.max_tokens + rollout.max_tokens = "
                 f"{prompts.max_tokens + rollout.max_tokens}: raise it or shorten them"
             )
+        if rollout.endpoints and rollout.engines > 1:
+            raise ValueError(
+                "rollout.endpoints are used instead of engines of our own: leave out "
+                "rollout.engines"
+            )
+        for address in rollout.endpoints:
+            if not address.startswith(("http://", "https://")):
+                raise ValueError(f"rollout.endpoints: {address} must begin with http://")
         if self.evaluate.every and self.evaluate.max_tokens > rollout.engine.max_model_len:
             raise ValueError("evaluate.max_tokens exceeds rollout.engine.max_model_len")
         if update.mini_batch and prompts.batch_size % update.mini_batch:

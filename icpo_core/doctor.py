@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
 from packaging.requirements import Requirement
 
@@ -306,7 +307,21 @@ def check_sources(config: Config, shape: Shape) -> Iterator[Finding]:
 
 
 def check_hosts(config: Config) -> Iterator[Finding]:
-    """What DeepSpeed's launcher needs to reach other machines."""
+    """Endpoints, and what DeepSpeed's launcher needs to reach other machines."""
+    for address in config.rollout.endpoints:
+        try:
+            answer: int | str = httpx.get(f"{address.rstrip('/')}/health", timeout=5.0).status_code
+        except httpx.TransportError as error:
+            answer = type(error).__name__
+        if answer == 200:
+            yield Finding(Level.OK, "endpoint", f"{address} answers")
+        else:
+            yield Finding(
+                Level.FAIL,
+                "endpoint",
+                f"{address} does not answer ({answer}): start vllm serve there (docs/scale.md), or "
+                "leave it out of rollout.endpoints",
+            )
     if not config.update.hostfile:
         return
     for program in ("pdsh", "ssh"):

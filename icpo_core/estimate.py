@@ -68,6 +68,7 @@ class Layout:
     """How many processes of each kind there are."""
 
     engines: int
+    """Of our own; 0 with endpoints."""
     ranks: int
     shared: bool
     """Engines and trainer lie on the same devices."""
@@ -182,6 +183,8 @@ def memory(shape: Shape, config: Config, machine: Machine, layout: Layout) -> li
     if layout.shared:
         sampling |= {name: training[name] for name in RESTING if name in training}
         training["engine: asleep"] = CONTEXT
+    if not layout.engines:
+        return [Load("update", training, device), Load("machine", host, room)]
     return [
         # vLLM does not start below this.
         Load("engine start", least, allowed),
@@ -218,7 +221,7 @@ def what_helps(shape: Shape, config: Config, machine: Machine, layout: Layout) -
     for name in ("zero2", "zero3") if layout.ranks > 1 else ():
         attempt(f"update.deepspeed={ZERO / name}.json")
     attempt(f"update.deepspeed={ZERO / 'offload'}.json")
-    if best and machine.devices.count:
+    if best and machine.devices.count and layout.engines:
         room = machine.devices.memory_gib * GIB
         changed = override(config, kept)
         _, sampling, *_ = memory(shape, changed, machine, layout)
@@ -312,7 +315,8 @@ def seconds(
     response = rates.response_tokens or config.rollout.max_tokens
     prompt = rates.prompt_tokens or config.prompts.max_tokens
     rollouts = config.prompts.batch_size * group_size(config)
-    wide = layout.engines * config.rollout.engine.tensor_parallel
+    samplers = layout.engines or len(config.rollout.endpoints)
+    wide = samplers * config.rollout.engine.tensor_parallel
     sampling = rates.sample_tokens_per_second * wide
     training = rates.train_tokens_per_second * layout.ranks
     judging = rates.verdicts_per_second * config.verify.workers

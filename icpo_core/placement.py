@@ -16,7 +16,7 @@ class Placement:
     """Devices by id. Without any, every list is empty and all processes share the CPU."""
 
     engines: list[list[str]]
-    """Of each engine, `rollout.engine.tensor_parallel` many."""
+    """Of each engine of our own, `rollout.engine.tensor_parallel` many; none with endpoints."""
     trainer: list[str]
     """Of this machine's ranks, one each."""
     ranks: int
@@ -42,19 +42,24 @@ def place(config: Config, devices: list[str], hosts: dict[str, int]) -> Placemen
         )
     if not devices:
         ranks = sum(hosts.values()) or update.ranks or 1
-        return Placement([[] for _ in range(rollout.engines or 1)], [], ranks, False)
+        engines = 0 if rollout.endpoints else rollout.engines or 1
+        return Placement([[] for _ in range(engines)], [], ranks, False)
     split = config.run.placement == "split"
     count = len(devices)
     here = next(iter(hosts.values())) if hosts else update.ranks
-    if split and not here and not rollout.engines:
+    if split and not here and not rollout.engines and not rollout.endpoints:
         raise ValueError(
             "run.placement = split needs update.ranks or rollout.engines: say how many devices the "
             f"trainer or the engines get of the {count}"
         )
-    here = here or (count - rollout.engines * each if split else count)
+    if rollout.endpoints:
+        each, wanted, least = 0, 0, 0
+    else:
+        wanted, least = rollout.engines, 1
+    here = here or (count - wanted * each if split else count)
     left = devices[here:] if split else devices
-    engines = rollout.engines or len(left) // each
-    if here > count or here < 1 or engines < 1 or engines * each > len(left):
+    engines = wanted or (len(left) // each if each else 0)
+    if here > count or here < 1 or engines < least or engines * each > len(left):
         raise ValueError(
             f"{count} devices ({', '.join(devices)}) do not hold {max(here, 0)} ranks and "
             f"{max(engines, 1)} engines of {each} ({config.run.placement}): lower update.ranks, "
@@ -65,5 +70,5 @@ def place(config: Config, devices: list[str], hosts: dict[str, int]) -> Placemen
         [left[number * each : (number + 1) * each] for number in range(engines)],
         devices[:here],
         sum(hosts.values()) or here,
-        not split,
+        not split and engines > 0,
     )

@@ -122,6 +122,8 @@ def handlers(engine: Engine, tokenizer: Any) -> dict[str, Handler]:
     def load(job: dict[str, Any], _: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         version = job["policy_version"]
         seconds = engine.load(Path(job["model"]), version)
+        if seconds:
+            gaps.clear()
         # The base model has no probe; an engine that was started with other weights has one.
         if job["probe"] and version not in gaps:
             gaps.clear()

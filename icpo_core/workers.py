@@ -36,6 +36,7 @@ class Workers:
         self._config, self._model, self._logs = config, model, logs
         self._engines: dict[int, Worker] = {}
         self._asleep: set[int] = set()
+        self._lost: dict[int, str] = {}
         self._trainer: Worker | None = None
         self._trainer_starts = 0
 
@@ -63,6 +64,20 @@ class Workers:
     def start_engine(self, policy: Path) -> None:
         """Spawn the engines that are not there with the weights in `policy`, without waiting."""
         rollout, placement = self._config.rollout, self.placement
+        for number, address in enumerate(rollout.endpoints):
+            if number in self._engines and self._engines[number].alive:
+                continue
+            served = {
+                "address": address,
+                "model": str(policy),
+                "engine": rollout.engine.model_dump(),
+            }
+            self._engines[number] = Worker(
+                f"endpoint {address}",
+                python_command(rollout.python, "icpo_core.served", served),
+                self._logs / f"endpoint-{number}.log",
+                rollout.start_seconds,
+            )
         settings = {
             "model": str(policy),
             "engine": rollout.engine.model_dump(),
@@ -118,9 +133,11 @@ class Workers:
         """Make every engine hold these weights and prove it; the largest `reload_seconds` and
         `probe_gap`.
 
-        Raises ValueError if an engine holds other weights afterwards.
+        An endpoint that does not answer is left out until the next `load`; WorkerError if none
+        does. Raises ValueError if an engine holds other weights afterwards.
         """
         self.start_engine(policy)
+        self._lost.clear()
         job = {
             "job": "load",
             "model": str(policy),
@@ -129,7 +146,15 @@ class Workers:
             "max_logprob_gap": self._config.rollout.max_logprob_gap,
         }
         seconds = self._config.rollout.seconds
-        replies = self._each(lambda number: self._engines[number].call(job, seconds))
+
+        def put(number: int) -> dict[str, Any] | None:
+            try:
+                return self._engines[number].call(job, seconds)
+            except WorkerError as error:
+                self._lose(number, error)
+                return None
+
+        replies = [reply for reply in self._each(put) if reply is not None]
         self._asleep.clear()
         gaps = [reply["probe_gap"] for reply in replies if reply["probe_gap"] is not None]
         return {
@@ -151,7 +176,8 @@ class Workers:
 
         on_progress is told of all jobs together, as if they were alike. `around` is called in the
         engine's thread and does a job. After an error no further job is handed out; those under
-        way are finished, and the first error is raised.
+        way are finished, and the first error is raised. The job of an endpoint that failed is given
+        to another.
         """
         seconds = self._config.rollout.seconds
         replies: dict[int, dict[str, Any]] = {}
@@ -174,13 +200,23 @@ class Workers:
                 do = partial(call, jobs[index], seconds, partial(tell, index))
                 try:
                     replies[index] = around(jobs[index], do)
-                except (WorkerError, ValueError):
+                except WorkerError as error:
+                    with lock:
+                        if not self._config.rollout.endpoints:
+                            waiting.clear()
+                        else:
+                            waiting.append(index)
+                    self._lose(number, error)
+                    return
+                except ValueError:
                     with lock:
                         waiting.clear()
                     raise
                 progress[index] = 1.0
 
-        self._each(work)
+        while len(replies) < len(jobs):
+            # Once more where an endpoint was lost when the others had no more to do.
+            self._each(work, [number for number in self._engines if number not in self._lost])
         return [replies[index] for index in range(len(jobs))]
 
     def train(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +234,17 @@ class Workers:
                 worker.stop()
         self._engines.clear()
         self._asleep.clear()
+        self._lost.clear()
         self._trainer = None
+
+    def _lose(self, number: int, error: WorkerError) -> None:
+        """Go on without an endpoint that failed; raise without any left, or for our own engine."""
+        if not self._config.rollout.endpoints:
+            raise error
+        self._lost[number] = str(error)
+        self._engines[number].stop()
+        if len(self._lost) == len(self._engines):
+            raise WorkerError("no endpoint is left: " + "; ".join(self._lost.values()))
 
     def _sleep(self) -> None:
         """Have the engines give their devices' memory back until the next `load`."""

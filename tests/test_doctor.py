@@ -1,6 +1,7 @@
 """`icpo doctor`: this machine, described machines, and what to change where a run does not fit."""
 
 import json
+import os
 import shlex
 import socket
 from pathlib import Path
@@ -121,6 +122,42 @@ def test_a_machine_file_with_a_mistake(tmp_path: Path, capsys: pytest.CaptureFix
     assert "name a configuration" in capsys.readouterr().err
 
 
+NVIDIA_SMI = """#!/bin/sh
+# Prints what NVIDIA documents of its own.
+case "$1" in
+  --query-gpu=index) printf '0\\n1\\n' ;;
+  --query-gpu=index,memory.total,name)
+    printf '0, 24564, NVIDIA GeForce RTX 4090\\n1, 24564, NVIDIA GeForce RTX 4090\\n' ;;
+  --query-gpu=driver_version) printf '550.54.15\\n550.54.15\\n' ;;
+  "") echo '| NVIDIA-SMI 550.54.15   Driver Version: 550.54.15   CUDA Version: 12.4     |' ;;
+esac
+"""
+
+
+def test_gpus_by_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(NVIDIA_SMI)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    there = machine.here(tmp_path)
+    assert (there.devices.count, there.devices.name) == (2, "NVIDIA GeForce RTX 4090")
+    assert there.devices.memory_gib == pytest.approx(23.99, abs=0.01)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert machine.here(tmp_path).devices.count == 1
+
+    def said(cuda: str | None) -> dict[str, tuple[Level, str]]:
+        monkeypatch.setattr(doctor, "_torch_cuda", lambda: cuda)
+        return {one.what: (one.level, one.said) for one in doctor.check_machine(there)}
+
+    assert "driver 550.54.15" in said("12.4")["devices"][1]
+    assert "driver" not in said("12.4")
+    level, line = said("13.0")["driver"]
+    assert level is Level.FAIL
+    assert "torch is built for CUDA 13.0, the driver goes up to 12.4" in line
+    assert "make setup ENGINE=gpu" in said(None)["torch"][1]
+
+
 def test_lengths_and_heads() -> None:
     config = load(ROOT / "configs" / "paper" / "qwen2.5-math-7b.toml")
     short = override(config, ["model.path=Qwen/Qwen2.5-Math-7B"])
@@ -146,6 +183,23 @@ def test_missing_sources(small: Path) -> None:
     found = list(doctor.check_sources(config, shape_of(str(small / "base"))))
     failed = {one.what: one.said for one in found if one.level is Level.FAIL}
     assert "no such file" in failed["problems"]
+
+
+def test_endpoints_instead_of_engines() -> None:
+    """No engine's memory on this machine, and what does not answer is said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    config = load(
+        ROOT / "configs" / "paper" / "qwen3-8b.toml",
+        [f'rollout.endpoints=["{address}"]', "rollout.engines=1"],
+    )
+    found = doctor.forecast(config, machine.read(EIGHT))
+    assert [load_.stage for load_ in found.loads] == ["update", "machine"]
+    assert not any(name.startswith("engine") for name in found.loads[0].parts)
+    (said,) = doctor.check_hosts(config)
+    assert (said.level, said.what) == (Level.FAIL, "endpoint")
+    assert address in said.said
 
 
 def test_requirements_that_are_not_met() -> None:

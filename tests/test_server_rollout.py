@@ -1,0 +1,275 @@
+"""Rollouts from running `vllm serve` on this machine: proven weights, and one killed midway."""
+
+import http.server
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from icpo_core import graph, schemas, served
+from icpo_core.config import EngineSection, load
+from icpo_core.engine import Request
+from icpo_core.placement import place
+from icpo_core.run import Run
+from icpo_core.served import EndpointError, ServedEngine
+from icpo_core.stages import perform
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "configs" / "demo.toml"
+START_SECONDS = 550
+
+
+# --- what is sent and what is made of answers, against a plain HTTP server ---------------------
+
+
+class Stub(http.server.ThreadingHTTPServer):
+    """Answers as it is told to; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.failing = 0
+        self.refused: dict[str, str] = {}
+        self.cold = 0.0
+        self.prompt_logprob = -0.5
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    server: Stub
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(length) or b"{}")
+        self.server.asked.append((self.path, body))
+        if self.server.failing:
+            self.server.failing -= 1
+            self.reply(503, {"error": "busy"})
+        elif (method := body.get("method")) in self.server.refused:
+            self.reply(500, {"error": self.server.refused[method]})
+        elif self.path == "/inference/v1/generate":
+            params = body["sampling_params"]
+            logprob = self.server.cold if params["temperature"] < 0.1 else -0.5
+            ids = [7] * min(params["max_tokens"], len(body["token_ids"]))
+            content = [{"token_id": one, "logprob": logprob} for one in ids]
+            choice = {"token_ids": ids, "logprobs": {"content": content}, "finish_reason": "length"}
+            scores = [
+                {str(one): {"logprob": self.server.prompt_logprob}} for one in body["token_ids"]
+            ]
+            self.reply(200, {"choices": [choice], "prompt_logprobs": [None, *scores[1:]]})
+        else:
+            self.reply(200, {"success": True})
+
+    def reply(self, status: int, value: dict[str, Any]) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    monkeypatch.setattr(served, "FIRST_PAUSE", 0.01)
+    with Stub() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def engine(stub: Stub, small: Path) -> ServedEngine:
+    return ServedEngine(stub.address, small / "base", EngineSection(max_model_len=256))
+
+
+def test_token_ids_go_in_and_come_out_in_order(stub: Stub, small: Path) -> None:
+    requests = [Request([3] * length, seed=length) for length in (4, 1, 3, 2)]
+    samples = engine(stub, small).sample(requests, 0.7, 3)
+    assert [len(sample.response_ids) for sample in samples] == [3, 1, 3, 2]
+    assert samples[0].logprobs == [-0.5] * 3
+    sent = sorted(
+        (body for _, body in stub.asked[served.COLD_TOKENS :]), key=lambda body: body["token_ids"]
+    )
+    assert [body["token_ids"] for body in sent] == [[3], [3, 3], [3] * 3, [3] * 4]
+    params = sent[0]["sampling_params"]
+    assert (params["temperature"], params["seed"], params["ignore_eos"]) == (0.7, 1, True)
+    assert params["stop_token_ids"] == engine(stub, small).eos_ids
+
+
+def test_passing_failures_are_tried_again(stub: Stub, small: Path) -> None:
+    there = engine(stub, small)
+    stub.failing = 3
+    assert len(there.sample([Request([3], 0)], 1.0, 1)) == 1
+    stub.failing = 10**6
+    with pytest.raises(EndpointError, match=r"no answer after 5 tries \(HTTP 503"):
+        there.sample([Request([3], 0)], 1.0, 1)
+
+
+def test_a_dead_address(monkeypatch: pytest.MonkeyPatch, small: Path) -> None:
+    monkeypatch.setattr(served, "FIRST_PAUSE", 0.01)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(EndpointError, match="ConnectError"):
+        ServedEngine(f"http://127.0.0.1:{port}", small / "base", EngineSection())
+
+
+def test_a_server_started_otherwise_is_refused(stub: Stub, small: Path) -> None:
+    stub.cold = -1.2
+    with pytest.raises(ValueError, match="--logprobs-mode processed_logprobs"):
+        engine(stub, small)
+    stub.cold = 0.0
+    there = engine(stub, small)
+    version = served.model_digest(small / "base")
+    with pytest.raises(ValueError, match="holds weights"):
+        there.load(small / "base", "another")
+    for method in ("reload_weights", "repack"):
+        stub.refused = {method: "no such path"}
+        with pytest.raises(ValueError, match=f"refused {method} .*must see this path"):
+            there.load(small / "base", version)
+        assert there.policy_version == ""
+    stub.refused = {}
+    there.load(small / "base", version)
+    assert there.policy_version == version
+
+
+def test_a_server_that_is_restarted_midway(stub: Stub, small: Path, tmp_path: Path) -> None:
+    """It would sample from the weights that it was started with."""
+    rows = [{"token_ids": [3, 7], "logprobs": [-0.5]}]
+    probe = schemas.write("probe", schemas.table("probe", rows), tmp_path / "probe.parquet")
+    there = engine(stub, small)
+    there.load(small / "base", served.model_digest(small / "base"))
+    assert there.prove(probe, None) == 0.0
+    there.sample([Request([3], 0)], 1.0, 1)
+    stub.prompt_logprob = -2.0
+    with pytest.raises(EndpointError, match="does not hold the weights"):
+        there.sample([Request([3], 0)], 1.0, 1)
+    assert there.policy_version == ""
+
+
+def test_configuration(small: Path) -> None:
+    with pytest.raises(ValueError, match="must begin with http"):
+        load(DEMO, ['rollout.endpoints=["gpu-1:8000"]'])
+    with pytest.raises(ValueError, match=r"leave out rollout\.engines"):
+        load(DEMO, ['rollout.endpoints=["http://a:1"]', "rollout.engines=2"])
+    config = load(DEMO, ['rollout.endpoints=["http://a:1"]', "update.ranks=0"])
+    found = place(config, ["0", "1"], {})
+    assert (found.engines, found.trainer, found.shared) == ([], ["0", "1"], False)
+
+
+# --- real servers -----------------------------------------------------------------------------
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[bytes]
+    address: str
+    log: Path
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def start(folder: Path, model: Path, number: int) -> Server:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # What `vllm serve` runs; that command itself fails in the CPU build, whose package has another
+    # name.
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    words += ["--host", "127.0.0.1", "--port", str(port), "--tokens-only", "--enforce-eager"]
+    words += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
+    words += ["--worker-extension-cls", "icpo_core.engine.WorkerExtension"]
+    words += ["--dtype", "float32", "--max-model-len", "256"]
+    environment = {
+        **os.environ,
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    log = folder / f"server-{number}.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            words, env=environment, cwd=folder, stdout=sink, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+    return Server(process, f"http://127.0.0.1:{port}", log)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory, small: Path) -> Iterator[list[Server]]:
+    folder = tmp_path_factory.mktemp("servers")
+    started = [start(folder, small / "base", number) for number in range(2)]
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        waiting = list(started)
+        while waiting:
+            assert time.monotonic() < deadline, waiting[0].log.read_text()[-4000:]
+            assert waiting[0].process.poll() is None, waiting[0].log.read_text()[-4000:]
+            try:
+                if httpx.get(f"{waiting[0].address}/health", timeout=5).status_code == 200:
+                    waiting.pop(0)
+            except httpx.TransportError:
+                time.sleep(0.5)
+        yield started
+    finally:
+        for server in started:
+            if server.process.poll() is None:
+                server.kill()
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_run_on_two_servers_of_which_one_dies(servers: list[Server], tmp_path: Path) -> None:
+    addresses = json.dumps([server.address for server in servers])
+    changes = [f"rollout.endpoints={addresses}", "rollout.shards=4", "prompts.batch_size=8"]
+    changes += ["run.iterations=2", "evaluate.every=0", "update.learning_rate=1e-3"]
+    config = load(DEMO, [*changes, f"run.directory={tmp_path}"])
+    with Run(config) as run:
+        run.keep_config()
+        for stage in graph.stages_of(config, 1):
+            perform(run, stage, 1)
+        perform(run, "prompts", 2)
+
+        # Killed as soon as the first part of the second iteration is there.
+        folder = run.paths.stage("rollout", 2)
+        before = {server.address: server for server in servers}
+
+        def kill_one() -> None:
+            while not list(folder.glob("part-*.parquet")):
+                time.sleep(0.002)
+            before[servers[1].address].kill()
+
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        found = perform(run, "rollout", 2).manifest
+        killer.join()
+        assert (found.rows, len(found.files)) == (64, 4)
+        assert found.facts["probe_gap"] < 1e-4
+        first, second = (run.store.manifest("update", 1), found)
+        assert first is not None
+        assert second.policy_version == first.policy_version
+
+        # Without it from the start.
+        again = perform(run, "rollout", 2, force=True).manifest
+        assert (again.rows, len(again.files)) == (64, 4)
+        assert run.workers._lost.keys() == {1}
+        assert servers[1].address in run.workers._lost[1]
