@@ -24,8 +24,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from icpo_core import doctor, machine
+from icpo_core import machine
 from icpo_core.config import Config, load
+from icpo_core.forecast import forecast, measured
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"
@@ -82,7 +83,7 @@ def stored(root: Path) -> int:
 
 def estimated(config: Config) -> dict[str, float]:
     """The same kinds by `icpo_core.estimate`."""
-    found = doctor.forecast(config, machine.here(Path(config.run.directory)))
+    found = forecast(config, machine.here(Path(config.run.directory)))
     (whole,) = found.loads
     by: dict[str, float] = defaultdict(float)
     for name, value in whole.parts.items():
@@ -100,14 +101,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         changes = [f"run.iterations={arguments.iterations}", f"run.directory={folder}"]
         changes += arguments.changes
-        measured = train(changes, folder)
-        measured["disk"] = stored(Path(folder) / "bench")
+        highest = train(changes, folder)
+        highest["disk"] = stored(Path(folder) / "bench")
         config = load(DEMO, changes, "bench")
-        rates = doctor.measured(Path(folder) / "bench", 1)
+        rates = measured(Path(folder) / "bench", 1)
     expected = estimated(config)
     rows: dict[str, Any] = {
         kind: {"measured": value, "estimated": expected.get(kind, 0.0)}
-        for kind, value in measured.items()
+        for kind, value in highest.items()
     }
     table = Table("MiB", "measured", "estimated", "ratio", title="highest of each kind")
     for kind, pair in rows.items():

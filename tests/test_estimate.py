@@ -7,8 +7,9 @@ import torch
 from safetensors import safe_open
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from icpo_core import doctor, estimate, graph, machine
+from icpo_core import estimate, graph, machine
 from icpo_core.config import load
+from icpo_core.forecast import forecast, measured
 from icpo_core.run import Run
 from icpo_core.shapes import KNOWN, Shape, shape_of
 from icpo_core.stages import perform
@@ -90,14 +91,14 @@ def test_a_short_run(tmp_path: Path) -> None:
             "trainer": highest(trainer.process.pid),
         }
         disk = stored(run.paths.root)
-        rates = doctor.measured(run.paths.root, 1)
+        rates = measured(run.paths.root, 1)
     assert rates is not None
     there = machine.here(tmp_path).model_copy(update={"rates": rates})
-    found = doctor.forecast(config, there)
+    found = forecast(config, there)
     (whole,) = found.loads
-    for kind, measured in memory.items():
+    for kind, most in memory.items():
         guess = sum(value for name, value in whole.parts.items() if name.startswith(kind))
-        assert guess == pytest.approx(measured, rel=0.2), kind
+        assert guess == pytest.approx(most, rel=0.2), kind
     # The weights that retention would have taken are still there: nobody settled the run.
     weights = estimate.model_bytes(found.shape, config)
     states = estimate.state_bytes(found.shape, config)

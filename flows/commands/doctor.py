@@ -13,7 +13,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from icpo_core.config import Config
-    from icpo_core.doctor import Finding, Forecast
+    from icpo_core.doctor import Finding
+    from icpo_core.forecast import Forecast
 
 SIGNS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fail": "[red]fail[/]"}
 
@@ -46,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core import doctor, machine
+    from icpo_core import doctor, forecast, machine
     from icpo_core.config import load
 
     if (arguments.dry_run or arguments.overrides) and not arguments.config:
@@ -59,19 +60,21 @@ def call(arguments: argparse.Namespace) -> int:
     findings = [] if arguments.dry_run else [*doctor.check_machine(there), *check_prefect()]
     found = None
     if config is not None:
-        ranks = doctor.placement_on(config, there).ranks
-        rates = doctor.measured(arguments.rates or folder / config.run.name, ranks)
+        ranks = forecast.placement_on(config, there).ranks
+        rates = forecast.measured(arguments.rates or folder / config.run.name, ranks)
         if arguments.rates and rates is None:
             raise ValueError(f"--rates {arguments.rates}: no run with a whole iteration is there")
         if rates is not None and (arguments.rates or not arguments.dry_run):
             there = there.model_copy(update={"rates": rates})
-        found = doctor.forecast(config, there)
+        found = forecast.forecast(config, there)
         findings += doctor.check_run(config, there, found)
         if not arguments.dry_run:
             findings += [*doctor.check_sources(config, found.shape), *doctor.check_hosts(config)]
     failed = any(finding.level is doctor.Level.FAIL for finding in findings)
     if arguments.json:
-        print(json.dumps(doctor.as_json(findings, found), indent=2))
+        said = {"findings": [vars(finding) for finding in findings]}
+        estimate = {"estimate": found.as_json()} if found else {}
+        print(json.dumps(said | estimate, indent=2))
     else:
         show(findings, config, found, Console())
     return int(failed)
