@@ -36,7 +36,7 @@ def config_slice(config: Config, stage: str) -> dict[str, Any]:
     if stage == "prompts":
         # Only whether the pool or the traces are used matters here, not how often.
         source = rollout.expert_source if rollout.expert else "none"
-        return {"prompts": slice_of(config.prompts), "expert": source}
+        return {"prompts": slice_of(config.prompts), "rollout.expert_source": source}
     if stage == "rollout":
         return {"rollout": slice_of(rollout)}
     if stage == "verify":

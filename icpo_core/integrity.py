@@ -102,7 +102,7 @@ def _check_root(store: Store) -> list[Damage]:
     ]
     if paths.latest.is_symlink():
         place = place_of(Path(os.readlink(paths.latest)))
-        if place is None or store.finished(*place) is None:
+        if place is None or not paths.manifest(*place).is_file():
             wrong.append(Damage(paths.latest, "leads to no finished checkpoint", later))
     return wrong
 

@@ -62,10 +62,14 @@ class RunLock:
                 f"{self.path}: this file system has no locks ({error.strerror}), so two processes "
                 "could write one run; set run.directory to one that has"
             ) from None
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(owner).encode(), 0)
         self._descriptor = descriptor
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+        except OSError:  # a full disk
+            self.release()
+            raise
 
     def release(self) -> None:
         """Give the run back, if this lock holds it."""

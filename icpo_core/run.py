@@ -107,7 +107,11 @@ class Run:
         self._lock = RunLock(self.paths.lock)
         self._lock.acquire()
         self.store.writable = True
-        self._attempt = record.append_attempt(self.paths, self.config.model.path)
+        try:
+            self._attempt = record.append_attempt(self.paths, self.config.model.path)
+        except BaseException:
+            self.close()
+            raise
         _OPEN[self.paths.root.resolve()] = self
         return self
 
