@@ -166,9 +166,9 @@ class VerifySection(Section):
 
     workers: Annotated[int, Field(ge=1), Operational] = 2
     """Judge processes."""
-    seconds: Annotated[float, Field(gt=0.0)] = 5.0
+    seconds: Annotated[float, Field(gt=0.0)] = 2.0
     """Wall-clock limit of one verdict; past it the judge is killed and the row is a `timeout`."""
-    memory_mb: Annotated[int, Field(ge=256)] = 2048
+    memory_mb: Annotated[int, Field(ge=256)] = 512
     """Memory limit of one judge, MiB."""
     max_failure_rate: Annotated[Probability, Operational] = 0.05
     """Share of timeouts and errors past which the run stops."""
