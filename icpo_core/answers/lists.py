@@ -29,13 +29,15 @@ MAX_MATCHED = 60
 def same_lists(gold: Form, answer: Form, equal: Equal) -> bool:
     """Whether two answers, one of them a bare list at least, hold the same values."""
     ours, theirs = items_of(gold), items_of(answer)
+    if _are_letters(ours) and {_joined(gold), _joined(answer)} == {"and", "or"}:
+        return False  # p and q is not p or q
     our_names, their_names = names_of(ours), names_of(theirs)
     if (
         our_names
         and sorted(our_names) == sorted(their_names)
         and len(set(our_names)) == len(our_names)
     ):
-        disjoint = [isinstance(form, Group) and form.joined == "or" for form in (gold, answer)]
+        disjoint = [_joined(form) == "or" for form in (gold, answer)]
         return disjoint[0] == disjoint[1] and _same_records(ours, theirs, equal)
     if len(set(our_names)) > 1 and _has_another_name(theirs, our_names):
         return False
@@ -158,6 +160,16 @@ def is_empty(form: Form) -> bool:
 def _has_another_name(items: list[Form], names: list[str]) -> bool:
     """Whether a single value is said to be one of several quantities: x of x = 0, y = 0."""
     return len(items) == 1 and isinstance(items[0], Named) and plain_name(items[0].name) in names
+
+
+def _joined(form: Form) -> str:
+    return form.joined if isinstance(form, Group) else ""
+
+
+def _are_letters(items: list[Form]) -> bool:
+    return all(
+        isinstance(item, Value) and re.fullmatch(r"\\?[a-z]+", item.tex.strip()) for item in items
+    )
 
 
 def _is_ordered(gold: Form, answer: Form) -> bool:

@@ -6,7 +6,7 @@ from icpo_core.answers import wording
 from icpo_core.answers.forms import TEXT
 
 _NAME = re.compile(
-    r"\\?[A-Za-z]+(?:'+)?(?:\s*_\s*(?:\{[^{}]*\}|\w|\\[a-z]+))?(?:'+|\^\{?\\prime\}?|\^\{\*\}|\^\*|\^\{\w\}(?=\s*\())?"
+    r"\\?[A-Za-z]+(?:'+)?(?:\s*_\s*(?:\{[^{}]*\}|\w|\\[a-z]+))?(?:'+|\^\{?\\prime\}?|\^\{\*\}|\^\*|\^\{(?:\w|-1)\}(?=\s*\())?"
     r"(?:\s*\([^()=<>]*\))?"
 )
 _GEOMETRIC = re.compile(

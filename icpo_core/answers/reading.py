@@ -87,12 +87,13 @@ def read(text: str, independent_signs: bool = False, depth: int = 0) -> Form:
     if not items:
         return Words(text)
     joined = " ".join(separators)
+    items = _spread_names(items)
     if all(isinstance(item, Relation) and r"\ne" in item.signs for item in items):
         return Group("", tuple(items), "", "and")  # x is neither
     word = (
         "or" if "or" in joined or len(expanded) > len(pieces) else "and" if "and" in joined else ","
     )
-    return Group("", tuple(_spread_names(items)), "", word)
+    return Group("", tuple(items), "", word)
 
 
 def _cases(pieces: list[str], independent: bool, depth: int) -> Cases | None:
@@ -131,7 +132,12 @@ def _cases(pieces: list[str], independent: bool, depth: int) -> Cases | None:
 
 
 def _spread_names(items: list[Form]) -> list[Form]:
-    """``x = 1, 2`` names both values x, unless other names follow."""
+    """``x = 1, 2`` names both values x, unless other names follow; so does ``x \\ne 1, 2``."""
+    first = items[0]
+    if isinstance(first, Relation) and first.signs == (r"\ne",) and len(items) > 1:
+        rest = [item.tex for item in items[1:] if isinstance(item, Value)]
+        if len(rest) == len(items) - 1:
+            return [first, *(Relation((first.sides[0], tex), first.signs) for tex in rest)]
     if not isinstance(items[0], Named) or sum(isinstance(item, Named) for item in items) != 1:
         return items
     name = items[0].name
@@ -162,6 +168,9 @@ def _item(text: str, independent: bool, depth: int) -> Form:
     extreme = re.fullmatch(r"\\(max|min)\s*(-?(?:\d|\\frac|\\sqrt|\\pi).*)", text, re.DOTALL)
     if extreme:  # "max 5": a label, and no function of what follows
         return Named(extreme.group(1), _item(extreme.group(2), independent, depth + 1))
+    point = re.fullmatch(r"([A-Z](?:_\{?\d\}?|')?)\s*(\([^()]*,[^()]*\))", text)
+    if point:
+        return Named(point.group(1), _item(point.group(2), independent, depth + 1))
     phrase = phrases.part(text)
     if isinstance(phrase, phrases.Phrase):
         return _of_phrase(phrase, independent, depth)
@@ -317,6 +326,9 @@ def _set_builder(inner: str, independent: bool, depth: int) -> Form | None:
     member, condition = parts[0].strip(), parts[1].strip()
     variable = split(member, re.compile(r"\\in(?![a-z])"))[0][0].strip()
     if is_name(variable) and not phrases.is_domain(condition):
+        pieces, marks = split(condition, re.compile(","))
+        if len(marks) == 1 and phrases.is_domain(pieces[1]):
+            condition = pieces[0]
         return read(condition, independent, depth + 1)
     return _item(member, independent, depth + 1)
 
@@ -327,7 +339,7 @@ def _congruence(text: str) -> Congruence | None:
         modulus = int(divides.group(1))
         return Congruence((0,) if divides.group(2) == "|" else tuple(range(1, modulus)), modulus)
     match = re.fullmatch(
-        r"(?:[a-zA-Z]\s*)?(\\not)?\s*(?:\\equiv|=)?\s*([-\d\s,\\a-z{}]+?)\s*\(?\s*\\p?mod"
+        r"(?:[a-zA-Z]\s*)?(\\not)?\s*(?:\\equiv|=)?\s*([-+\d\s,\\a-z{}]+?)\s*\(?\s*\\p?mod"
         r"\s*\(?\s*\{?(\d{1,6})\}?\s*\)*",
         text.strip(),
     )
@@ -335,7 +347,7 @@ def _congruence(text: str) -> Congruence | None:
         residues = re.sub(r"\\text\{(?:and|or)\}|\\pm(?!od)", ",", match.group(2))
         numbers = re.findall(r"-?\d{1,6}", residues)
         modulus = int(match.group(3))
-        if numbers and modulus and not re.sub(r"[-\d\s,]", "", residues):
+        if numbers and modulus and not re.sub(r"[-+\d\s,]", "", residues):
             values = [int(number) for number in numbers]
             if re.search(r"\\pm(?!od)", text):
                 values += [-value for value in values]

@@ -38,6 +38,7 @@ _EXCEPT = re.compile(
     re.IGNORECASE,
 )
 _AND = re.compile(r",|\band\b|\bor\b|\\text\{(?:and|or)\}")
+_COUNTING = frozenset("ijklmnN")
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
 
 
@@ -72,7 +73,10 @@ def same_region(
     """Whether two regions are one, by their ends."""
     if (gold.integers and answer.reals) or (gold.reals and answer.integers):
         return False
-    counts = _are_integers(gold) or _are_integers(answer) or "n" in (gold.variable, answer.variable)
+    letters = {gold.variable, answer.variable}
+    counts = "n" in letters or (
+        letters & _COUNTING and (_are_integers(gold) or _are_integers(answer))
+    )
     if gold.integers or answer.integers or (counts and not (gold.reals or answer.reals)):
         gold, answer = _of_integers(gold, worth), _of_integers(answer, worth)
     if len(gold.pieces) != len(answer.pieces):

@@ -178,7 +178,10 @@ def _parts(words: str) -> set[str]:
 
 
 def _predicated(gold: str, answer: str) -> bool:
-    """Whether the answer is the gold and a sentence's rest: `Jane` in `Jane is the oldest`."""
+    """Whether the answer is the gold in a sentence: `Jane is the oldest`, `It is a rhombus`."""
+    said = re.fullmatch(r"((?:\w+ ){1,3})(?:is|are) (?:an? |the )?(.+)", answer)
+    if said and said.group(2) == gold and not set(said.group(1).split()) & NEGATIONS:
+        return gold not in _YES | _NO
     match = re.fullmatch(
         r"(?:the )?(.+?) (?:is|was|has|will|must|should|can|always|gets) (.+)", answer
     )
