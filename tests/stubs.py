@@ -299,15 +299,21 @@ def made(outcomes: list[Outcome]) -> list[str]:
     return [f"it-{one.iteration:04d}/{one.stage}" for one in outcomes if one.made]
 
 
-def digests(root: Path) -> dict[str, str]:
-    """Content digest of every finished stage and of the final weights, by place."""
-    run = Run.read(root)
+def digests_of(run: Run) -> dict[str, str]:
+    """Content digest of every finished stage, by place."""
     found = {}
     for number in run.paths.iterations():
         for stage in graph.STAGES:
             manifest = run.store.manifest(stage, number)
             if manifest is not None:
                 found[run.paths.place(stage, number)] = manifest.content()
+    return found
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Content digest of every finished stage, and of the final weights and state."""
+    run = Run.read(root)
+    found = digests_of(run)
     found["LATEST"] = os.readlink(run.paths.latest)
     found["weights"] = model_digest(run.paths.latest / "model")
     found["state"] = str(read_json(run.paths.latest / "state" / "state.json"))
