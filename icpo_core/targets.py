@@ -59,6 +59,14 @@ def target(text: str) -> Target:
     return Target(text, folder, files.model_digest(folder))
 
 
+def run_at(root: Path) -> Run:
+    """The run in a folder, to be read. Raises ValueError if there is none; a model's folder, which
+    has a config.json too, is none."""
+    if not RunPaths(root).record.is_file():
+        raise ValueError(f"{root}: no run here; `icpo ls` lists runs")
+    return Run.read(root)
+
+
 def of_run(run: Run, iteration: int) -> Target:
     """A run after an iteration. Raises ValueError if its weights are not there."""
     folder, version, probe = run.policy(iteration)

@@ -93,12 +93,12 @@ def _history(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from icpo_core.history import best, history
-    from icpo_core.run import Run
+    from icpo_core.targets import run_at
 
     found: dict[str, list[dict[str, Any]]] = {}
     console = Console(stderr=arguments.json)
     for text in arguments.targets:
-        points = history(Run.read(Path(text)), arguments.out)
+        points = history(run_at(Path(text)), arguments.out)
         if arguments.bench:
             points = [one for one in points if one.benchmark in arguments.bench]
         rows = []

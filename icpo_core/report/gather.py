@@ -17,6 +17,7 @@ from icpo_core.comparison import compare
 from icpo_core.history import Point, history, rewards
 from icpo_core.report.excerpts import excerpts
 from icpo_core.run import Run
+from icpo_core.targets import run_at
 
 POINTS = 4000
 """Points of one figure over all runs; longer runs are thinned out evenly, the last one kept."""
@@ -31,7 +32,7 @@ def gather(roots: Sequence[Path], evaluations: Path) -> dict[str, Any]:
     evaluations: folder of evaluations that stand beside runs; need not be there.
     Raises ValueError, naming the mend, for what is no run, or a run without a finished iteration.
     """
-    runs = [Run.read(root) for root in roots]
+    runs = [run_at(root) for root in roots]
     names = _names(roots)
     shown = []
     for run, name in zip(runs, names, strict=True):

@@ -1,0 +1,75 @@
+"""`icpo eval`, `icpo probe` and `icpo report` as typed: mistakes are one line, history needs no
+engine."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_report import make_run
+
+from flows.cli import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+@pytest.fixture(scope="module")
+def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(root, tmp_path_factory.mktemp("runs"), "icpo", 20, [1])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval", "no/where"], "no such folder|neither a folder"),
+        (["eval", "{base}"], "name what to evaluate on with --bench"),
+        (["eval", "{base}", "{base}", "--bench", "{heldout}"], "stands twice"),
+        (["eval", "{base}", "--bench", "math501"], "no such file or benchmark; there are aime2024"),
+        (["eval", "{base}", "--bench", "{heldout}", "--protocol", "fast"], "or one of greedy"),
+        (["eval", "{base}", "--bench", "{heldout}", "--samples", "0"], "sampling.samples"),
+        (["eval", "{base}", "--bench", "{heldout}", "-o", "sampling.topp=1"], "did you mean top_p"),
+        (["eval", "{run}@7"], "has no update yet"),
+        (["eval", "{base}", "--history"], "no run here"),
+        (["probe", "{base}"], "name a file with --problems"),
+        (["probe", "{base}", "--problems", "{heldout}"], "name a file with --demonstrations"),
+        (["probe", "{demo}", "--shots", "0"], "at least one of them above 0"),
+        (["report", "no/where"], "no run here"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_mend(
+    capsys, root, small, trained, tmp_path, monkeypatch, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    places = {
+        "base": small / "base", "heldout": small / "heldout.parquet",
+        "run": trained, "demo": root / "configs" / "demo.toml",
+    }  # fmt: skip
+    status, _, err = run(capsys, *(word.format(**places) for word in words))
+    assert status == 2, err
+    assert len(err.strip().splitlines()) == 1, err
+    assert any(part in err for part in message.split("|")), err
+
+
+def test_history_names_the_best_checkpoint(capsys, trained, tmp_path):
+    status, out, _ = run(capsys, "eval", trained, "--history", "--json", "--out", tmp_path / "none")
+    assert status == 0
+    [rows] = json.loads(out).values()
+    assert [row["iteration"] for row in rows] == list(range(0, 21, 2))
+    [best] = [row for row in rows if row["best"]]
+    assert best["accuracy"] == max(row["accuracy"] for row in rows)
+    status, out, _ = run(
+        capsys, "eval", trained, "--history", "--by", "pass@1", "--out", tmp_path / "none"
+    )
+    assert "best" in out
+
+
+def test_the_report_lies_in_its_run(capsys, trained):
+    status, out, _ = run(capsys, "report", trained, "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert Path(found["report"]) == trained / "report.html"
+    assert found["bytes"] == (trained / "report.html").stat().st_size
