@@ -1,0 +1,308 @@
+"""`icpo ls`, `show`, `diff`, `lineage`, `verify`, `gc`, `plan`: what they say, also in JSON; and
+what the documentation tells people to ask of the Parquet."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import stubs
+
+from flows import cli
+from flows.commands import train
+from icpo_core import branch, stages, transcript
+from icpo_core.lock import RunLock
+from icpo_core.paths import RunPaths
+from icpo_core.run import Run
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "store.md"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs: `run`, and `side`, a branch of it with another rule for expert rollouts."""
+    folder = tmp_path_factory.mktemp("inspect")
+    changes = ["checkpoint.keep_last=2", "prompts.batch_size=6"]
+    run = Run(stubs.configuration(folder, "run", *changes))
+    with stubs.stubbed(run):
+        stubs.train(run)
+    branch.create(run, "side", "select", 2, ["select.errs=off"])
+    side = Run.named(folder / "runs" / "side")
+    with stubs.stubbed(side):
+        stubs.train(side)
+    return folder / "runs"
+
+
+@pytest.fixture
+def runs(made: Path, tmp_path: Path) -> Path:
+    subprocess.run(["cp", "-a", str(made), str(tmp_path)], check=True)
+    return tmp_path / "runs"
+
+
+def icpo(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Exit status and what was said, on a wide terminal."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        cli.main([str(word) for word in words])
+    said = capsys.readouterr()
+    return int(end.value.code or 0), said.out, said.err
+
+
+def asked(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    status, out, err = icpo(capsys, *words, "--json")
+    assert status == 0, err
+    return json.loads(out)
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_ls_lists_runs_and_iterations(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = {one["name"]: one for one in asked(capsys, "ls", runs)}
+    assert found.keys() == {"run", "side"}
+    assert (found["run"]["done"], found["run"]["iterations"]) == (3, 3)
+    assert found["run"]["state"] == "finished"
+    assert found["side"]["branch"]["at"] == "it-0002/select"
+    with RunLock(RunPaths(runs / "run").lock):
+        held = {one["name"]: one for one in asked(capsys, "ls", runs)}["run"]
+    assert held["state"] == "running"
+    assert "process" in held["detail"]
+    RunPaths(runs / "run").manifest("checkpoint", 3).unlink()
+    (runs / "side" / "run.json").write_text("{}")
+    for copy in (runs / "side").glob("logs/*/run.json"):
+        copy.unlink()
+    status, out, _ = icpo(capsys, "ls", runs)
+    assert status == 0
+    assert "stopped" in out
+    assert "next: checkpoint of iteration 3" in out
+    assert "damaged" in out
+    iterations = asked(capsys, "ls", runs / "run")
+    assert iterations["2"]["rollout"]["rows"] == 24
+    assert iterations["1"]["update"]["pruned"]
+    status, out, _ = icpo(capsys, "ls", runs / "run")
+    assert "pruned" in out
+
+
+def test_show_answers_what_a_prompt_got(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked(capsys, "show", runs / "run", "--iteration", 2)
+    run = Run.read(runs / "run")
+    batch = run.store.table("select", 2, "batch", "batch.parquet").to_pylist()
+    rejects = run.store.table("select", 2, "rejects", "rejects.parquet").to_pylist()
+    shown = [one for prompt in found["prompts"] for one in prompt["rollouts"]]
+    assert len(shown) == 24 == len(batch) + len(rejects)
+    assert sum(one["advantage"] is not None for one in shown) == len(batch)
+    worth = {(row["prompt_id"], row["sample_index"]): row["advantage"] for row in batch}
+    for prompt in found["prompts"]:
+        for one in prompt["rollouts"]:
+            assert one["advantage"] == worth.get((prompt["prompt_id"], one["sample_index"]))
+            assert (one["reason"] is None) == (one["advantage"] is not None)
+    rejected = next(
+        prompt for prompt in found["prompts"] if any(one["reason"] for one in prompt["rollouts"])
+    )
+    status, out, _ = icpo(
+        capsys,
+        "show",
+        runs / "run",
+        "--iteration",
+        2,
+        "--prompt",
+        rejected["prompt_id"][:8],
+        "--full",
+    )
+    assert status == 0
+    for words in (
+        rejected["problem"], "no part of the batch: below_delta", "advantage", "answer read",
+        "expert prompt", "demonstrations", rejected["rollouts"][0]["response"],
+    ):  # fmt: skip
+        assert words in out
+    status, out, _ = icpo(capsys, "show", runs / "run")
+    assert "iteration 3" in out
+    for wanted in ("99", "zzzz"):
+        status, _, err = icpo(capsys, "show", runs / "run", "--prompt", wanted)
+        assert status == 2
+        assert "give a number from 1 to 6" in err
+
+
+def test_show_says_what_is_there_of_an_unfinished_iteration(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run.read(runs / "run")
+    for stage in ("select", "verify"):
+        run.paths.manifest(stage, 3).unlink()
+    _, out, _ = icpo(capsys, "show", runs / "run", "--prompt", 1)
+    assert "not judged yet" in out
+    assert "not selected yet" in out
+    assert transcript.newest(Run.read(runs / "run")) == 3
+
+
+def test_diff_tells_where_two_runs_part(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked(capsys, "diff", runs / "run", runs / "side")
+    assert found["config"] == {"select.errs": ["drop", "off"]}
+    assert found["same_until"] == "it-0002/verify"
+    assert found["differ_at"] == "it-0002/select"
+    rows = found["rows"]
+    assert (rows["iteration"], rows["common"], rows["only_a"], rows["only_b"]) == (2, 24, 0, 0)
+    assert rows["changes"]
+    for change in rows["changes"]:
+        # The same rollouts with the same verdicts, worth something else.
+        assert {"advantage"} <= change["a"].keys() <= {"advantage", "reason"}
+    assert any(change["a"].get("reason") == "below_delta" for change in rows["changes"])
+    assert found["iteration"] == 3
+    assert "rows/rejects" in found["figures"]
+    status, out, _ = icpo(capsys, "diff", runs / "run", runs / "side")
+    assert status == 0
+    assert "it-0002/select differs first" in out
+    same = asked(capsys, "diff", runs / "run", runs / "run")
+    assert (same["config"], same["differ_at"], same["rows"]) == ({}, None, None)
+    status, out, _ = icpo(capsys, "diff", runs / "run", runs / "run")
+    assert "The configurations are the same" in out
+
+
+def test_lineage_goes_down_to_model_and_data(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = asked(capsys, "lineage", runs / "run" / "LATEST" / "model", "--depth", 5)
+    places, inputs = set(), set()
+
+    def walk(node: dict[str, Any]) -> None:
+        places.add(node["place"])
+        inputs.update(node["inputs"])
+        for parent in node["parents"]:
+            walk(parent)
+
+    walk(found["made_from"])
+    stages_read = ("prompts", "rollout", "verify", "select", "update")
+    wanted = {f"it-000{n}/{stage}" for n in (1, 2, 3) for stage in stages_read}
+    assert places == wanted | {"it-0003/checkpoint"}
+    assert {"base", "prompts.problems", "prompts.demonstrations", "tokenizer"} <= inputs
+    below = asked(capsys, "lineage", runs / "run" / "it-0001" / "update" / "metrics.json")
+    assert below["made_from_it"] == ["it-0001/checkpoint", "it-0002/rollout", "it-0002/update"]
+    assert asked(capsys, "lineage", runs / "side")["branch_of"][0]["at"] == "it-0002/select"
+    # What a stage was made from may be gone: then it says so.
+    run = Run.read(runs / "run")
+    with stubs.stubbed(run):
+        run.config = run.config.model_copy(
+            update={"verify": run.config.verify.model_copy(update={"seconds": 4.0})}
+        )
+        stages.perform(run, "verify", 2)
+    status, out, _ = icpo(capsys, "lineage", runs / "run" / "it-0002" / "select")
+    assert status == 0
+    assert "it-0002/verify as it was then: replaced since" in out
+    for path, words in (
+        (runs / "run" / "nothing", "no such file"),
+        (runs, "is no run and no file of one"),
+        (runs / "run" / "config.json", "belongs to no stage"),
+    ):
+        status, _, err = icpo(capsys, "lineage", path)
+        assert status == 2
+        assert words in err
+
+
+def test_verify_names_what_is_damaged(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = icpo(capsys, "verify", runs / "run")
+    assert (status, "every file is as it was recorded" in out) == (0, True)
+    path = runs / "run" / "it-0002" / "select" / "batch.parquet"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    status, out, _ = icpo(capsys, "verify", runs / "run")
+    assert status == 1
+    assert f"{path}: is not what was recorded (sha256 differs)" in out
+    assert "select of iteration 2" in out
+    assert f"To mend: icpo train {runs / 'run'}" in out
+    status, out, _ = icpo(capsys, "verify", runs / "run", "--json")
+    assert (status, [one["file"] for one in json.loads(out)]) == (1, [str(path)])
+    status, out, _ = icpo(capsys, "plan", runs / "run")
+    assert "damaged" in out
+    status, _, err = icpo(capsys, "verify", runs / "none")
+    assert (status, "no run here" in err) == (2, True)
+    assert not (runs / "none").exists()
+
+
+def test_gc_lists_and_removes(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("gc", runs / "run", "-o", "checkpoint.keep_last=1")
+    dry = asked(capsys, *words, "--dry-run")
+    assert dry["frees"] > 0
+    assert [one["iteration"] for one in dry["checkpoints"] if one["frees"]] == [2]
+    assert (runs / "run/it-0002/checkpoint/model").is_dir()
+    kept = asked(capsys, *words, "--protect", 2)
+    assert kept["frees"] == 0
+    status, out, _ = icpo(capsys, *words)
+    assert "protected" in out
+    gone = asked(capsys, *words, "--unprotect", 2)
+    assert gone["frees"] == dry["frees"]
+    assert not (runs / "run/it-0002/checkpoint/model").exists()
+    status, _, err = icpo(capsys, "gc", runs / "run", "--protect", 9)
+    assert (status, "has no checkpoint" in err) == (2, True)
+    with RunLock(RunPaths(runs / "run").lock):
+        status, _, err = icpo(capsys, *words)
+        assert (status, "in use by process" in err) == (2, True)
+        assert icpo(capsys, *words, "--dry-run")[0] == 0
+
+
+def test_plan_says_what_a_change_would_make_again(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert all(step["standing"] == "done" for step in asked(capsys, "plan", runs / "run"))
+    steps = asked(capsys, "plan", runs / "run", "-o", "select.alpha=2")
+    stale = {step["stage"]: step["reason"] for step in steps if step["standing"] == "stale"}
+    assert stale == {"select": "select.alpha 1.0 -> 2.0"}
+    status, out, _ = icpo(capsys, "plan", runs / "run", "-o", "select.alpha=2")
+    assert "come after it-0001/select" in out
+    assert asked(capsys, "plan", runs / "run") == asked(capsys, "plan", runs / "run", "--all")
+    status, _, err = icpo(capsys, "plan", runs)
+    assert (status, "no run here" in err) == (2, True)
+
+
+def test_the_command_that_goes_on_is_exact() -> None:
+    words = [
+        "train", "configs/demo.toml", "-o", "run.seed=1",
+        "-o", 'prompts.instruction=It\'s "boxed" & $done', "--run", "a-1", "--rerun", "--json",
+    ]  # fmt: skip
+    again = train.again(cli.parser().parse_args(words))
+    echo = f'{sys.executable} -c "import sys, json; print(json.dumps(sys.argv[1:]))"'
+    shell = subprocess.run(
+        ["bash", "-c", again.replace("icpo", echo, 1)], capture_output=True, text=True, check=True
+    )
+    assert cli.parser().parse_args(json.loads(shell.stdout)) == cli.parser().parse_args(words)
+    assert isinstance(cli.parser(), argparse.ArgumentParser)
+
+
+BLOCKS = re.findall(r"```(sql|python)\n(.*?)```", DOCS.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(("language", "code"), BLOCKS, ids=range(len(BLOCKS)))
+def test_what_the_documentation_asks_of_the_parquet_has_an_answer(
+    language: str, code: str, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made / "run")
+    if language == "sql":
+        found = duckdb.sql(code).fetchall()
+        assert found or "HAVING" in code
+        if "rejects" in code and "LEFT JOIN" in code:
+            assert len(found) == 24
+        return
+    *before, last = code.strip().splitlines()
+    names: dict[str, Any] = {}
+    exec("\n".join(before), names)
+    assert len(eval(last, names)) > 0
+
+
+def test_the_documentation_names_every_column() -> None:
+    from icpo_core.schemas import TABLES
+
+    text = DOCS.read_text()
+    for name in ("prompts", "rollout", "verdicts", "batch", "rejects", "samples", "probe"):
+        row = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
+        keys = {"prompt_id", "sample_index", "origin"} if "| key;" in row else set()
+        missing = set(TABLES[name].names) - keys - set(re.findall(r"`(\w+)`", row))
+        assert missing == set(), name
