@@ -80,8 +80,8 @@ class Judging(Section):
     """The judges' processes and their limits on one verdict."""
 
     workers: Annotated[int, Field(ge=1), Operational] = 2
-    seconds: Annotated[float, Field(gt=0.0)] = 5.0
-    memory_mb: Annotated[int, Field(ge=256)] = 2048
+    seconds: Annotated[float, Field(gt=0.0)] = 2.0
+    memory_mb: Annotated[int, Field(ge=256)] = 512
 
 
 class Process(Section):
