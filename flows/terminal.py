@@ -14,11 +14,11 @@ def quiet_prefect() -> None:
     """
     prepare_process()
     from prefect.logging.configuration import setup_logging
-    from prefect.logging.handlers import PrefectConsoleHandler
 
     setup_logging()
-    names = [None, *logging.root.manager.loggerDict]
-    for logger in map(logging.getLogger, names):
+    # Its console handler, and the one by which its internals print what they could not send.
+    names = ["prefect", *(n for n in logging.root.manager.loggerDict if n.startswith("prefect."))]
+    for logger in [logging.root, *map(logging.getLogger, names)]:
         for handler in list(logger.handlers):
-            if isinstance(handler, PrefectConsoleHandler):
+            if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.CRITICAL + 1)
