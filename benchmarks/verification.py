@@ -113,7 +113,7 @@ def child(name: str, arguments: argparse.Namespace) -> None:
 
     Imports are not counted for the two that run here; ours starts its judges within its time.
     """
-    rows = rollouts(arguments.rows)
+    rows = json.loads(sys.stdin.read())
     if name == "ours":
         found = ours(rows, arguments.workers, arguments.seconds, arguments.memory_mb)
     elif name == "math-verify":
@@ -135,13 +135,21 @@ def measure(name: str, rows: list[Row], arguments: argparse.Namespace) -> dict[s
     """Run one of the three in a process of its own, and stop it at the limit."""
     command = [
         sys.executable, "-m", "benchmarks.verification", "--child", name,
-        "--rows", str(arguments.rows), "--workers", str(arguments.workers),
-        "--seconds", str(arguments.seconds), "--memory-mb", str(arguments.memory_mb),
+        "--workers", str(arguments.workers), "--seconds", str(arguments.seconds),
+        "--memory-mb", str(arguments.memory_mb),
     ]  # fmt: skip
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
+    assert process.stdin is not None
     assert process.stdout is not None
+    process.stdin.write(json.dumps(rows))
+    process.stdin.close()
     peak, over = [0.0], threading.Event()
 
     def watch() -> None:

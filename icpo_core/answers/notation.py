@@ -15,7 +15,8 @@ from icpo_core.answers.spelling import COMMANDS, LOWERED, RAISED, TRANSLATION
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
 _SIZE = re.compile(
     r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\s*"
-    r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|centering|mathstrut)(?![a-zA-Z])"
+    r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|centering|mathstrut"
+    r"|checkmark|blacksquare|square|qed|Box)(?![a-zA-Z])"
 )
 _SPACE = re.compile(
     r"(?<!\\)\\(?:[,;:!> ]"
@@ -102,6 +103,7 @@ def tidy(answer: str) -> str:
     text = _outside_environments(text)
     text = _SIZE.sub("", text)
     text = _SPACE.sub(" ", text)
+    text = re.sub(r"(\\mathbb\s*\{[A-Z]\}|\\R\b)\s*-\s*(?=\\\{)", r"\1 \\setminus ", text)
     text = _COMMAND.sub(lambda match: _command(match.group(1)), text)
     text = with_words(with_text_groups(text))
     text = re.sub(r"\\not\s*=", r"\\ne ", text).replace("!=", r"\ne ")

@@ -46,6 +46,12 @@ _SENTENCE_IS = re.compile(r"\\text\{[^{}]*\b(?:is|are|equals?|be)\}\s*:?\s*(?=[^
 _BOUND = re.compile(
     r"\s*\\text\{[^{}]*\b(at least|at most|more than|less than|greater than|fewer than)\}\s*(.+)"
 )
+_COMPARED = re.compile(
+    r"([^{}]*?)\s*\\text\{(?:is |are |must be )?(?:strictly )?"
+    r"(at least|at most|(?:more|greater|larger|less|smaller|fewer) than)( or equal to)?\}\s*(.+)"
+)
+_COMPARISONS = {"at least": r"\ge", "at most": r"\le", "more than": ">", "greater than": ">",
+                "larger than": ">"}  # fmt: skip
 _BOUNDS = {"at least": r"\ge", "at most": r"\le", "more than": ">", "greater than": ">"}
 _LEAD = re.compile(r"\s*\\text\{([^{}]*)\}\s*(:?)\s*(?=\S)")
 _CHANGE = re.compile(
@@ -152,11 +158,20 @@ def part(text: str) -> Words | Value | Ratio | Relation | Phrase | None:
         return Words(words) if count is None else Value(str(count))
     if set(words.split()) & wording.NEGATIONS:
         return Words(_spoken(text))
+    share = re.fullmatch(r"(\d+)\s*\\text\{(?:out of|in)\}\s*(\d+)", text)
+    if share:
+        return Value(f"\\frac{{{share.group(1)}}}{{{share.group(2)}}}")
     ratio = re.fullmatch(r"([^\\]+?)\s*\\text\{to\}\s*([^\\]+)", text)
     if ratio:
         return Ratio(ratio.groups())
     # "x is 5" is an equation; "the answer is 5" has its value after the verb.
     text = _SENTENCE_IS.sub(" ", _IS.sub(" = ", text))
+    compared = _COMPARED.fullmatch(text)
+    if compared and is_name(compared.group(1)):
+        sign = _COMPARISONS.get(compared.group(2), "<")
+        if compared.group(3):
+            sign = {">": r"\ge", "<": r"\le"}[sign]
+        return Relation((compared.group(1).strip(), compared.group(4)), (sign,))
     bound = _BOUND.fullmatch(text)
     if bound:
         return Relation(("", bound.group(2)), (_BOUNDS.get(bound.group(1), "<"),))

@@ -29,7 +29,8 @@ class Region:
 
 _EVERYTHING = Piece(r"-\infty", r"\infty", False, False)
 _KIND = re.compile(
-    r"(?:all |any |the |every )*(?:(positive|negative|non-?negative|non-?positive|natural) )?"
+    r"(?:all |any |the |every )*"
+    r"(?:(positive|negative|non-?negative|non-?positive|natural|non-?zero) )?"
     r"(real numbers?|reals?|integers?|natural numbers?|numbers?)"
 )
 _SYMBOL = re.compile(r"\\mathbb([RZN])((?:[\^_](?:\+|-|>0|\\ge0|\\geq0|\*|>=0))?)")
@@ -177,6 +178,9 @@ def _of_words(text: str) -> Region | None:
     if wording.meaning(text) == wording.ALL_REALS:
         return Region((_EVERYTHING,), reals=True)
     match = _KIND.fullmatch(wording.clean(text))
+    if match and (match.group(1) or "").endswith("zero"):
+        halves = Piece(r"-\infty", "0", False, False), Piece("0", r"\infty", False, False)
+        return Region(halves, integers=match.group(2)[:4] not in ("real", "numb"))
     if match is None:
         return None
     sign, kind = (match.group(1) or "").replace("-", ""), match.group(2)

@@ -58,7 +58,7 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
         return False
     written = _BASE.fullmatch(answer.tex.strip())
     if written and written.group(2).isdigit() and re.fullmatch(r"\d+", gold.tex.strip()):
-        return False  # a gold answer in base ten
+        return written.group(2) == "10" and written.group(1) == gold.tex.strip()
     based = _same_based(gold, answer)
     if based is not None:
         return based
