@@ -262,6 +262,7 @@ def test_a_run_on_two_servers_of_which_one_dies(servers: list[Server], tmp_path:
         killer.start()
         found = perform(run, "rollout", 2).manifest
         killer.join()
+        assert run.workers._lost.keys() == {1}  # amidst a shard, which the other then sampled
         assert (found.rows, len(found.files)) == (64, 4)
         assert found.facts["probe_gap"] < 1e-4
         first, second = (run.store.manifest("update", 1), found)
