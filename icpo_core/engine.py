@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from icpo_core.config import EngineSection
 from icpo_core.files import model_digest
 from icpo_core.worker import Handler, serve
 
-DEFAULT_GAP = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.5}
+DEFAULT_GAP = {"float32": 3e-4, "bfloat16": 0.5, "float16": 0.5}
 PROGRESS_SECONDS = 1.0
 CPU_BATCHED_TOKENS = 4096
 """Tokens that the CPU build takes in one step; a longer prompt is one step of its own."""
@@ -80,9 +81,6 @@ class Engine:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        if settings.cpu_threads:
-            cores = sorted(os.sched_getaffinity(0))[: settings.cpu_threads]
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -144,7 +142,8 @@ class Engine:
         if self.asleep:
             self.llm.wake_up(tags=["kv_cache"])
             self.asleep = False
-        self.llm.reset_prefix_cache()
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM kept prefixes of the weights before: some are still in use")
         self.policy_version = policy_version
         return time.perf_counter() - started
 
@@ -260,9 +259,23 @@ def eos_token_ids(model: Path) -> list[int]:
     raise ValueError(f"{model}: neither generation_config.json nor config.json has eos_token_id")
 
 
+def _keep_to_cores(threads: int) -> None:
+    """Give this process its cores, as many threads as there are; 0: all that it may use.
+
+    vLLM binds the threads of processes that it spawns, and here it spawns none. OpenMP counts the
+    cores when torch is loaded, which must not have happened.
+    """
+    assert "torch" not in sys.modules
+    cores = sorted(os.sched_getaffinity(0))
+    if bound := re.fullmatch(r"\d+(,\d+)*", os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "")):
+        cores = [int(core) for core in bound.group().split(",")]
+    os.sched_setaffinity(0, cores[: threads or None])
+
+
 def main() -> None:
     """Serve jobs. The one argument is JSON: `model`, `engine`, `seed`, `sleeps`."""
     settings = json.loads(sys.argv[1])
+    _keep_to_cores(settings["engine"]["cpu_threads"])
 
     def build() -> tuple[dict[str, Any], dict[str, Handler]]:
         from transformers import AutoTokenizer

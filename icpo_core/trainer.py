@@ -35,7 +35,7 @@ from icpo_core.ranks import free_port
 from icpo_core.weights import publish, write_probe
 from icpo_core.worker import Handler, attempt, serve
 
-DEFAULT_GAP = {"float32": 1e-3, "bfloat16": 0.1}
+DEFAULT_GAP = {"float32": 1e-4, "bfloat16": 0.1}
 STATE_TAG = "deepspeed"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

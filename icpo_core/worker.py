@@ -28,6 +28,10 @@ from icpo_core.files import what_the_disk_says
 
 SOCKET_VARIABLE = "ICPO_WORKER_SOCKET"
 STOP_GRACE_SECONDS = 5.0
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive"}
+"""OpenMP's threads sleep while they wait. By default they spin for milliseconds at every barrier,
+for a thread that anybody else's work may keep from its core: beside other work that is many times
+slower, and alone little faster."""
 
 Handler = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], dict[str, Any]]
 
@@ -69,7 +73,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **environment, SOCKET_VARIABLE: self.address},
+                env={**PATIENT_THREADS, **os.environ, **environment, SOCKET_VARIABLE: self.address},
                 start_new_session=True,
             )
 
