@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 
 from icpo_core import files, manifest, schemas
 from icpo_core.benchmarks import Benchmark
-from icpo_core.evaluate import Order, Shelf
 from icpo_core.judges import Judges
 from icpo_core.lock import RunLock
 from icpo_core.manifest import FileRecord, Manifest
@@ -34,6 +33,7 @@ from icpo_core.problems import read_problems
 from icpo_core.protocol import Protocol
 from icpo_core.questions import questions
 from icpo_core.scores import scores
+from icpo_core.shelf import Order, Shelf
 from icpo_core.targets import Target
 from icpo_core.workers import Around, Workers
 

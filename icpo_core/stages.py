@@ -24,6 +24,7 @@ from icpo_core.manifest import Manifest
 from icpo_core.run import Run
 from icpo_core.scores import scores
 from icpo_core.selection import select
+from icpo_core.shelf import Shelf, orders
 from icpo_core.work import Work
 from icpo_core.workers import Around
 
@@ -219,11 +220,11 @@ def make_evaluation(run: Run, work: Work) -> Made:
     together = folder / "samples.parquet"
     stored = [schemas.read("samples", path) for path in run.store.parts(work) if path == together]
     shelves, asked, judged = [], [], []
-    for number, order in enumerate(evaluate.orders(run.config, run.tokenizer, version)):
+    for number, order in enumerate(orders(run.config, run.tokenizer, version)):
         judges = run.judges("evaluate")
         if order.kind == "choice":
             judges = evaluate.letter_judges(settings.rules)
-        shelf = evaluate.Shelf(folder, work.fingerprint, order, judges)
+        shelf = Shelf(folder, work.fingerprint, order, judges)
         report = _reporter(run, work, number, len(settings.benchmarks))
         mine = [one.filter(pc.equal(one["benchmark"], order.benchmark)) for one in stored]
         done = shelf.collect(sampler, report, mine)

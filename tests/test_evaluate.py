@@ -9,10 +9,11 @@ import pytest
 
 from icpo_core import schemas
 from icpo_core.benchmarks import Benchmark, read
-from icpo_core.evaluate import LABEL, keys_of, letter_judges
+from icpo_core.evaluate import letter_judges
 from icpo_core.evaluations import Evaluator, stored
 from icpo_core.grading import GradingRules, Question, VerdictStatus
 from icpo_core.protocol import Protocol
+from icpo_core.shelf import LABEL, keys_of
 from icpo_core.targets import Target, target
 
 needs_engine = pytest.mark.engine
