@@ -151,7 +151,7 @@ class RolloutSection(Section):
     must see the run's folder under the same path; docs/scale.md has their command line."""
     max_logprob_gap: Annotated[float | None, Field(gt=0.0), Operational] = None
     """Largest difference between engine and trainer in the logprob of one probe token, nats, before
-    the engine is said to hold other weights. Unset: 1e-3 in float32, 0.5 in half precision."""
+    the engine is said to hold other weights. Unset: 3e-4 in float32, 0.5 in half precision."""
     python: Annotated[str | None, Operational] = None
     """Interpreter of the engine's process, if not this one."""
     seconds: Annotated[float, Field(gt=0.0), Operational] = 7200.0
@@ -274,7 +274,7 @@ class UpdateSection(Section):
     the model and the same interpreter under the same paths."""
     max_logprob_gap: Annotated[float | None, Field(gt=0.0), Operational] = None
     """Largest mean difference between engine and trainer over a batch's on-policy tokens, nats.
-    Unset: 1e-3 in float32, 0.1 in half precision."""
+    Unset: 1e-4 in float32, 0.1 in half precision."""
     python: Annotated[str | None, Operational] = None
     """Interpreter of the trainer's process, if not this one."""
     threads: Annotated[int, Field(ge=0), Operational] = 0

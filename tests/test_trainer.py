@@ -196,10 +196,12 @@ def stored(small: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module", autouse=True)
 def alone() -> Iterator[None]:
-    """This process as the only rank."""
+    """This process as the only rank; an engine in it may have been the first to say so."""
+    ours = not dist.is_initialized()
     join(0, 1, free_port())
     yield
-    dist.destroy_process_group()
+    if ours:
+        dist.destroy_process_group()
 
 
 def join(rank: int, ranks: int, port: int) -> None:
