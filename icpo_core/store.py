@@ -95,9 +95,7 @@ class Store:
         for path in sorted(folder.glob("*")):
             if path not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if not folder.is_dir():
-            folder.mkdir(parents=True)
-            files.sync_all([folder.parent, folder.parent.parent])
+        folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def whole_parts(self, work: Work) -> list[Path]:
@@ -138,8 +136,9 @@ class Store:
             for path in inside
             if path.is_file() and not path.name.endswith(files.TEMPORARY_SUFFIX)
         ]
-        # What the manifest names reaches the disk before the manifest does.
-        files.sync_all([*mine, *(path for path in inside if path.is_dir()), folder])
+        # What the manifest names reaches the disk before the manifest does, in one go.
+        folders = [path for path in inside if path.is_dir()]
+        files.sync_all([*mine, *folders, folder, folder.parent, self.paths.root])
         records = _records(mine, folder, known or {})
         made = Manifest(
             stage=work.stage,
