@@ -1,0 +1,166 @@
+"""Logprobs by block of the vocabulary against plain log-softmax in double precision."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from icpo_core.logprobs import token_logprobs
+
+
+def inputs(
+    tokens: int, vocabulary: int, width: int, seed: int, bias: bool, scale: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    chance = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(tokens, width, generator=chance) * scale
+    weight = torch.randn(vocabulary, width, generator=chance)
+    targets = torch.randint(vocabulary, (tokens,), generator=chance)
+    added = torch.randn(vocabulary, generator=chance) if bias else None
+    leaves = (hidden, weight, added)
+    for leaf in leaves:
+        if leaf is not None:
+            leaf.requires_grad_()
+    return hidden, weight, targets, added
+
+
+def plainly(
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """In float64, gradients by autograd."""
+    logits = hidden.double() @ weight.double().T
+    if bias is not None:
+        logits = logits + bias.double()
+    every = (logits / temperature).log_softmax(-1)
+    entropy = -(every.exp() * every).sum(-1)
+    return every.gather(1, targets[:, None]).squeeze(1), entropy
+
+
+def assert_close(ours: Tensor, theirs: Tensor, tolerance: float = 2e-5) -> None:
+    scale = max(1.0, float(theirs.abs().max())) if theirs.numel() else 1.0
+    assert torch.allclose(ours.double(), theirs.double(), rtol=0, atol=tolerance * scale)
+
+
+@given(
+    tokens=st.integers(1, 9),
+    vocabulary=st.integers(1, 40),
+    bias=st.booleans(),
+    temperature=st.sampled_from([0.3, 1.0, 1.7]),
+    block=st.sampled_from([4, 64, 300, 1 << 20]),
+    entropy_gradient=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=150, deadline=None)
+def test_values_and_gradients(
+    tokens: int,
+    vocabulary: int,
+    bias: bool,
+    temperature: float,
+    block: int,
+    entropy_gradient: bool,
+    seed: int,
+) -> None:
+    """In one block, in blocks of one word, in blocks that do not divide the vocabulary."""
+    hidden, weight, targets, added = inputs(tokens, vocabulary, 5, seed, bias)
+    leaves = [leaf for leaf in (hidden, weight, added) if leaf is not None]
+    found = token_logprobs(
+        hidden, weight, targets, added, temperature, True, entropy_gradient, block
+    )
+    expected = plainly(hidden, weight, targets, added, temperature)
+    weights = torch.arange(1.0, tokens + 1)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == torch.float32
+        assert_close(ours, theirs)
+    assert found[1].requires_grad == entropy_gradient
+
+    def total(pair: tuple[Tensor, Tensor]) -> Tensor:
+        return (weights * (pair[0] + (0.5 * pair[1] if entropy_gradient else 0))).sum()
+
+    ours = torch.autograd.grad(total(found), leaves)
+    theirs = torch.autograd.grad(total(expected), leaves)
+    for one, other in zip(ours, theirs, strict=True):
+        assert_close(one, other)
+
+
+def test_far_logits_stay_finite() -> None:
+    """A confident model: probabilities of 1 and of 0 in single precision."""
+    hidden, weight, targets, _ = inputs(20, 50, 8, 0, False, scale=100.0)
+    for block in (400, 1 << 20):
+        logprobs, entropy = token_logprobs(
+            hidden, weight, targets, entropy_gradient=True, block_bytes=block
+        )
+        expected = plainly(hidden, weight, targets, None, 1.0)
+        assert_close(logprobs, expected[0], 1e-6)
+        assert_close(entropy, expected[1], 1e-4)  # logits of 1,000 have 4 digits after the point
+        for grad in torch.autograd.grad((logprobs + entropy).sum(), [hidden, weight]):
+            assert torch.isfinite(grad).all()
+
+
+def test_a_tied_weight_gets_both_gradients() -> None:
+    weight = torch.randn(30, 6, requires_grad=True)
+    targets = torch.tensor([1, 2, 3])
+
+    def through(block: int) -> Tensor:
+        hidden = torch.nn.functional.embedding(torch.tensor([4, 5, 4]), weight)
+        logprobs, _ = token_logprobs(hidden.tanh(), weight, targets, block_bytes=block)
+        return torch.autograd.grad(logprobs.sum(), weight)[0]
+
+    assert_close(through(8), through(1 << 20))
+
+
+def test_what_is_frozen_gets_no_gradient() -> None:
+    hidden, weight, targets, _ = inputs(4, 30, 6, 0, False)
+    logprobs, _ = token_logprobs(hidden, weight.detach(), targets, block_bytes=8)
+    (ours,) = torch.autograd.grad(logprobs.sum(), [hidden])
+    expected, _ = plainly(hidden, weight, targets, None, 1.0)
+    assert_close(ours, torch.autograd.grad(expected.sum(), hidden)[0])
+    with torch.no_grad():
+        assert not token_logprobs(hidden, weight, targets, block_bytes=8)[0].requires_grad
+
+
+def test_half_precision_is_summed_in_single() -> None:
+    """Logprobs as exact as the bfloat16 logits allow, not as bfloat16 itself."""
+    hidden, weight, targets, _ = inputs(64, 3000, 16, 0, False)
+    halves = [leaf.detach().bfloat16().requires_grad_() for leaf in (hidden, weight)]
+    logits = torch.nn.functional.linear(*halves).double().log_softmax(-1)
+    expected = logits.gather(1, targets[:, None]).squeeze(1)
+    logprobs, _ = token_logprobs(halves[0], halves[1], targets, block_bytes=64 * 4 * 500)
+    assert_close(logprobs, expected, 1e-5)
+    ours = torch.autograd.grad(logprobs.mean(), halves)
+    theirs = torch.autograd.grad(expected.mean(), halves)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert_close(one / other.abs().max(), other / other.abs().max(), 0.02)
+
+
+@pytest.mark.parametrize("entropy", [True, False])
+def test_no_tokens(entropy: bool) -> None:
+    """A rank without a row still takes part in the graph."""
+    hidden, weight, _, _ = inputs(0, 30, 6, 0, False)
+    logprobs, spread = token_logprobs(
+        hidden, weight, torch.zeros(0, dtype=torch.long), entropy=entropy
+    )
+    assert logprobs.shape == spread.shape == (0,)
+    grads = torch.autograd.grad(logprobs.sum(), [hidden, weight])
+    assert [grad.shape for grad in grads] == [hidden.shape, weight.shape]
+    assert not grads[1].any()
+
+
+def test_memory_does_not_grow_with_the_vocabulary() -> None:
+    """Nothing of tokens x vocabulary is made: the largest tensor is the weight's gradient."""
+    hidden, weight, targets, _ = inputs(64, 20_000, 4, 0, False)
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            out = function(*args, **(kwargs or {}))
+            for one in out if isinstance(out, tuple | list) else [out]:
+                if isinstance(one, Tensor):
+                    largest = max(largest, one.numel())
+            return out
+
+    with Watch():
+        logprobs, _ = token_logprobs(hidden, weight, targets, block_bytes=64 * 4 * 1000)
+        logprobs.sum().backward()
+    assert largest == weight.numel()

@@ -1,0 +1,111 @@
+"""The policy: logprobs of a real model, which models are taken and which refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+
+from icpo_core.microbatches import Row, collate
+from icpo_core.policy import load_policy
+
+SHAPE = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
+
+
+def rows() -> list[Row]:
+    chance = np.random.default_rng(0)
+    sizes = [(5, 7), (1, 1), (9, 2), (3, 12)]
+    return [Row(chance.integers(3, 50, p), chance.integers(3, 50, r)) for p, r in sizes]
+
+
+def one_by_one(model: PreTrainedModel, temperature: float = 1.0) -> torch.Tensor:
+    """Each row by itself, through the model's own forward."""
+    told = []
+    for row in rows():
+        ids = torch.tensor(np.concatenate([row.prompt_ids, row.response_ids]))
+        logits = model(ids[None]).logits[0].float() / temperature
+        logprobs = logits.log_softmax(-1)[:-1].gather(1, ids[1:, None]).squeeze(1)
+        told.append(logprobs[len(row.prompt_ids) - 1 :])
+    return torch.cat(told)
+
+
+@torch.no_grad()
+def saved(model: PreTrainedModel, folder: Path) -> Path:
+    """With weights of a size that tells: the initial ones are too small."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(std=0.2)
+    model.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_rows_are_alone(small: Path, packed: bool, temperature: float) -> None:
+    """Beside others or behind them, a row's logprobs are those it has by itself. The pad id is
+    that of EOS."""
+    model = AutoModelForCausalLM.from_pretrained(small / "base", dtype=torch.float32)
+    expected = one_by_one(model, temperature)
+    policy = load_policy(small / "base", torch.float32, temperature).train()
+    micro = collate(rows(), 1, torch.device("cpu"), packed)
+    found, entropy = policy(
+        micro.tokens_BS, micro.predictors_N, micro.targets_N, micro.positions_BS
+    )
+    assert torch.allclose(found, expected, atol=2e-6)
+    assert (entropy > 0).all()
+    at_one, _ = policy(
+        micro.tokens_BS, micro.predictors_N, micro.targets_N, micro.positions_BS, temperature=1.0
+    )
+    assert torch.allclose(at_one, one_by_one(model), atol=2e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tied", [True, False])
+def test_other_families(tmp_path: Path, tied: bool) -> None:
+    models = [
+        LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=tied, attention_dropout=0.5)),
+        GPT2LMHeadModel(
+            GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=2, tie_word_embeddings=tied)
+        ),
+    ]
+    for model in models:
+        folder = saved(model, tmp_path / type(model).__name__)
+        policy = load_policy(folder, torch.float32, 1.0).train()  # dropout would show
+        micro = collate(rows(), 0, torch.device("cpu"))
+        found, _ = policy(micro.tokens_BS, micro.predictors_N, micro.targets_N)
+        assert torch.allclose(found, one_by_one(model.eval()), atol=2e-6)
+        names = [name for name, _ in policy.model.named_parameters()]
+        assert names == [name for name, _ in model.named_parameters()]
+        assert ("lm_head.weight" in names) != tied
+
+
+def test_models_whose_logits_are_no_plain_product_are_refused(tmp_path: Path) -> None:
+    config = Gemma2Config(**SHAPE, head_dim=16, final_logit_softcapping=5.0)
+    folder = saved(Gemma2ForCausalLM(config), tmp_path / "gemma")
+    with pytest.raises(ValueError, match="Gemma2ForCausalLM"):
+        load_policy(folder, torch.float32, 1.0)
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="cannot be loaded as a language model") as caught:
+        load_policy(tmp_path, torch.float32, 1.0)
+    assert "\n" not in str(caught.value)
