@@ -160,5 +160,23 @@ def serve() -> None:
         print(json.dumps({"killed": killed, "words": words, "marks": said}), flush=True)
 
 
+def train_with_engines(job: dict[str, Any]) -> None:
+    """In this process, with the real workers."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    import stubs
+
+    from icpo_core.run import Run
+
+    folder = Path(job["folder"])
+    marks = Marks(job, folder / "marks")
+    config = stubs.configuration(folder, "run", *job["changes"])
+    marks.watch(folder / "runs" / "run")
+    with Run(config) as run:
+        stubs.train(run, job["rerun"], marks)
+
+
 if __name__ == "__main__":
-    serve()
+    if len(sys.argv) > 1:
+        train_with_engines(json.loads(sys.argv[1]))
+    else:
+        serve()

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from icpo_core import files
+from icpo_core.worker import attempt
 
 
 def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
@@ -110,6 +111,19 @@ def test_every_library_that_writes_is_understood_on_a_full_disk(small_disk: Path
         for path in small_disk.glob("*"):
             if path.is_file():
                 path.unlink()
+
+
+def test_a_worker_on_a_full_disk_fails_in_one_line() -> None:
+    """The error reaches the run as a reply, and the run's command as its last line."""
+
+    def write(*_: object) -> dict:
+        raise OSError(28, "No space left on device", "/runs/demo/it-0001/update/model/x")
+
+    reply = attempt(write, {"job": "update"}, lambda news: None)
+    assert reply["failure"] == (
+        "update: /runs/demo/it-0001/update/model/x: no space is left on the disk: free some; "
+        "nothing finished is lost"
+    )
 
 
 def test_other_errors_are_not_the_disks() -> None:
