@@ -115,7 +115,7 @@ def prepare(
         reason, _ = max(_counts(removed), key=lambda item: item[1])
         raise ValueError(
             f"{source.name}: no row of {len(rows)} is left (most common reason: {reason}); check "
-            "--column, --language and --evaluation"
+            "--column, --language, --evaluation and the limit of prompt tokens"
         )
     problems = _table(kept)
     removed_file = out.with_suffix(".removed.parquet")

@@ -120,6 +120,42 @@ def test_our_own_small_data(tmp_path: Path) -> None:
         prepare(limited, tmp_path / "none.parquet")
 
 
+def test_a_run_s_configuration_names_benchmarks_and_tokenizer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f"""
+        [model]
+        path = "{SMALL / "base"}"
+        [prompts]
+        problems = "{SMALL / "train.parquet"}"
+        format = "raw"
+        max_tokens = 64
+        [rollout]
+        expert = 0
+        [[evaluate.benchmarks]]
+        name = "mine"
+        problems = "{SMALL / "heldout.parquet"}"
+        """,
+        "utf-8",
+    )
+    out = str(tmp_path / "out.parquet")
+    assert main([str(SMALL / "train.parquet"), "--config", str(config), "--out", out]) == 0
+    assert "No evaluation set" not in capsys.readouterr().out
+    manifest = json.loads((tmp_path / "out.manifest.json").read_text("utf-8"))
+    (evaluation,) = manifest["evaluations"]
+    assert (Path(evaluation["file"]).name, evaluation["rows"]) == ("heldout.parquet", 300)
+    assert manifest["order"]["tokenizer"] == str(SMALL / "base")
+    assert manifest["rows"]["kept"] == 2_000
+    assert main([str(SMALL / "heldout.parquet"), "--config", str(config), "--out", out]) == 2
+    assert "contamination" in capsys.readouterr().err  # every row is one of the benchmark
+    tight = ["--max-prompt-tokens", "5"]
+    found = main([str(SMALL / "train.parquet"), "--config", str(config), "--out", out, *tight])
+    assert found == 2
+    assert "prompt_length" in capsys.readouterr().err
+
+
 def test_every_removed_row_has_a_reason(mine: Path, tmp_path: Path) -> None:
     evaluation = tmp_path / "bench.csv"
     with evaluation.open("w", newline="", encoding="utf-8") as stream:
