@@ -5,8 +5,10 @@
 Both have the small base model on the 300 held-out problems, 32 samples each, once bare (about 10
 tokens a response, the least favourable case there is) and once with one worked example (about 40).
 An evaluation is everything between the call and its figures: prompts, tokens, seeds, shards,
-Parquet, verdicts, estimators and intervals. The engine is up and warm in both cases, and its start
-is not counted. Repetitions differ in their seed, so that nothing is found again.
+Parquet, verdicts, estimators and intervals. The bare engine is `Engine.sample` on the same requests
+in one call, in the same process, timed there. Engine and judges are up and warm, and their start is
+not counted. The two take turns, and repetitions differ in their seed, so that nothing is found
+again.
 """
 
 from __future__ import annotations
@@ -17,12 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from icpo_core import config, protocol
+from icpo_core import config, protocol, schemas
 from icpo_core.benchmarks import Benchmark, read
-from icpo_core.engine import Engine, Request
 from icpo_core.evaluations import Evaluator
 from icpo_core.protocol import Protocol
-from icpo_core.seeds import stable_seed
 from icpo_core.targets import Target, target
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,39 +39,21 @@ def rules(samples: int, shots: int, seed: int) -> Protocol:
     return protocol.load("run", changes, run)
 
 
-def evaluated(
-    evaluator: Evaluator, who: Target, what: Benchmark, samples: int, shots: int, repeats: int
-) -> tuple[list[float], list[float]]:
-    """Seconds of each evaluation, and those that its engine sampled."""
-    seconds, sampling = [], []
-    for seed in range(repeats + 1):
-        evaluator.follow(rules(samples, shots, seed))
-        started = time.perf_counter()
-        done = evaluator.evaluate(who, what)
-        assert done.made == samples * len(what.problems)
-        if seed:  # the first one warms up
-            seconds.append(time.perf_counter() - started)
-            sampling.append(done.manifest.facts["sampling_seconds"])
-    return seconds, sampling
-
-
-def bare(
-    engine: Engine, asked: list[list[int]], ids: list[str], samples: int, repeats: int
-) -> tuple[list[float], int]:
-    """Seconds of `Engine.sample` on the same requests, and tokens of the last."""
-    seconds, tokens = [], 0
-    for seed in range(repeats + 1):
-        requests = [
-            Request(prompt, stable_seed("evaluate", seed, "heldout", name, index))
-            for prompt, name in zip(asked, ids, strict=True)
-            for index in range(samples)
-        ]
-        started = time.perf_counter()
-        found = engine.sample(requests, 1.0, 64)
-        if seed:
-            seconds.append(time.perf_counter() - started)
-        tokens = sum(len(one.response_ids) for one in found)
-    return seconds, tokens
+def bare(evaluator: Evaluator, who: Target, what: Benchmark, samples: int, folder: Path) -> float:
+    """Seconds of `Engine.sample` on all requests of an evaluation."""
+    asked = evaluator.questions(who, what)
+    schemas.write("questions", asked, folder / "asked.parquet")
+    sampling = evaluator.protocol.sampling
+    job = {
+        "job": "sample",
+        "questions": str(folder / "asked.parquet"),
+        "keys": [[at, index] for at in range(asked.num_rows) for index in range(samples)],
+        **sampling.model_dump(include={"temperature", "top_p", "max_tokens", "seed"}),
+        "policy_version": who.version,
+        "out": str(folder / "bare.parquet"),
+        "fingerprint": "",
+    }
+    return evaluator.workers(who).sample(job, lambda done, all_: None)["sampling_seconds"]
 
 
 def main() -> None:
@@ -81,28 +63,33 @@ def main() -> None:
     arguments = parser.parse_args()
     samples, repeats = arguments.samples, arguments.repeats
     who, what = target(str(SMALL / "base")), read("heldout", str(SMALL / "heldout.parquet"))
-    ours, asked = {}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        first = rules(samples, 0, 0)
-        with Evaluator(Path(folder), first, lambda what, done, all_: None) as evaluator:
-            for shots in (0, 1):
-                ours[shots] = evaluated(evaluator, who, what, samples, shots, repeats)
-                evaluator.follow(rules(samples, shots, 1))
-                asked[shots] = evaluator.questions(who, what)["prompt_ids"].to_pylist()
-    engine = Engine(who.folder, first.engine, 0)
-    ids = [one.id for one in what.problems]
-    print(f"{len(ids)} problems x {samples} samples, median of {repeats}")
-    for shots in (0, 1):
-        raw, tokens = bare(engine, asked[shots], ids, samples, repeats)
-        whole, sampling = ours[shots]
-        theirs, mine = statistics.median(raw), statistics.median(whole)
-        beyond = statistics.median(a - b for a, b in zip(whole, sampling, strict=True))
-        print(
-            f"shots {shots}: {tokens / len(ids) / samples:.1f} tokens a response; "
-            f"bare engine {theirs:.2f} s ({min(raw):.2f} to {max(raw):.2f}), "
-            f"evaluation {mine:.2f} s ({min(whole):.2f} to {max(whole):.2f}): "
-            f"{mine / theirs - 1:+.1%}; beyond its own engine {beyond:.2f} s"
-        )
+    print(f"{len(what.problems)} problems x {samples} samples, {repeats} repetitions", flush=True)
+    with (
+        tempfile.TemporaryDirectory() as place,
+        Evaluator(Path(place), rules(samples, 0, 0), lambda what, done, all_: None) as evaluator,
+    ):
+        for shots in (0, 1):
+            raw, whole, beyond = [], [], []
+            for seed in range(repeats + 1):
+                evaluator.follow(rules(samples, shots, seed))
+                alone = bare(evaluator, who, what, samples, Path(place))
+                started = time.perf_counter()
+                done = evaluator.evaluate(who, what)
+                seconds = time.perf_counter() - started
+                assert done.made == samples * len(what.problems)
+                if seed:  # the first one warms up
+                    raw.append(alone)
+                    whole.append(seconds)
+                    beyond.append(seconds - done.manifest.facts["sampling_seconds"])
+            ratio = statistics.median(whole) / statistics.median(raw)
+            print(
+                f"{shots} examples, {done.figures['mean_tokens']:.0f} tokens a response: "
+                f"bare engine {statistics.median(raw):.2f} s ({min(raw):.2f} to {max(raw):.2f}), "
+                f"evaluation {statistics.median(whole):.2f} s ({min(whole):.2f} to "
+                f"{max(whole):.2f}): {ratio - 1:+.1%}; beyond its own sampling "
+                f"{statistics.median(beyond):.2f} s",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from statistics import NormalDist
 from typing import Any
 
@@ -45,6 +45,14 @@ class Problems:
     """(samples,) float64."""
     votes: list[str | None]
     """What each sample votes for; None for no answer. All correct ones vote for the same."""
+
+    @cached_property
+    def by_problem(self) -> list[list[str | None]]:
+        """The votes of each problem."""
+        found: list[list[str | None]] = [[] for _ in self.ids]
+        for at, one in zip(self.group.tolist(), self.votes, strict=True):
+            found[at].append(one)
+        return found
 
     @property
     def counts(self) -> np.ndarray:
@@ -92,6 +100,8 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 def majority(votes: Sequence[str | None], right: str) -> float:
     """maj@k of one problem: 1 if the answer with the most votes is the right one; of answers that
     share the most votes each counts for its part. No answer is no vote."""
+    if 2 * votes.count(right) > len(votes):
+        return 1.0
     counts = Counter(vote for vote in votes if vote is not None)
     most = max(counts.values(), default=0)
     leaders = [vote for vote, count in counts.items() if count == most]
@@ -100,7 +110,7 @@ def majority(votes: Sequence[str | None], right: str) -> float:
 
 def consensus(votes: Sequence[str | None], right: str) -> float:
     """cons@k of one problem: 1 if more than half of all k samples give the right answer."""
-    return 1.0 if 2 * sum(vote == right for vote in votes) > len(votes) else 0.0
+    return 1.0 if 2 * votes.count(right) > len(votes) else 0.0
 
 
 def interval(values_N: np.ndarray, level: float = LEVEL) -> list[float]:
@@ -226,30 +236,27 @@ def _voted(
     problems: Problems, k: int, vote: Callable[[Sequence[str | None], str], float]
 ) -> np.ndarray:
     """(N,) mean of a vote over the disjoint runs of k samples that each problem has."""
-    votes: list[list[str | None]] = [[] for _ in problems.ids]
-    for at, one in zip(problems.group.tolist(), problems.votes, strict=True):
-        votes[at].append(one)
-    return np.array(
-        [
-            np.mean([vote(mine[i : i + k], _RIGHT) for i in range(0, len(mine) - k + 1, k)])
-            for mine in votes
-        ]
-    )
+    if k == 1:
+        return problems.correct / problems.counts
+    runs = [
+        [mine[i : i + k] for i in range(0, len(mine) - k + 1, k)] for mine in problems.by_problem
+    ]
+    return np.array([sum(vote(run, _RIGHT) for run in mine) / len(mine) for mine in runs])
 
 
 def _formatted(samples: pa.Table) -> float:
     """Share of responses with a boxed answer or, where the gold answer is a letter, with one."""
+    responses, golds = samples["response"].to_pylist(), samples["gold"].to_pylist()
+    free = {
+        response for response, gold in zip(responses, golds, strict=True) if not _is_letter(gold)
+    }
+    boxed = {response: extract(response, "boxed").answer is not None for response in free}
     return float(
         np.mean(
             [
-                _is_letter(answer or "")
-                if _is_letter(gold)
-                else extract(response, "boxed").answer is not None
-                for response, answer, gold in zip(
-                    samples["response"].to_pylist(),
-                    samples["extracted"].to_pylist(),
-                    samples["gold"].to_pylist(),
-                    strict=True,
+                _is_letter(answer or "") if _is_letter(gold) else boxed[response]
+                for response, gold, answer in zip(
+                    responses, golds, samples["extracted"].to_pylist(), strict=True
                 )
             ]
         )
@@ -287,6 +294,7 @@ def _by(
     return made
 
 
+@lru_cache(4096)
 def _normal(answer: str) -> str:
     """An answer without its dress, so that wrong answers of one value mostly vote together."""
     return _DRESS.sub("", _FRACTION.sub(r"\\frac", answer.strip()))
