@@ -67,7 +67,7 @@ def expression_of(tex: str) -> sympy.Basic | None:
     text = re.sub(r"(?<!\d)\.(?=\d)", "0.", text)
     text = re.sub(r"^\s*([-+]?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)\s*$", _mixed, text)
     text = re.sub(
-        r"(?<![\w}])(\d+)\s*/\s*(\d+)(?:\s+(?=[A-Za-z(\\])|(?=\\sqrt|\\pi))",
+        r"(?<![\w}])(\d+)\s*/\s*(\d+)(?:\s+(?=[A-Za-z(\\])|(?=\\sqrt|\\pi|i(?![a-z])))",
         r"\\frac{\1}{\2} \\cdot ",
         text,
     )

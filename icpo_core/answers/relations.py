@@ -5,6 +5,7 @@ constant times that of the other. What single expressions are worth is asked of 
 `same_value` that the caller gives, gold first.
 """
 
+import re
 from collections.abc import Callable
 
 import sympy
@@ -52,6 +53,8 @@ def same_ratios(gold: Form, answer: Form, same_value: SameValue) -> bool:
     ours, theirs = _terms(gold), _terms(answer)
     if ours is None or theirs is None or len(ours) != len(theirs):
         return False
+    if _is_time(gold) and _is_time(answer):
+        return [int(term) for term in ours] == [int(term) for term in theirs]
     return all(
         same_value(Value(f"({a})({theirs[0]})"), Value(f"({b})({ours[0]})"))
         for a, b in zip(ours, theirs, strict=True)
@@ -90,6 +93,15 @@ def _difference(left: str, right: str) -> sympy.Basic | None:
         return ours - theirs
     except TypeError:  # a matrix and a number
         return None
+
+
+def _is_time(form: Form) -> bool:
+    """Whether a ratio reads as hours and minutes: 5:10 is not 10:20 then."""
+    return (
+        isinstance(form, Ratio)
+        and len(form.terms) == 2
+        and bool(re.fullmatch(r"\d{1,2}:[0-5]\d", ":".join(form.terms)))
+    )
 
 
 def _terms(form: Form) -> list[str] | None:
