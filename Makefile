@@ -29,8 +29,13 @@ demo: setup
 demo-down:
 	$(BIN)/icpo down
 
+# Each file of tests that start engines or servers has a process of its own, so that what one of them
+# started is gone before the next begins.
 test: setup
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not engine"
+	@status=0; for file in $$($(BIN)/pytest --collect-only -m "engine and not slow" \
+	  | sed -nE 's/^(tests\/[a-z_]+\.py)(:.*)?$$/\1/p' | sort -u); do \
+	  echo $$file; $(BIN)/pytest -m "engine and not slow" $$file || status=1; done; exit $$status
 
 lint: setup
 	$(BIN)/ruff check .
