@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The CPU build of vLLM here; on a GPU machine: make setup ENGINE=gpu
 ENGINE ?= cpu
 SEED ?= 0
-DEMO ?= demo-seed$(SEED)
+DEMO ?= demo$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 # Where pip is told to find wheels uv does not look by itself. Without such a place the CPU build of
 # torch comes from PyTorch's own index: what PyPI has is a CUDA build of several GB.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)

@@ -1,0 +1,45 @@
+"""The README names what is there: every file in its tree, every command that it shows."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flows.cli import parser
+
+SHOWN = ("flows", "tasks", "icpo_core", "data", "benchmarks")
+
+
+@pytest.fixture(scope="module")
+def text(root: Path) -> str:
+    return (root / "README.md").read_text("utf-8")
+
+
+def test_every_module_stands_in_the_tree(root: Path, text: str) -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", *SHOWN], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.split()
+    modules = [Path(name) for name in tracked if name.endswith(".py")]
+    listed = set(re.findall(r"^ +(\S+\.py)  ", text, re.MULTILINE))
+    missing = [name for name in modules if name.name not in listed and name.name != "__init__.py"]
+    assert not missing
+    gone = listed - {name.name for name in modules}
+    assert not gone
+
+
+def test_every_command_is_there(root: Path, text: str) -> None:
+    [subparsers] = [action for action in parser()._actions if hasattr(action, "choices")][-1:]
+    commands = set(re.findall(r"^(?:\$ )?icpo ([a-z]+)", text, re.MULTILINE))
+    commands |= set(re.findall(r"`icpo ([a-z]+)", text))
+    assert commands
+    assert commands <= set(subparsers.choices)
+    targets = re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)
+    makefile = (root / "Makefile").read_text("utf-8")
+    assert all(f"\n{target}:" in makefile for target in targets)
+
+
+def test_every_link_leads_to_a_file(root: Path, text: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert links
+    assert [link for link in links if not (root / link).exists()] == []
