@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -66,3 +68,23 @@ def require_few_failures(table: pa.Table, limit: float, where: str) -> None:
             f"{failed['gold'][0]!s:.80} ({failed['detail'][0]!s:.80}); look at {where}, mend the "
             "gold answers, or raise verify.seconds"
         )
+
+
+def changed(before: pa.Table, after: pa.Table) -> list[dict[str, Any]]:
+    """Rows whose status is another in `after`: the keys, gold, and status, answer and detail of
+    both, named `before` and `after`. A row that only one of the tables has is no change."""
+    keys = ("prompt_id", "sample_index", "origin")
+    old = {tuple(row[key] for key in keys): row for row in before.to_pylist()}
+    rows = []
+    for new in after.to_pylist():
+        was = old.get(tuple(new[key] for key in keys))
+        if was is not None and was["status"] != new["status"]:
+            shown = ("status", "extracted", "detail")
+            rows.append(
+                {
+                    **{key: new[key] for key in (*keys, "gold")},
+                    "before": {name: was[name] for name in shown},
+                    "after": {name: new[name] for name in shown},
+                }
+            )
+    return rows

@@ -7,9 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
+from rich.table import Table
 
 from icpo_core.config import STAGES
+from icpo_core.run import Run
+from icpo_core.verify import changed
 
 
 def add_parser(subparsers: Any) -> None:
@@ -41,6 +45,7 @@ def call(arguments: argparse.Namespace) -> int:
 
     from flows.terminal import quiet_prefect
 
+    before = _verdicts(arguments.run, arguments)
     quiet_prefect()
     from flows.stage import STAGE_FLOWS
 
@@ -53,8 +58,10 @@ def call(arguments: argparse.Namespace) -> int:
             into=arguments.into or "",
         )
     )
+    after = _verdicts(Path(reference["path"]).parent.parent, arguments)
+    changes = changed(before, after) if before is not None and after is not None else None
     if arguments.json:
-        print(json.dumps(reference, indent=2))
+        print(json.dumps(reference | ({} if changes is None else {"changed": changes}), indent=2))
     else:
         verb = "made" if reference["made"] else "kept"
         Console().print(
@@ -63,6 +70,8 @@ def call(arguments: argparse.Namespace) -> int:
             highlight=False,
             soft_wrap=True,
         )
+        if changes is not None:
+            _show_changes(changes, Console())
         if arguments.into:
             branch = arguments.run.parent / arguments.into
             for command in (
@@ -71,3 +80,36 @@ def call(arguments: argparse.Namespace) -> int:
             ):
                 Console().print(f"  {command}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _verdicts(root: Path, arguments: argparse.Namespace) -> pa.Table | None:
+    """The stored verdicts of the iteration, if stage `verify` is asked for and has been made."""
+    if arguments.stage != "verify":
+        return None
+    run = Run.read(root)
+    if run.store.manifest("verify", arguments.iteration) is None:
+        return None
+    return run.store.table("verify", arguments.iteration, "verdicts")
+
+
+def _show_changes(changes: list[dict[str, Any]], console: Console) -> None:
+    if not changes:
+        console.print("no verdict changed")
+        return
+    table = Table("prompt", "sample", "gold", "answer", "before", "after")
+    for row in changes[:SHOWN]:
+        table.add_row(
+            row["prompt_id"],
+            f"{row['sample_index']} {row['origin']}",
+            row["gold"],
+            row["after"]["extracted"] or "",
+            row["before"]["status"],
+            f"{row['after']['status']} ({row['after']['detail']})",
+        )
+    console.print(f"{len(changes)} verdicts changed", highlight=False)
+    console.print(table)
+    if len(changes) > SHOWN:
+        console.print(f"and {len(changes) - SHOWN} more (--json lists all)")
+
+
+SHOWN = 20
