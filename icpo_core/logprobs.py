@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK_BYTES = 64 << 20
-"""Float32 logits held at a time."""
+"""Float32 logits held at a time, unless told otherwise."""
 
 
 def token_logprobs(
@@ -23,7 +23,7 @@ def token_logprobs(
     temperature: float = 1.0,
     entropy: bool = True,
     entropy_gradient: bool = False,
-    block_bytes: int = BLOCK_BYTES,
+    block_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logprob of each target and entropy of each distribution, nats, float32, shape [N].
 
@@ -33,6 +33,7 @@ def token_logprobs(
     for memory that does not grow with N × V. If all fit in one block they are kept instead.
     Entropy is zeros when not asked for, and has no gradient unless `entropy_gradient`.
     """
+    block_bytes = block_bytes or BLOCK_BYTES
     if 4 * len(targets_N) * len(weight_VW) <= block_bytes:
         logits_NV = _logits(hidden_NW, weight_VW, bias_V, temperature)
         return _in_one_block(logits_NV, targets_N, entropy, entropy_gradient)

@@ -1,7 +1,7 @@
 """Rows into micro-batches of a token budget, and micro-batches over ranks.
 
-Legend: B rows of a micro-batch, S tokens of prompt and response, T tokens of the response, N all
-response tokens of a micro-batch, row by row.
+Legend: B rows of a micro-batch, S tokens of prompt and response but the last, which predicts
+nothing, T tokens of the response, N all response tokens of a micro-batch, row by row.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from icpo_core.schemas import Origin
 
-MICRO_BATCH_COST = 512
-"""What one more micro-batch costs, in tokens: so much padding is put up with to save one."""
+MICRO_BATCH_COST = 128
+"""What one more micro-batch costs, in tokens: so much padding is put up with to save one. Measured
+on the small model; a large model on a GPU puts up with more, but has larger micro-batches."""
 
 Numbers = npt.NDArray[np.generic]
 
@@ -37,7 +38,8 @@ class Row:
 
     @property
     def length(self) -> int:
-        return len(self.prompt_ids) + len(self.response_ids)
+        """Tokens that the model is shown: all but the last."""
+        return len(self.prompt_ids) + len(self.response_ids) - 1
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ def collate(
     prompts = np.array([len(row.prompt_ids) for row in rows], dtype=np.int64)
     responses = np.array([len(row.response_ids) for row in rows], dtype=np.int64)
     assert prompts.all(), "a response token is predicted by the token before it"
-    lengths = prompts + responses
+    assert responses.all()
+    lengths = prompts + responses - 1
     count, longest = max(1, len(rows)), int(lengths.max(initial=1))
     width = int(lengths.sum()) if packed and rows else longest
     starts = lengths.cumsum() - lengths if packed else np.arange(len(rows)) * longest
@@ -155,17 +158,17 @@ def collate(
     positions = np.zeros_like(tokens)
     mask = np.zeros((count, int(responses.max(initial=1))), dtype=bool)
     behaviour = np.zeros(mask.shape, dtype=np.float32)
-    predictors = [np.zeros(0, dtype=np.int64)]
+    predictors, targets = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     for index, (row, start) in enumerate(zip(rows, starts.tolist(), strict=True)):
         prompt, response, end = int(prompts[index]), int(responses[index]), start + row.length
         tokens[start : start + prompt] = row.prompt_ids
-        tokens[start + prompt : end] = row.response_ids
+        tokens[start + prompt : end] = row.response_ids[:-1]
         positions[start:end] = np.arange(row.length)
         mask[index, :response] = True
         if row.behaviour_logprobs is not None:
             behaviour[index, :response] = row.behaviour_logprobs
-        predictors.append(np.arange(start + prompt - 1, end - 1))
-    predictor = np.concatenate(predictors)
+        predictors.append(np.arange(start + prompt - 1, end))
+        targets.append(row.response_ids.astype(np.int64))
     shape = (1, width) if packed else (count, width)
 
     def put(array: Numbers) -> Tensor:
@@ -175,8 +178,8 @@ def collate(
     return MicroBatch(
         tokens_BS=put(tokens.reshape(shape)),
         positions_BS=put(positions.reshape(shape)) if packed else None,
-        predictors_N=put(predictor),
-        targets_N=put(tokens[predictor + 1]),
+        predictors_N=put(np.concatenate(predictors)),
+        targets_N=put(np.concatenate(targets)),
         mask_BT=put(mask),
         behaviour_BT=put(behaviour),
         known_B=put(np.array([row.behaviour_logprobs is not None for row in blank])),

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.arithmetic import bare_prompt, one_shot_prompt, solve
 from data.base_model import sample
-from icpo_core import schemas, trainer
+from icpo_core import logprobs, schemas, trainer
 from icpo_core.config import LossSection, SelectSection, UpdateSection
 from icpo_core.files import model_digest
 from icpo_core.microbatches import Row, collate, rows_of
@@ -341,6 +341,8 @@ def on_rank(rank: int, port: int, small: Path, cases: list[Case], folder: Path) 
     """One of two processes; both do all cases."""
     torch.set_num_threads(1)
     join(rank, 2, port)
+    # Blocks of the small vocabulary, so that ZeRO-3 has to gather the head again in backward.
+    logprobs.BLOCK_BYTES = 20_000
     for number, (files, loss, settings) in enumerate(cases):
         # What went wrong on the way stands in the log, and in the exit status.
         steps = train(small, files, folder / str(number), loss, **settings)
