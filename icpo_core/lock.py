@@ -79,6 +79,13 @@ class RunLock:
             self._descriptor = None
 
 
+def require_free(path: Path) -> None:
+    """Raise RefusedError, naming the owner, if a process holds the run."""
+    found = holder(path)
+    if found is not None:
+        raise RefusedError(f"{path.parent}: in use by {found}; wait for it, or end it")
+
+
 def holder(path: Path) -> str | None:
     """Who holds the lock now, in words; None if nobody does."""
     try:

@@ -36,7 +36,8 @@ class Store:
         self.writable = False
         """Whether this process holds the run, and so may mark what it finds damaged."""
         self._manifests: dict[tuple[str, int], Manifest] = {}
-        self._trusted: set[Path] = set()
+        self._trusted: dict[tuple[str, int], set[str]] = {}
+        """Files by stage whose content this process wrote or has proven."""
 
     def manifest(self, stage: str, iteration: int) -> Manifest | None:
         """The stage's manifest, None if it has none. Raises ValueError if it is damaged."""
@@ -91,7 +92,7 @@ class Store:
             files.sync(folder)
         self._manifests.pop((work.stage, work.iteration), None)
         self.marks.forget(work.stage, work.iteration)
-        self._trusted = {path for path in self._trusted if not path.is_relative_to(folder)}
+        self._trusted.pop((work.stage, work.iteration), None)
         for path in sorted(folder.glob("*")):
             if path not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -162,7 +163,7 @@ class Store:
         # Not waited for: without power it is there with what it names, or the stage is not done.
         manifest.write(self.paths.manifest(work.stage, work.iteration), made, durable=False)
         self._manifests[work.stage, work.iteration] = made
-        self._trusted.update(folder / record.name for record in records)
+        self._trusted[work.stage, work.iteration] = {record.name for record in records}
         return made
 
     def file(self, stage: str, iteration: int, name: str) -> Path:
@@ -177,7 +178,8 @@ class Store:
                 f"`icpo stage {stage} {self.paths.root} --iteration {iteration}`"
             )
         path = self.paths.stage(stage, iteration) / name
-        if path not in self._trusted:
+        trusted = self._trusted.setdefault((stage, iteration), set())
+        if name not in trusted:
             wrong = _wrong_content(path, found.record(name))
             if wrong is not None:
                 if self.writable:
@@ -189,7 +191,7 @@ class Store:
                     else f"`icpo verify {self.paths.root}` marks it to be made again"
                 )
                 raise ValueError(f"{path}: {wrong}; {mend}")
-            self._trusted.add(path)
+            trusted.add(name)
         return path
 
     def table(self, stage: str, iteration: int, table: str, pattern: str = "*.parquet") -> pa.Table:
@@ -262,7 +264,7 @@ class Store:
         self.marks.set_pruned(
             stage, iteration, self.marks.pruned(stage, iteration) - frozenset(names)
         )
-        self._trusted.update(folder / name for name in names)
+        self._trusted.setdefault((stage, iteration), set()).update(names)
 
     def parts(self, work: Work) -> list[Path]:
         """Parquet files in the stage's folder that say they are parts of this work; after `begin`

@@ -164,7 +164,7 @@ class Worker:
                 return reply["result"]
 
     def _failed(self, failure: str) -> NoReturn:
-        raise WorkerError(f"{self.role}: {failure}\n  whole log: {self.log}")
+        raise WorkerError(f"{self.role}: {failure} (whole log: {self.log})")
 
     def _check_alive(self) -> None:
         if not self.alive:

@@ -263,6 +263,19 @@ def test_plan_says_what_a_change_would_make_again(
     assert (status, "no run here" in err) == (2, True)
 
 
+def test_what_a_run_refuses_it_refuses_at_once_and_in_one_line(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two processes on one run, and a configuration that would replace what is stored."""
+    with RunLock(RunPaths(runs / "run").lock):
+        status, out, err = icpo(capsys, "train", runs / "run")
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"icpo train: \S+: in use by process \d+ on .*; wait .*\n", err)
+    status, out, err = icpo(capsys, "train", runs / "run", "-o", "select.alpha=9")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "select of iteration 1 and 2 more would be made again (select.alpha 1.0 -> 9.0)" in err
+
+
 def test_the_command_that_goes_on_is_exact() -> None:
     words = [
         "train", "configs/demo.toml", "-o", "run.seed=1",

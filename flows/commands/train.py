@@ -34,11 +34,16 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core.lock import RefusedError
+    from icpo_core import graph
+    from icpo_core.lock import RefusedError, require_free
     from icpo_core.run import Run
 
     run = Run.named(arguments.config, arguments.overrides, arguments.run)
+    # What the run will refuse it refuses now, and not when a Prefect server has started.
     run.require_sources()
+    require_free(run.paths.lock)
+    if not arguments.rerun:
+        graph.require_same(run, graph.plan(run))
     root = run.paths.root
     from flows.terminal import quiet_prefect
 
