@@ -71,7 +71,7 @@ def _in_one_block(
 class _InBlocks(torch.autograd.Function):
     """The softmax over V, block by block: its normaliser is known after the first pass.
 
-    Saves what the head is given and the normaliser [N], nothing of size V but the head itself. The
+    Saves what the head is given and its normaliser [N], nothing of size V but the head itself. The
     head's weight is saved as the parameter it is, so that ZeRO-3 can have gathered it again when
     backward looks.
     """
@@ -112,7 +112,7 @@ class _InBlocks(torch.autograd.Function):
                 dot_N += exp_NB.mul_(below_NB).sum(1)
         log_N = sum_N.log()
         entropy_N = log_N - dot_N / sum_N if entropy else torch.zeros_like(log_N)
-        ctx.save_for_backward(hidden_NW, weight_VW, bias_V, targets_N, top_N + log_N, entropy_N)
+        ctx.save_for_backward(hidden_NW, weight_VW, bias_V, targets_N, top_N, sum_N, entropy_N)
         ctx.temperature, ctx.size = temperature, size
         ctx.set_materialize_grads(False)
         if not entropy_gradient:
@@ -123,8 +123,8 @@ class _InBlocks(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """d logprob/d logits = onehot - p; d entropy/d logits = -p · (log p + entropy)."""
-        hidden_NW, weight_VW, bias_V, targets_N, total_N, entropy_N = ctx.saved_tensors
-        of_logprob_N = torch.zeros_like(total_N) if grads[0] is None else grads[0]
+        hidden_NW, weight_VW, bias_V, targets_N, top_N, sum_N, entropy_N = ctx.saved_tensors
+        of_logprob_N = torch.zeros_like(top_N) if grads[0] is None else grads[0]
         of_entropy_N = grads[1]
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         # Partial sums over blocks stay in float32; each block of the weight is written once.
@@ -136,13 +136,13 @@ class _InBlocks(torch.autograd.Function):
             weight_BW = weight_VW[block]
             bias_B = None if bias_V is None else bias_V[block]
             logits_NB = _logits(hidden_NW, weight_BW, bias_B, ctx.temperature)
-            all_NB = logits_NB.sub_(total_N[:, None])
+            below_NB = logits_NB.sub_(top_N[:, None])  # p = exp(below) / sum
             if of_entropy_N is None:
-                grad_NB = all_NB.exp_().mul_(-of_logprob_N[:, None])
+                grad_NB = below_NB.exp_().mul_(-(of_logprob_N / sum_N)[:, None])
             else:
-                factor_NB = (all_NB + entropy_N[:, None]).mul_(of_entropy_N[:, None])
-                factor_NB.add_(of_logprob_N[:, None])
-                grad_NB = all_NB.exp_().mul_(factor_NB).neg_()
+                factor_NB = below_NB + (entropy_N - sum_N.log())[:, None]
+                factor_NB.mul_(of_entropy_N[:, None]).add_(of_logprob_N[:, None])
+                grad_NB = below_NB.exp_().mul_(factor_NB).mul_(-(1 / sum_N)[:, None])
             place_N, inside_N = _places(targets_N, first, grad_NB.shape[1])
             grad_NB.scatter_add_(1, place_N[:, None], (of_logprob_N * inside_N)[:, None])
             if ctx.temperature != 1.0:
