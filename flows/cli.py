@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from flows.commands import (
@@ -23,6 +24,7 @@ from flows.commands import (
     verify,
 )
 from flows.commands import eval as evaluate
+from flows.terminal import ServerError, one_line
 from icpo_core.files import what_the_disk_says
 from icpo_core.worker import WorkerError
 
@@ -47,7 +49,11 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         sys.exit(_fail(arguments, error, 2))
     except WorkerError as error:
-        sys.exit(_fail(arguments, error, 1))
+        sys.exit(_fail(arguments, one_line(error), 1))
+    except ServerError as error:
+        _fail(arguments, error, 1)
+        sys.stdout.flush()
+        os._exit(1)  # on its way out, Prefect would try for minutes to send what is left to say
     except OSError as error:
         words = what_the_disk_says(error)
         if words is None:

@@ -67,8 +67,7 @@ def _up(wishes: Wishes, say: Say) -> str:
     services = _services()
     api, ours = configured_api(), services.get("server")
     if api is None or (ours is not None and not ours.alive):
-        auth = PREFECT_API_AUTH_STRING.value()
-        secret = auth.get_secret_value() if auth else None
+        secret = PREFECT_API_AUTH_STRING.value()
         _require_safe(wishes, secret)
         api = f"http://{_reachable(wishes.host)}:{wishes.port}/api"
         _require_free(wishes.host, wishes.port)
@@ -224,15 +223,16 @@ def _wait(api: str, server: Service | None) -> None:
     import httpx
     from prefect.settings import PREFECT_API_AUTH_STRING
 
-    auth = PREFECT_API_AUTH_STRING.value()
-    login = httpx.BasicAuth(*auth.get_secret_value().split(":", 1)) if auth else None
+    user, _, password = (PREFECT_API_AUTH_STRING.value() or "").partition(":")
+    login = httpx.BasicAuth(user, password) if user else None
     log = HOME / "server.log"
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server is not None and not server.alive:
             raise ValueError(f"the Prefect server ended: {last_line(log)} ({log})")
         try:
-            status = httpx.get(f"{api}/health", timeout=2.0, auth=login).status_code
+            # Not /health, which anyone may ask.
+            status = httpx.get(f"{api}/admin/version", timeout=2.0, auth=login).status_code
         except httpx.TransportError:
             if server is None:
                 raise ValueError(

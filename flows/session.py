@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
 from prefect.context import SyncClientContext
 from prefect.logging import get_run_logger
 
 from flows import slots
+from flows.settings import stop_retrying
 from flows.stale import close_stale
 from icpo_core.run import Run
 from tasks.artifacts import Publisher
@@ -26,4 +28,9 @@ async def session(run: Run) -> AsyncIterator[Run]:
         async with slots.held(run.config):
             with run, Forwarder(run.logs, get_run_logger()), Publisher(run):
                 await close_stale(run)
-                yield run
+                try:
+                    yield run
+                except httpx.TransportError:
+                    # The server is gone for good. What is left to say to it is not waited for.
+                    stop_retrying()
+                    raise

@@ -13,6 +13,8 @@ SERVER = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
         "prefect.server.concurrency.lease_storage.filesystem"
     ),
+    # An embedded server, made on a busy machine for the first time, takes half a minute.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
@@ -21,8 +23,8 @@ SERVER = {
 RUNS = {
     # The least that Prefect allows. A run whose process is gone is noticed after three of them.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-    # 2 + 4 + ... + 128 s: how long a run waits for a server that is away, before it stops.
-    "PREFECT_CLIENT_MAX_RETRIES": "7",
+    # 2 + 4 + ... + 64 s: how long a run waits for a server that is away, before it stops.
+    "PREFECT_CLIENT_MAX_RETRIES": "6",
 }
 """Of flow runs."""
 
@@ -39,6 +41,17 @@ def prepare_process() -> None:
     """
     for name, value in (SERVER | RUNS).items():
         os.environ.setdefault(name, value)
+
+
+def stop_retrying() -> None:
+    """Let every further call to a server that is gone fail at once, in this context."""
+    from prefect.context import SettingsContext
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
+
+    now = SettingsContext.get()
+    assert now is not None
+    settings = now.settings.copy_with_update({PREFECT_CLIENT_MAX_RETRIES: 0})
+    SettingsContext(profile=now.profile, settings=settings).__enter__()
 
 
 def of_services(given: dict[str, str]) -> dict[str, str]:

@@ -30,13 +30,13 @@ async def close_stale(run: Run) -> None:
     mine = UUID(runtime.flow_run.id)
     write_json(run.logs / RECORD, {"flow_run": str(mine)})
     records = sorted(run.logs.parent.glob(f"*/{RECORD}"))[-ATTEMPTS - 1 : -1]
-    earlier = {UUID(read_json(path)["flow_run"]) for path in records} - {mine}
+    earlier = {UUID(read_json(path)["flow_run"]) for path in records}
     if not earlier:
         return
     async with get_client() as client:
-        any_ = {"any_": sorted(earlier)}
-        found = await _open(client, {"id": any_})
-        found += await _open(client, {"parent_flow_run_id": any_})
+        found = await _open(client, {"id": {"any_": sorted(earlier - {mine})}})
+        # Of this very flow run too, if it is tried again: it has begun no iteration yet.
+        found += await _open(client, {"parent_flow_run_id": {"any_": sorted(earlier)}})
         for one in found:
             message = f"Its process is gone; flow run {runtime.flow_run.name} goes on"
             cancelling = one.state_type is StateType.CANCELLING

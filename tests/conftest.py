@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest_plugins: list[str] = []
+pytest_plugins = ["fixtures_prefect"]
 
 # Before any library reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -43,21 +43,22 @@ def add_parser(subparsers: Any) -> None:
 def call(arguments: argparse.Namespace) -> int:
     import asyncio
 
-    from flows.terminal import quiet_prefect
+    from flows.terminal import plain_server_errors, quiet_prefect
 
     before = _verdicts(arguments.run, arguments)
     quiet_prefect()
     from flows.stage import STAGE_FLOWS
 
-    reference = asyncio.run(
-        STAGE_FLOWS[arguments.stage](
-            run=str(arguments.run),
-            iteration=arguments.iteration,
-            overrides=arguments.overrides,
-            force=arguments.force,
-            into=arguments.into or "",
+    with plain_server_errors():
+        reference = asyncio.run(
+            STAGE_FLOWS[arguments.stage](
+                run=str(arguments.run),
+                iteration=arguments.iteration,
+                overrides=arguments.overrides,
+                force=arguments.force,
+                into=arguments.into or "",
+            )
         )
-    )
     after = _verdicts(Path(reference["path"]).parent.parent, arguments)
     changes = changed(before, after) if before is not None and after is not None else None
     if arguments.json:

@@ -1,0 +1,259 @@
+"""Runs under a real server and worker: cancelled, killed, tried again, and without their server.
+
+Engine and trainer are stand-ins (`stub_worker`), but real processes under the real worker protocol.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stub_worker
+import stubs
+from fixtures_prefect import ROOT, Services, wait
+from prefect.client.schemas.filters import LogFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelling
+
+from icpo_core.config import load
+from icpo_core.paths import RunPaths
+from icpo_core.run import Run
+from icpo_core.store import Store
+
+pytestmark = pytest.mark.engine
+
+ENDING_SECONDS = 30.0
+"""What the issue gives a cancelled run to end its engines."""
+
+
+def changes(folder: Path, seconds: float, *more: str) -> list[str]:
+    return [
+        *stubs.CHANGES, *stubs.problem_sets(folder / "problems"),
+        f"run.directory={folder / 'runs'}", *stub_worker.changes(folder, seconds), *more,
+    ]  # fmt: skip
+
+
+def sampled(paths: RunPaths) -> list[str]:
+    """Everything the stand-ins sampled and every step they took, over all attempts at a run."""
+    logs = [path.read_text().splitlines() for path in sorted(paths.root.glob("logs/*/*.log"))]
+    return [line for log in logs for line in log if line.startswith(("sample ", "step "))]
+
+
+def finished(paths: RunPaths) -> dict[str, Any]:
+    """When each finished stage was made, by its place."""
+    store = Store(paths)
+    found = {}
+    for path in sorted(paths.root.glob("it-*/*/manifest.json")):
+        stage, number = path.parent.name, int(path.parent.parent.name.removeprefix("it-"))
+        manifest = store.manifest(stage, number)
+        assert manifest is not None
+        found[f"{path.parent.parent.name}/{stage}"] = manifest.started
+    return found
+
+
+def test_cancelled_runs_leave_no_process_and_go_on(services: Services, tmp_path: Path) -> None:
+    before = services.run_processes()
+    paths = RunPaths(tmp_path / "runs" / "cancelled")
+    parameters = {"overrides": changes(tmp_path, 3.0), "run": "cancelled"}
+    run = services.start("icpo/train", **parameters)
+    first_part = paths.part("rollout", 1, 0, 2)
+    wait(first_part.is_file, 120, "the first part", services.logs)
+    assert len(services.run_processes()) == len(before) + 3  # flow run, engine, trainer
+    with services.client() as client:
+        client.set_flow_run_state(run.id, Cancelling())
+    started = time.monotonic()
+    wait(lambda: services.run_processes() == before, ENDING_SECONDS, "all processes to end")
+    assert services.ended(run, ENDING_SECONDS - (time.monotonic() - started)).state_name == (
+        "Cancelled"
+    )
+    assert not (paths.stage("rollout", 1) / "manifest.json").exists()
+    kept = first_part.stat().st_mtime_ns
+
+    # It goes on without Prefect as well, and what was whole is kept.
+    ledger = tmp_path / "ledger"
+    config = load(ROOT / "configs" / "demo.toml", changes(tmp_path, 0.0), "cancelled")
+    with stubs.stubbed(Run(config), ledger) as opened:
+        stubs.train(opened)
+    assert first_part.stat().st_mtime_ns == kept
+    work = [*sampled(paths), *ledger.read_text().splitlines()]
+    assert len([line for line in work if line.startswith("step")]) == 3
+    trained = 3 * 4 * 4  # iterations x prompts x (on-policy + expert)
+    evaluated = 3 * 6  # at the start, after 2 and after 3, six problems each
+    assert len([line for line in work if line.startswith("sample")]) == trained + evaluated
+
+
+@pytest.fixture(scope="module")
+def killed(services: Services, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run whose flow process was killed in its second iteration, and then tried again."""
+    folder = tmp_path_factory.mktemp("killed")
+    paths = RunPaths(folder / "runs" / "killed")
+    before = services.run_processes()
+    run = services.start("icpo/train", overrides=changes(folder, 1.0), run="killed")
+    wait(paths.part("rollout", 2, 0, 2).is_file, 120, "iteration 2", services.logs)
+    [pid] = services.processes("prefect.engine")
+    os.kill(pid, signal.SIGKILL)
+    crashed = services.ended(run, 30)
+    wait(lambda: services.run_processes() == before, 15, "the workers to end")
+    made = finished(paths)
+    done = services.prefect("flow-run", "retry", str(run.id))
+    assert done.returncode == 0, done.stdout + done.stderr
+    wait(lambda: services.read(run).run_count == 2, 60, "the second try", services.logs)
+    again = services.ended(run, 120)
+    return {"paths": paths, "run": run, "crashed": crashed, "again": again, "made": made}
+
+
+def test_a_killed_flow_process_is_a_crash(killed: dict[str, Any]) -> None:
+    assert killed["crashed"].state_name == "Crashed"
+    assert killed["crashed"].name == "train killed"
+    assert "it-0001/checkpoint" in killed["made"]
+
+
+def test_a_retry_does_nothing_finished_again(services: Services, killed: dict[str, Any]) -> None:
+    assert killed["again"].state_name == "Completed"
+    now = finished(killed["paths"])
+    assert {place: now[place] for place in killed["made"]} == killed["made"]
+    assert "it-0003/checkpoint" in now
+    work = sampled(killed["paths"])
+    assert len(work) == len(set(work)) + 2 * 6  # only the evaluation's seeds are common
+    # Iteration 1 was finished and has no second run; iteration 2 was not, and its first run is
+    # no longer said to be alive.
+    names = [(one.name, one.state_name) for one in services.subflows(killed["run"])]
+    assert names == [
+        ("it-0000", "Completed"), ("it-0001", "Completed"), ("it-0002", "Crashed"),
+        ("it-0002", "Completed"), ("it-0003", "Completed"),
+    ]  # fmt: skip
+
+
+def test_parts_and_logs_of_workers_are_in_the_ui(
+    services: Services, killed: dict[str, Any]
+) -> None:
+    last = services.subflows(killed["run"])[-1]
+    which = {"flow_run_id": {"any_": [str(last.id)]}}
+    asked = {"task_runs": which, "sort": "EXPECTED_START_TIME_ASC"}
+    with services.client() as client:
+        tasks = client.request("POST", "/task_runs/filter", json=asked).json()
+        wanted = LogFilter.model_validate({"flow_run_id": {"any_": [killed["run"].id]}})
+        lines = [log.message for log in client.read_logs(wanted, limit=200)]
+    names = [task["name"] for task in tasks]
+    assert names[:4] == [
+        "prompts it-0003", "rollout it-0003", "rollout it-0003 part 00", "rollout it-0003 part 01"
+    ]  # fmt: skip
+    assert any(line.startswith("engine: sample ") for line in lines)
+    assert any(line == "trainer: step 3" for line in lines)
+
+
+def test_artifacts_have_stable_keys(services: Services, killed: dict[str, Any]) -> None:
+    with services.client() as client:
+        found = client.read_artifacts(limit=200)
+    runs = {one.id: one.name for one in services.subflows(killed["run"])}
+    mine = {(one.key, runs[one.flow_run_id]) for one in found if one.flow_run_id in runs}
+    for key in ("metrics", "rollouts", "plot", "files"):
+        assert (f"killed-{key}", "it-0003") in mine
+    [table] = [
+        one for one in found
+        if one.key == "killed-metrics" and runs.get(one.flow_run_id) == "it-0003"
+    ]  # fmt: skip
+    assert [row["origin"] for row in table.data] == ["expert", "on_policy"]
+
+
+def named(services: Services, name: str) -> list[FlowRun]:
+    with services.client() as client:
+        found = client.request(
+            "POST", "/flow_runs/filter", json={"flow_runs": {"name": {"any_": [name]}}}
+        ).json()
+    return [FlowRun.model_validate(one) for one in found]
+
+
+def test_a_silent_run_is_marked_as_crashed(services: Services) -> None:
+    """A run that lives only in Prefect's books: started, one heartbeat, no process."""
+    from prefect.events import Event
+    from prefect.events.clients import PrefectEventsClient
+    from prefect.states import Running
+    from prefect.utilities.asyncutils import run_coro_as_sync
+
+    with services.client() as client:
+        made = client.read_deployment_by_name("icpo/train")
+        run = client.create_flow_run_from_deployment(
+            made.id, parameters={}, state=Running(), name="silent"
+        )
+    beat = Event(
+        event="prefect.flow-run.heartbeat",
+        resource={
+            "prefect.resource.id": f"prefect.flow-run.{run.id}",
+            "prefect.resource.name": "silent",
+        },
+        related=[
+            {
+                "prefect.resource.id": f"prefect.flow.{run.flow_id}",
+                "prefect.resource.role": "flow",
+                "prefect.resource.name": "icpo",
+            }
+        ],
+        # As old as it must be: the server waits for the next one from when this one happened.
+        occurred=datetime.now(UTC) - timedelta(seconds=75),
+    )  # fmt: skip
+
+    async def send() -> None:
+        async with PrefectEventsClient(f"{services.page}/api") as events:
+            await events.emit(beat)
+
+    run_coro_as_sync(send())
+    done = services.ended(run, 60)
+    assert done.state_name == "Crashed"
+    assert "No heartbeat for 90 s" in (done.state.message or "")
+
+
+def test_terminal_runs_close_the_dead_and_survive_a_restart(
+    services: Services, tmp_path: Path
+) -> None:
+    """`icpo train`, killed; again, while the server is killed and started again by `icpo up`."""
+    paths = RunPaths(tmp_path / "runs" / "lost")
+    words = [word for change in changes(tmp_path, 2.0) for word in ("-o", change)]
+    words = ["train", "configs/demo.toml", "--run", "lost", *words]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *words],
+        cwd=services.folder, env=services.environment, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    wait(paths.part("rollout", 1, 0, 2).is_file, 120, "the first part")
+    process.kill()
+    process.wait()
+    assert [run.state_name for run in named(services, "train lost")] == ["Running"]
+
+    said: list[subprocess.CompletedProcess[str]] = []
+    thread = threading.Thread(target=lambda: said.append(services.icpo(*words)))
+    thread.start()
+    wait(paths.part("rollout", 1, 1, 2).is_file, 120, "the second part")
+    assert sorted(run.state_name for run in named(services, "train lost")) == [
+        "Crashed", "Running",
+    ]  # fmt: skip
+    for pid in services.processes("prefect server start", "prefect.server.api"):
+        os.kill(pid, signal.SIGKILL)
+    done = services.icpo("up", "--port", str(services.port))
+    assert done.returncode == 0, done.stderr
+    thread.join(200)
+    assert said[0].returncode == 0, said[0].stderr
+    assert sorted(run.state_name for run in named(services, "train lost")) == [
+        "Completed", "Crashed",
+    ]  # fmt: skip
+    # What Prefect could not send in between is no matter for the terminal.
+    assert "Error" not in said[0].stderr
+    assert "EventsWorker" not in said[0].stderr
+
+
+def test_a_run_without_its_server_stops_and_can_be_gone_on_with(
+    services: Services, tmp_path: Path
+) -> None:
+    """The configured API is gone for good: one clear line, status 1, nothing finished is lost."""
+    words = [w for change in changes(tmp_path, 0.0) for w in ("-o", change)]
+    nobody = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_CLIENT_MAX_RETRIES": "1"}
+    done = services.icpo("train", "configs/demo.toml", "--run", "alone", *words, env=nobody)
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if line]
+    assert line.startswith("icpo train: http://127.0.0.1:9/api: the Prefect API does not answer")
