@@ -121,7 +121,7 @@ def settle(run: Run) -> None:
 
 
 def _end_removals(run: Run) -> None:
-    """Remove what a process that was killed had said to be gone."""
+    """Remove what a process that was killed had said to be gone, and what it was about to write."""
     said = {
         (stage, number): frozenset[str]()
         for number in run.paths.iterations()
@@ -129,6 +129,9 @@ def _end_removals(run: Run) -> None:
         if run.store.finished(stage, number) and run.store.marks.pruned(stage, number)
     }
     run.store.prune(said)
+    for pattern in ("*", "logs/*/*"):
+        for path in run.paths.root.glob(pattern + TEMPORARY_SUFFIX):
+            path.unlink()
 
 
 def point_latest(paths: RunPaths, iteration: int) -> None:

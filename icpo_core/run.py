@@ -190,7 +190,11 @@ class Run:
 
     @property
     def workers(self) -> Workers:
+        """Engine and trainer with this run's configuration. Those of another era are ended first:
+        devices and memory are for one set of them."""
         if self._workers is None:
+            for other in (self._owner, *self._owner._earlier.values()):
+                other.stop_workers()
             self._workers = self.make_workers(self.config, self.base_model, self.logs)
         return self._workers
 

@@ -314,9 +314,7 @@ def _bridge(run: Run, iteration: int) -> None:
     if last is None:
         return
     run.on_decision(f"checkpoint {last}: made again with the trainer's state, to branch from")
-    run.stop_workers()  # one trainer at a time is what the memory is for
     perform(run, "checkpoint", last, force=True)
-    run.at(last).stop_workers()
 
 
 def _folder(run: Run, work: Work) -> Path:

@@ -216,12 +216,15 @@ class Store:
             return {}
         folder = self.paths.stage(stage, iteration)
         gone = self.marks.pruned(stage, iteration)
-        wrong = {
+        checked = {
             record.name: _wrong_content(folder / record.name, record, digest)
             for record in found.files
             if record.name not in gone
         }
-        return {name: words for name, words in wrong.items() if words}
+        wrong = {name: words for name, words in checked.items() if words}
+        if wrong:  # a run that is training may have removed some meanwhile
+            gone = Marks(self.paths).pruned(stage, iteration)
+        return {name: words for name, words in wrong.items() if name not in gone}
 
     def prune(self, removals: dict[tuple[str, int], frozenset[str]]) -> None:
         """Remove files of finished stages for good, and say so beside their manifests.

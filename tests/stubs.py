@@ -205,6 +205,10 @@ class StubWorkers:
     def stop(self) -> None:
         self._engine = self._trainer = None
 
+    @property
+    def running(self) -> bool:
+        return self._engine is not None or self._trainer is not None
+
 
 def _solve(problem: str) -> int:
     """Left to right, last digit only."""
@@ -264,8 +268,12 @@ def stubbed(run: Run, ledger: Path | None = None, hook: Say = lambda mark: None)
             with ledger.open("a") as sink:
                 sink.write(line + "\n")
 
+    sets: list[StubWorkers] = []
+
     def workers(config: Config, model: Path, logs: Path) -> StubWorkers:
-        return StubWorkers(config, model, note, hook)
+        assert not any(one.running for one in sets), "one set of workers is what a machine holds"
+        sets.append(StubWorkers(config, model, note, hook))
+        return sets[-1]
 
     run.make_workers = workers  # type: ignore[assignment]
     with run:
