@@ -416,6 +416,10 @@ def test_replay_from_a_saved_state_is_bit_for_bit(
     assert [step["learning_rate"] for step in expected.metrics] == pytest.approx(
         [RATE * share for share in (0.2, 0.4, 0.6)]
     )
+    # Adam's first step is as long as the learning rate.
+    base = load_file(small / "base" / "model.safetensors")
+    step = max(float((expected.weights[0][n] - base[n].float()).abs().max()) for n in base)
+    assert step == pytest.approx(0.2 * RATE, rel=0.01)
 
     first = fresh()
     update(first, stored[:1], tmp_path / "first")
