@@ -28,7 +28,7 @@ ENDING_SECONDS = 30.0
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with Page(tmp_path_factory.mktemp("browser"), 1300, 900, online=True) as opened:
+    with Page(tmp_path_factory.mktemp("browser"), 1400, 900, online=True) as opened:
         yield opened
 
 
@@ -79,6 +79,12 @@ def submit(services: Services, page: Page) -> FlowRun:
     return services.read(UUID(page.value("location.pathname.split('/')[3]")))
 
 
+def reach(page: Page, state: str) -> None:
+    """Wait until the page of a flow run shows it in a state."""
+    badge = "document.querySelector('.state-badge')"
+    page.wait(f"{badge} && {badge}.innerText === '{state}'", RUN_SECONDS)
+
+
 def tab(page: Page, name: str) -> None:
     page.click("button, a, li", name)
 
@@ -102,8 +108,8 @@ def trained(services: Services, page: Page, runs: Path) -> FlowRun:
     keep(page, "form")
     run = submit(services, page)
     page.wait_text("train browser", RUN_SECONDS)
-    page.wait_text("Running", RUN_SECONDS)
-    page.wait_text("Completed", RUN_SECONDS)
+    reach(page, "Running")
+    reach(page, "Completed")
     return run
 
 
@@ -143,16 +149,16 @@ def test_the_artifacts_of_an_iteration(services: Services, page: Page, trained: 
 def test_verify_again_through_its_deployment(
     services: Services, page: Page, runs: Path, trained: FlowRun
 ) -> None:
-    store = Store(RunPaths(runs / "browser"))
-    before = store.manifest("verify", 2)
+    paths = RunPaths(runs / "browser")
+    before = Store(paths).manifest("verify", 2)
     form(services, page, "icpo-stage/verify")
     fill(page, "run", str(runs / "browser"))
     fill(page, "iteration", "2")
     page.click(".p-toggle__control")
     run = submit(services, page)
     page.wait_text("verify it-0002 of browser", RUN_SECONDS)
-    page.wait_text("Completed", RUN_SECONDS)
-    after = store.manifest("verify", 2)
+    reach(page, "Completed")
+    after = Store(paths).manifest("verify", 2)
     assert services.read(run).parameters["force"] is True
     assert before is not None
     assert after is not None
@@ -172,7 +178,7 @@ def test_cancel_a_second_run(services: Services, page: Page, runs: Path) -> None
     page.click(".p-overflow-menu-item, button", "Cancel")
     page.click(".p-modal button", "Confirm")
     wait(lambda: services.run_processes() == before, ENDING_SECONDS, "all processes to end")
-    page.wait_text("Cancelled", RUN_SECONDS)
+    reach(page, "Cancelled")
     assert services.ended(run, ENDING_SECONDS).state_name == "Cancelled"
 
 
