@@ -92,8 +92,10 @@ def published(model: nn.Module, named: list[tuple[str, Tensor]]) -> Iterator[tup
 
 @torch.no_grad()
 def _merged(layer: Linear, base: Tensor) -> Tensor:
-    down, up = layer.lora_A[NAME].weight.float(), layer.lora_B[NAME].weight.float()
-    return (base.float() + layer.scaling[NAME] * (up @ down)).to(base.dtype)
+    down, up = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
+    assert isinstance(down, Tensor)
+    assert isinstance(up, Tensor)
+    return (base.float() + layer.scaling[NAME] * (up.float() @ down.float())).to(base.dtype)
 
 
 def save_only(module: nn.Module) -> None:

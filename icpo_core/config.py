@@ -245,7 +245,7 @@ class LoraSection(Section):
 
     rank: CountOrNone = 0
     """Rank of the adapter; 0: no adapter, all weights are trained."""
-    alpha: Positive = 32.0
+    alpha: Count = 32
     """The adapter's product is multiplied by alpha / rank."""
     target_modules: Annotated[list[str], Field(min_length=1)] = [
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
