@@ -242,7 +242,8 @@ def make_update(run: Run, work: Work) -> Made:
     # What has no value in this iteration has no figure, in JSON too.
     figures = {name: value for name, value in reply["metrics"].items() if math.isfinite(value)}
     write_json(folder / "metrics.json", figures, durable=False)
-    facts = {"replayed": reply["replayed"], "timing": timing, "spans": noted.facts()}
+    facts = {"replayed": reply["replayed"], "timing": timing, "work": reply.get("work")}
+    facts["spans"] = noted.facts()
     known = {f"model/{name}": digest for name, digest in reply.get("weights", {}).items()}
     return Made(facts, reply["policy_version"], known)
 
