@@ -1,6 +1,6 @@
 """What it costs that nothing is lost: manifests, hashing, Parquet, fingerprints, fsync, retention.
 
-    python benchmarks/bookkeeping.py [--iterations 40] [--rollouts 1024] [--tokens 4096]
+    python -m benchmarks.bookkeeping [--iterations 40] [--rollouts 1024] [--tokens 4096]
                                      [--weights-mb 1] [--json FILE]
 
 Runs the stages and the store as `icpo train` does, without Prefect, and with engines that hand over

@@ -1,6 +1,6 @@
 """What an evaluation costs beyond the engine: the same samples by `icpo eval` and by bare vLLM.
 
-    python -m benchmarks.evaluation [--samples 32] [--repeats 5]
+    python -m benchmarks.evaluation [--samples 32] [--repeats 5] [--json FILE]
 
 Both have the small base model on the 300 held-out problems, 32 samples each, once bare (about 10
 tokens a response, the least favourable case there is) and once with one worked example (about 40).
@@ -15,6 +15,7 @@ which does all that the engine's does not, say more.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -61,9 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     samples, repeats = arguments.samples, arguments.repeats
     who, what = target(str(SMALL / "base")), read("heldout", str(SMALL / "heldout.parquet"))
+    found = {}
     print(f"{len(what.problems)} problems x {samples} samples, {repeats} repetitions", flush=True)
     with (
         tempfile.TemporaryDirectory() as place,
@@ -84,14 +87,18 @@ def main() -> None:
                     own.append(time.process_time() - processor)
                     beyond.append(seconds - done.manifest.facts["sampling_seconds"])
             ratio = statistics.median(whole) / statistics.median(raw)
+            length = f"{done.figures['mean_tokens']:.0f} tokens a response"
+            found[length] = {"ratio": ratio, "raw": raw, "whole": whole, "processor": own}
             print(
-                f"{shots} examples, {done.figures['mean_tokens']:.0f} tokens a response: "
+                f"{shots} examples, {length}: "
                 f"bare engine {statistics.median(raw):.2f} s ({min(raw):.2f} to {max(raw):.2f}), "
                 f"evaluation {statistics.median(whole):.2f} s ({min(whole):.2f} to "
                 f"{max(whole):.2f}): {ratio - 1:+.1%}; beyond its own sampling "
                 f"{statistics.median(beyond):.2f} s, processor {statistics.median(own):.2f} s",
                 flush=True,
             )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
 
 Default shape: 4,096 tokens x 151,936 vocabulary (Qwen3's) x width 1,024, float32. Both give the
 logprob of every token and, backwards, the gradients of hidden states and of the head's weight. The
-two take turns, in one process; seconds are medians, memory is the largest peak above what stood
-before the call.
+two take turns, in one process. Seconds are medians; those of the CPU are the steadier on a busy
+machine, as long as its threads sleep while they wait (`OMP_WAIT_POLICY=passive`). Memory is the
+largest peak above what stood before the call.
 """
 
 from __future__ import annotations
@@ -78,17 +79,17 @@ class Memory:
         return self._peak() - self._before
 
 
-def measure(work: Work, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[float, int]:
-    """Seconds and peak extra bytes of value and gradient."""
+def measure(work: Work, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[float, float, int]:
+    """Wall and CPU seconds and peak extra bytes of value and gradient."""
     memory = Memory(inputs[0].device.type)
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     logprobs_N, _ = work(*inputs)
     (-logprobs_N.mean()).backward()
     extra = memory.extra()
-    seconds = time.perf_counter() - started
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     for tensor in inputs[:2]:
         tensor.grad = None
-    return seconds, extra
+    return seconds, cpu, extra
 
 
 def main() -> None:
@@ -116,34 +117,38 @@ def main() -> None:
         inputs[1].normal_(std=0.02)
     for work in WORKS.values():  # the first product of a shape chooses its kernel
         measure(work, (inputs[0][:8].detach().requires_grad_(), inputs[1], inputs[2][:8]))
-    found: dict[str, list[tuple[float, int]]] = {name: [] for name in WORKS}
+    found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in WORKS}
     for _ in range(arguments.rounds):
         for name, work in WORKS.items():
             found[name].append(measure(work, inputs))
     figures = {
-        name: {"seconds": median(s for s, _ in pairs), "extra_bytes": max(b for _, b in pairs)}
-        for name, pairs in found.items()
+        name: {
+            "seconds": median(wall for wall, _, _ in runs),
+            "cpu_seconds": median(cpu for _, cpu, _ in runs),
+            "extra_bytes": max(extra for _, _, extra in runs),
+        }
+        for name, runs in found.items()
     }
     ratios = {
-        what: {
-            key: figures[f"ours{what}"][key] / figures[f"plain{what}"][key]
-            for key in ("seconds", "extra_bytes")
-        }
+        what: {key: value / figures[f"plain{what}"][key] for key, value in mine.items()}
         for what in ("", ", entropy")
+        for mine in [figures[f"ours{what}"]]
     }
     table = Table(
         title=f"{arguments.tokens} tokens x {arguments.vocabulary} vocabulary x "
         f"{arguments.width} width, {arguments.dtype}, {arguments.device}"
     )
-    for column in ("", "seconds", "extra MiB", "time ratio", "memory ratio"):
+    for column in ("", "seconds", "CPU seconds", "extra MiB", "ratios: time", "CPU", "memory"):
         table.add_column(column, justify="left" if not column else "right")
     for name, figure in figures.items():
         ratio = ratios[name.removeprefix("ours")] if name.startswith("ours") else None
         table.add_row(
             name,
             f"{figure['seconds']:.2f}",
+            f"{figure['cpu_seconds']:.2f}",
             f"{figure['extra_bytes'] / 2**20:.0f}",
             f"{ratio['seconds']:.2f}" if ratio else "",
+            f"{ratio['cpu_seconds']:.2f}" if ratio else "",
             f"{ratio['extra_bytes']:.3f}" if ratio else "",
         )
     Console().print(table)

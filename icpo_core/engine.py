@@ -199,9 +199,14 @@ class Engine:
         top_p: float = 1.0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Sample]:
-        """Sample every request with its own seed, in the order given."""
+        """Sample every request with its own seed; samples in the order given.
+
+        Long prompts go in first, so that no long prefill is left for the end; requests of one
+        prompt stay together.
+        """
         from vllm import SamplingParams
 
+        order = sorted(range(len(requests)), key=lambda at: -len(requests[at].prompt_ids))
         params = [
             SamplingParams(
                 temperature=temperature,
@@ -214,10 +219,11 @@ class Engine:
                 stop_token_ids=self.eos_ids,
                 ignore_eos=True,  # its own EOS id is unknown without a tokenizer; ours are given
             )
-            for request in requests
+            for request in (requests[at] for at in order)
         ]
-        outputs = self._run([request.prompt_ids for request in requests], params, on_progress)
-        return [_sample(output.outputs[0]) for output in outputs]
+        outputs = self._run([requests[at].prompt_ids for at in order], params, on_progress)
+        samples = dict(zip(order, (_sample(output.outputs[0]) for output in outputs), strict=True))
+        return [samples[at] for at in range(len(requests))]
 
     def _run(
         self,

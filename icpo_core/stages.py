@@ -282,11 +282,12 @@ def make_evaluation(run: Run, work: Work) -> Made:
     samples = pa.concat_tables(judged)
     schemas.write("samples", samples, together, work.fingerprint)
     found = scores(samples, pa.concat_tables(asked))
-    fallen = {}
-    for name, figures in found.items():
+    # Against evaluations that this one does not depend on: said beside the scores, not in them.
+    against_best, fallen = {}, {}
+    for name in found:
         change = history.against_best(run, work.iteration, name, samples)
         if change is not None:
-            figures["against_best"] = {"iteration": change.iteration} | change.comparison.as_json()
+            against_best[name] = {"iteration": change.iteration} | change.comparison.as_json()
             if change.fell:
                 fallen[name] = f"{name} {change.words}"
                 run.on_decision(f"evaluate {work.iteration}: {fallen[name]}")
@@ -294,7 +295,8 @@ def make_evaluation(run: Run, work: Work) -> Made:
     for shelf in shelves:
         shelf.clear()  # every sample stands together with the others
     accuracies = {f"accuracy/{name}": figures["accuracy"] for name, figures in found.items()}
-    facts |= {"rows": samples.num_rows, "fallen": fallen, "spans": noted.facts()}
+    facts |= {"rows": samples.num_rows, "fallen": fallen, "against_best": against_best}
+    facts["spans"] = noted.facts()
     return Made(facts | accuracies, version)
 
 

@@ -24,7 +24,10 @@ SECONDS = 60
 class Page:
     """One page in a browser of its own; a context manager."""
 
-    def __init__(self, folder: Path, width: int = 1280, height: int = 900) -> None:
+    def __init__(
+        self, folder: Path, width: int = 1280, height: int = 900, online: bool = False
+    ) -> None:
+        """online: the page may ask the network, which on a test's machine is loopback."""
         self._command = [
             BINARY, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
             "--disable-background-networking", "--remote-debugging-port=0",
@@ -32,6 +35,7 @@ class Page:
         ]  # fmt: skip
         self._folder = folder
         self._size = width, height
+        self._online = online
         self._numbers = itertools.count(1)
         self.complaints: list[str] = []
         """Errors and warnings of the console."""
@@ -60,10 +64,11 @@ class Page:
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
         )  # fmt: skip
-        self.call(
-            "Network.emulateNetworkConditions",
-            offline=True, latency=0, downloadThroughput=0, uploadThroughput=0,
-        )  # fmt: skip
+        if not self._online:
+            self.call(
+                "Network.emulateNetworkConditions",
+                offline=True, latency=0, downloadThroughput=0, uploadThroughput=0,
+            )  # fmt: skip
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,11 +96,44 @@ class Page:
         self.call("Page.navigate", url=path.resolve().as_uri())
         self.wait("document.body && document.body.dataset.ready === 'yes'")
 
-    def wait(self, condition: str) -> None:
-        deadline = time.monotonic() + SECONDS
+    def go(self, address: str, words: str) -> None:
+        """Open an address and wait until the page says something."""
+        self.call("Page.navigate", url=address)
+        self.wait_text(words)
+
+    def wait_text(self, words: str, seconds: float = SECONDS) -> None:
+        self.wait(
+            f"document.body && document.body.innerText.includes({json.dumps(words)})", seconds
+        )
+
+    def wait(self, condition: str, seconds: float = SECONDS) -> None:
+        deadline = time.monotonic() + seconds
         while not self.value(condition):
             assert time.monotonic() < deadline, f"{condition}: {self.complaints}"
             time.sleep(0.05)
+
+    def click(self, selector: str, words: str = "") -> None:
+        """Click the first visible element that a CSS selector finds and that has the words."""
+        find = (
+            f"[...document.querySelectorAll({json.dumps(selector)})].find(one => "
+            f"one.innerText.includes({json.dumps(words)}) && one.getClientRects().length)"
+        )
+        self.wait(f"!!({find})")
+        self.value(f"{find}.scrollIntoView({{block: 'center'}})")
+        middle = f"(b => [b.x + b.width / 2, b.y + b.height / 2])({find}.getBoundingClientRect())"
+        place: list[float] = []
+        while place != (place := self.value(middle)):  # until it has come to rest
+            time.sleep(0.2)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call(
+                "Input.dispatchMouseEvent",
+                type=kind, x=place[0], y=place[1], button="left", clickCount=1,
+            )  # fmt: skip
+
+    def type(self, text: str) -> None:
+        """Put text where the focus is, in the place of what stands there."""
+        self.value("document.activeElement.select && document.activeElement.select()")
+        self.call("Input.insertText", text=text)
 
     def value(self, expression: str) -> Any:
         """Value of an expression in the page."""

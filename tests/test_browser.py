@@ -1,0 +1,192 @@
+"""The Prefect UI in a real browser, with real engines: start, watch, look, verify again, cancel.
+
+    ICPO_PICTURES=docs/pictures pytest tests/test_browser.py -m engine
+
+also keeps what the browser saw, for the docs.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from chromium import Page, needs_chromium
+from fixtures_prefect import Services, wait
+from prefect.client.schemas.objects import FlowRun
+
+from icpo_core.paths import RunPaths
+from icpo_core.store import Store
+
+pytestmark = [pytest.mark.engine, needs_chromium]
+
+PICTURES = os.environ.get("ICPO_PICTURES")
+RUN_SECONDS = 300.0
+ENDING_SECONDS = 30.0
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with Page(tmp_path_factory.mktemp("browser"), 1400, 900, online=True) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("browser-runs")
+
+
+def keep(page: Page, name: str) -> None:
+    """What the window shows now, for the docs."""
+    if PICTURES:
+        page.picture(Path(PICTURES) / f"prefect-{name}.png")
+
+
+def form(services: Services, page: Page, deployment: str) -> None:
+    """Open the form that starts a run of a deployment."""
+    with services.client() as client:
+        found = client.read_deployment_by_name(deployment)
+    page.go(f"{services.page}/deployments/deployment/{found.id}/run", "Validate parameters")
+
+
+def fill(page: Page, label: str, text: str) -> None:
+    """Put text into the field of the form that has this label."""
+    field = (
+        f"[...document.querySelectorAll('.p-label')].find(one => one.querySelector('label')"
+        f".innerText.trim().split(' ')[0] === {json.dumps(label)})"
+        ".querySelector('textarea, input')"
+    )
+    page.wait(f"!!{field}")
+    page.value(f"{field}.focus()")
+    page.type(text)
+
+
+def add(page: Page, count: int, text: str) -> None:
+    """Add an entry to the list of overrides, which has `count` so far."""
+    page.click("button", "Add item")
+    fields = "document.querySelectorAll('.p-draggable-list textarea')"
+    page.wait(f"{fields}.length === {count + 1}")
+    page.value(f"{fields}[{count}].focus()")
+    page.type(text)
+
+
+def submit(services: Services, page: Page) -> FlowRun:
+    """Send the form, and open the flow run that the UI then names."""
+    page.click("button[type=submit]", "Submit")
+    page.click("button, a", "View run")
+    page.wait("location.pathname.startsWith('/runs/flow-run/')")
+    return services.read(UUID(page.value("location.pathname.split('/')[3]")))
+
+
+def reach(page: Page, state: str) -> None:
+    """Wait until the page of a flow run shows it in a state."""
+    badge = "document.querySelector('.state-badge')"
+    page.wait(f"{badge} && {badge}.innerText === '{state}'", RUN_SECONDS)
+
+
+def tab(page: Page, name: str) -> None:
+    page.click("button, a, li", name)
+
+
+def test_a_wrong_value_is_refused_in_the_form(services: Services, page: Page) -> None:
+    form(services, page, "icpo/train")
+    fill(page, "run", "../elsewhere")
+    page.click("button[type=submit]", "Submit")
+    page.wait_text("Validation failed for field 'run'")
+    assert page.value("location.pathname").endswith("/run")
+
+
+@pytest.fixture(scope="module")
+def trained(services: Services, page: Page, runs: Path) -> FlowRun:
+    """A run that was started by the form and watched until its end."""
+    form(services, page, "icpo/train")
+    changes = ["run.iterations=3", f"run.directory={runs}", "rollout.shards=2", "evaluate.every=3"]
+    fill(page, "run", "browser")
+    for count, change in enumerate(changes):
+        add(page, count, change)
+    keep(page, "form")
+    run = submit(services, page)
+    page.wait_text("train browser", RUN_SECONDS)
+    reach(page, "Running")
+    reach(page, "Completed")
+    return run
+
+
+def test_train_from_the_form_to_completed(
+    services: Services, page: Page, runs: Path, trained: FlowRun
+) -> None:
+    assert Store(RunPaths(runs / "browser")).finished("checkpoint", 3)
+    page.go(f"{services.page}/runs/flow-run/{trained.id}", "Subflow Runs")
+    tab(page, "Subflow Runs")
+    page.wait_text("it-0003")
+    keep(page, "run")
+    assert [one.name for one in services.subflows(trained)] == [
+        "it-0000", "it-0001", "it-0002", "it-0003"
+    ]  # fmt: skip
+
+
+def test_the_artifacts_of_an_iteration(services: Services, page: Page, trained: FlowRun) -> None:
+    page.go(f"{services.page}/runs/flow-run/{trained.id}", "Subflow Runs")
+    tab(page, "Subflow Runs")
+    page.click("a", "it-0003")
+    page.wait_text("rollout it-0003")
+    tab(page, "Artifacts")
+    for kind in ("metrics", "rollouts", "plot", "files"):
+        page.wait_text(f"browser-{kind}")
+    keep(page, "artifacts")
+    page.click("a", "browser-rollouts")
+    page.wait_text("Response")
+    page.wait_text("advantage")
+    keep(page, "rollouts")
+    page.go(f"{services.page}/runs/flow-run/{services.subflows(trained)[-1].id}", "Artifacts")
+    tab(page, "Artifacts")
+    page.click("a", "browser-plot")
+    page.wait("document.querySelector('img') && document.querySelector('img').naturalWidth > 100")
+    keep(page, "plot")
+
+
+def test_verify_again_through_its_deployment(
+    services: Services, page: Page, runs: Path, trained: FlowRun
+) -> None:
+    paths = RunPaths(runs / "browser")
+    before = Store(paths).manifest("verify", 2)
+    form(services, page, "icpo-stage/verify")
+    fill(page, "run", str(runs / "browser"))
+    fill(page, "iteration", "2")
+    page.click(".p-toggle__control")
+    run = submit(services, page)
+    page.wait_text("verify it-0002 of browser", RUN_SECONDS)
+    reach(page, "Completed")
+    after = Store(paths).manifest("verify", 2)
+    assert services.read(run).parameters["force"] is True
+    assert before is not None
+    assert after is not None
+    assert after.started > before.started
+    assert [one.sha256 for one in after.files] == [one.sha256 for one in before.files]
+
+
+def test_cancel_a_second_run(services: Services, page: Page, runs: Path) -> None:
+    before = services.run_processes()
+    form(services, page, "icpo/train")
+    fill(page, "run", "cancelled")
+    add(page, 0, f"run.directory={runs}")
+    run = submit(services, page)
+    page.wait_text("train cancelled", RUN_SECONDS)
+    wait(lambda: len(services.run_processes()) >= len(before) + 3, 120, "engine and trainer")
+    page.click(".flow-run-menu button")
+    page.click(".p-overflow-menu-item, button", "Cancel")
+    page.click(".p-modal button", "Confirm")
+    wait(lambda: services.run_processes() == before, ENDING_SECONDS, "all processes to end")
+    reach(page, "Cancelled")
+    assert services.ended(run, ENDING_SECONDS).state_name == "Cancelled"
+
+
+def test_the_nightly_schedule(services: Services, page: Page) -> None:
+    with services.client() as client:
+        found = client.read_deployment_by_name("icpo-eval/nightly")
+    page.go(f"{services.page}/deployments", "At 03:00 AM every day")
+    page.go(f"{services.page}/deployments/deployment/{found.id}", "Upcoming")
+    tab(page, "Upcoming")
+    page.wait_text("03:00:00 AM", 120)
+    keep(page, "nightly")
