@@ -33,6 +33,8 @@ from icpo_core.loss import LossInputs, LossOutputs, Totals, has_signal, icpo_los
 from icpo_core.microbatches import MicroBatch, Row, collate, padding_share, plan, rows_of
 from icpo_core.policy import Policy, flash_attention, load_policy
 from icpo_core.ranks import free_port
+from icpo_core.shapes import from_config
+from icpo_core.utilization import training_flops
 from icpo_core.weights import publish, write_probe
 from icpo_core.worker import Handler, attempt, serve
 
@@ -115,6 +117,7 @@ class Trainer:
         )
         self.device = self.engine.device
         self._norm: Tensor | None = None
+        self._trained: list[tuple[int, int]] = []
         if self._in_plain_torch():
             self.engine.optimizer.register_step_pre_hook(self._clip)
         self.state_id = self.base_version
@@ -197,6 +200,7 @@ class Trainer:
         rows = rows_of(schemas.read("batch", Path(job["batch"])))
         self.state_id = ""  # a step that fails half-way has no name: nothing starts from it
         metrics = self._step(rows, job["iteration"])
+        work = self._work()
         self.state_id = job["state_id"]
         stepped = time.perf_counter()
         folder = Path(job["out"]) / "model"
@@ -213,6 +217,24 @@ class Trainer:
             "weights": weights,
             "replayed": replayed,
             "timing": timing,
+            "work": work,
+        }
+
+    def _work(self) -> dict[str, Any]:
+        """What the last step took through the model, and on what: tokens, FLOPs where the model's
+        shape is known, devices and their name (on a CPU: none)."""
+        sizes = self._trained
+        try:
+            shape = from_config(read_json(self.model / "config.json"), str(self.model))
+            flops = training_flops(shape, sizes)
+        except ValueError:  # a model of a kind that is not counted
+            flops = None
+        bfloat16 = self.device.type == "cuda" and self.settings.dtype == "bfloat16"
+        return {
+            "tokens": sum(tokens for tokens, _ in sizes),
+            "flops": flops,
+            "device": torch.cuda.get_device_name(self.device) if bfloat16 else "",
+            "devices": self.ranks,
         }
 
     def _restore(self, parent: str, restore: dict[str, Any]) -> list[int]:
@@ -269,6 +291,7 @@ class Trainer:
                 self._check_gap(figures.means())
             norms.append(self._optimizer_step())
         used = sum(map(len, kept))
+        self._trained = [(rows[i].length, len(rows[i].response_ids)) for mini in kept for i in mini]
         metrics = figures.means(len(steps)) | {
             "padding_share": self._padding(rows, [mini for mini, _ in steps]),
             "optimizer_steps": float(len(steps)),
