@@ -7,8 +7,10 @@ always, the others by their own offline modes).
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,23 +47,41 @@ def open_trackers(config: Config, root: Path) -> list[Tracker]:
 
 
 class TensorBoard:
-    """Event files in RUN/tensorboard: `tensorboard --logdir runs` shows all runs."""
+    """Event files in RUN/tensorboard: `tensorboard --logdir runs` shows all runs.
+
+    One event an iteration, written as it comes: `SummaryWriter` has a thread that ends in a
+    traceback of its own when the disk is full.
+    """
 
     def __init__(self, config: Config, root: Path) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+        from tensorboardX.record_writer import RecordWriter
 
-        # Its own names are by the second: a quick resume would overwrite them.
-        suffix = f".{time.time_ns()}"
-        folder = str(root / "tensorboard")
-        self._writer = SummaryWriter(folder, flush_secs=30, filename_suffix=suffix)
+        folder = root / "tensorboard"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        # By the nanosecond, so that a quick resume does not overwrite it.
+        file = folder / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
+        self._writer = RecordWriter(str(file))
+        self._write(self._event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def log(self, iteration: int, row: Mapping[str, float]) -> None:
-        for name, value in row.items():
-            if math.isfinite(value):
-                self._writer.add_scalar(name, value, iteration)
+        values = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in row.items()
+            if math.isfinite(value)
+        ]
+        summary = self._summary(value=values)
+        self._write(self._event(wall_time=time.time(), step=iteration, summary=summary))
+
+    def _write(self, event: Any) -> None:
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        # On a full disk the event that did not fit is tried again; `metrics.parquet` has its row.
+        with contextlib.suppress(OSError):
+            self._writer.close()
 
 
 class WandB:
