@@ -103,6 +103,7 @@ def _fetch_file(mirror: Mirror, key: Key, one: FileRecord) -> str | None:
         return "is missing"
     if not is_recorded(fetched, one):
         fetched.unlink()
+        mirror.damaged.add(f"{mirror.paths.place(*key)}/{one.name}")
         return "is not what was recorded (sha256 differs)"
     fetched.replace(path)
     return None

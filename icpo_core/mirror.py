@@ -57,6 +57,8 @@ class Mirror:
         self.claim = Claim(self.store, paths.root)
         self.uploaded = 0
         """Bytes of stages that this process has uploaded."""
+        self.damaged: set[str] = set()
+        """Objects that were found to be other than recorded: they are taken for absent."""
         self._since = time.time()
         self._there: dict[str, int] = {}
         self._stages: dict[str, _Stage] = {}
@@ -258,7 +260,11 @@ class Mirror:
         return [
             one
             for one in records
-            if one.name not in gone and self._there.get(f"{place}/{one.name}") != one.bytes
+            if one.name not in gone
+            and (
+                self._there.get(f"{place}/{one.name}") != one.bytes
+                or f"{place}/{one.name}" in self.damaged
+            )
         ]
 
     def _withdraw(self, place: str, data: bytes, known: Manifest) -> None:
@@ -286,8 +292,11 @@ class Mirror:
         """Upload a file, or copy it within the store; in words, why it could not be done."""
         name, path = f"{place}/{one.name}", self.paths.root / place / one.name
         twin = self._places.get(one.sha256)
-        if twin is not None and twin != name and self.store.copy(twin, name):
+        if twin in self.damaged or twin == name:
+            twin = None
+        if twin is not None and self.store.copy(twin, name):
             self._there[name] = one.bytes
+            self.damaged.discard(name)
             return None
         try:
             before = path.stat()
@@ -298,6 +307,7 @@ class Mirror:
         except FileNotFoundError:
             return "is missing"
         self._there[name] = one.bytes
+        self.damaged.discard(name)
         if (before.st_ino, before.st_mtime_ns) != (after.st_ino, after.st_mtime_ns):
             self._remove(name)
             return "was changed while it was uploaded"

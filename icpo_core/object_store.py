@@ -44,7 +44,7 @@ class ObjectStore:
             self._fs, self._root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except ImportError as error:
             protocol = self.url.partition("://")[0]
-            package = "s3fs: pip install 'icpo[s3]'" if protocol in ("s3", "s3a") else str(error)
+            package = "s3fs: `pip install s3fs`" if protocol in ("s3", "s3a") else str(error)
             raise ValueError(f"{self.url}: a package is missing, {package}") from None
         except ValueError as error:
             raise ValueError(

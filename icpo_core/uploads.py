@@ -31,7 +31,7 @@ class Uploads:
         self._held: set[Key] = set()
         """Stages whose removals wait for the newest checkpoint."""
         self._news = threading.Condition()
-        self._closing = self._over = self._known = self._away = False
+        self._closing = self._over = self._known = self._away = self._lost = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
         self._life = threading.Thread(target=self._live, name="mirror-claim", daemon=True)
@@ -67,7 +67,7 @@ class Uploads:
         self._ended.set()
         self._life.join(GIVE_UP_SECONDS)
         missing = len(self._changed)
-        if missing or not self._known:
+        if not self._lost and (missing or not self._known):
             what = f"{missing} stages are" if self._known else "what is new is"
             self._say(
                 f"{self.mirror.store.url}: {what} not there yet; the same command uploads them "
@@ -94,7 +94,7 @@ class Uploads:
             try:
                 self._upload(mine, closing)
             except RefusedError as taken:
-                self._known = True
+                self._lost = True
                 self._say(f"{taken}; this run goes on without its mirror")
                 return
             except (AwayError, ValueError) as error:
