@@ -1,11 +1,13 @@
 """An iteration of the demo beside a step of TRL's GRPOTrainer, on the same model and rollouts.
 
-    python -m benchmarks.iteration [--iterations 20] [--steps 6] [--json FILE]
+    python -m benchmarks.iteration [--iterations 20] [--steps 12] [--json FILE]
 
-Ours is the whole: Prefect flow and server, vLLM, math-verify, DeepSpeed, every stage persisted.
-TRL samples 16 prompts x 8 responses of at most 64 tokens from the same problems, with the same
-model, dtype, learning rate and temperature, without KL, and persists nothing. Both in one run, one
-after the other; medians without the first iterations, which compile.
+First the demo, with its seconds a stage. Then both from the model that it ends with, which writes
+out its solutions in 40 tokens: 16 bare prompts x 8 responses of at most 64 tokens from the same
+problems, same dtype and temperature, no KL, and a learning rate at which the model stays as it is,
+so that all iterations are the same work. Ours is the whole: Prefect flow and server, vLLM,
+math-verify, DeepSpeed, every stage persisted. TRL persists nothing. One after the other; medians
+without the first iterations, which compile.
 """
 
 from __future__ import annotations
@@ -32,19 +34,19 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"
 WARM = 3
 PROMPTS, GROUP, MAX_TOKENS = 16, 8, 64
+RATE = 1e-12
 
 
-def ours(iterations: int) -> dict[str, Any]:
+def ours(name: str, iterations: int, folder: str, more: list[str]) -> dict[str, Any]:
     """Train for some iterations; median seconds of an iteration, of each stage, and the share that
     was spent neither in the engines nor in the optimizer."""
-    with tempfile.TemporaryDirectory() as folder:
-        changes = [f"run.iterations={iterations}", "evaluate.every=0", f"run.directory={folder}"]
-        words = [sys.executable, "-m", "flows.cli", "train", str(DEMO), "--run", "bench"]
-        for change in changes:
-            words += ["-o", change]
-        environment = {**os.environ, "PREFECT_HOME": f"{folder}/prefect"}
-        subprocess.run(words, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-        return measure(RunPaths(Path(folder) / "bench"), iterations)
+    changes = [f"run.iterations={iterations}", "evaluate.every=0", f"run.directory={folder}"]
+    words = [sys.executable, "-m", "flows.cli", "train", str(DEMO), "--run", name]
+    for change in [*changes, *more]:
+        words += ["-o", change]
+    environment = {**os.environ, "PREFECT_HOME": f"{folder}/prefect"}
+    subprocess.run(words, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    return measure(RunPaths(Path(folder) / name), iterations)
 
 
 def measure(paths: RunPaths, iterations: int) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def measure(paths: RunPaths, iterations: int) -> dict[str, Any]:
         last = of("checkpoint", iteration)
         return last.started + last.seconds
 
-    walls, outside = [], []
+    walls, outside, tokens = [], [], []
     counted = range(WARM + 1, iterations + 1)
     for iteration in counted:
         wall = end(iteration) - end(iteration - 1)
@@ -67,6 +69,7 @@ def measure(paths: RunPaths, iterations: int) -> dict[str, Any]:
         engines = facts["sampling_seconds"] + facts["reload_seconds"]
         engines += of("update", iteration).facts["timing"]["step"]
         walls.append(wall)
+        tokens.append(facts["tokens"])
         outside.append((wall - engines) / wall)
     stages = {
         stage: median(of(stage, iteration).seconds for iteration in counted)
@@ -74,11 +77,14 @@ def measure(paths: RunPaths, iterations: int) -> dict[str, Any]:
         if stage != "evaluate"
     }
     stages["between"] = median(walls) - sum(stages.values())
-    return {"seconds": median(walls), "stages": stages, "outside": median(outside)}
+    return {
+        "seconds": median(walls), "stages": stages, "outside": median(outside),
+        "tokens": median(tokens),
+    }  # fmt: skip
 
 
-def trl_steps(steps: int) -> list[float]:
-    """Seconds of each step of TRL's trainer, in this process."""
+def trl_steps(steps: int, model: Path) -> dict[str, list[float]]:
+    """Seconds and sampled tokens of each step of TRL's trainer, in this process."""
     import datasets
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -96,7 +102,12 @@ def trl_steps(steps: int) -> list[float]:
         }
     )
 
-    def reward(completions: list[str], answer: list[str], **_: Any) -> list[float]:
+    tokens: list[float] = []
+
+    def reward(
+        completions: list[str], answer: list[str], completion_ids: list[list[int]], **_: Any
+    ) -> list[float]:
+        tokens.append(sum(map(len, completion_ids)))
         found = [extract(text, "boxed").answer for text in completions]
         return [float(one == gold) for one, gold in zip(found, answer, strict=True)]
 
@@ -109,11 +120,10 @@ def trl_steps(steps: int) -> list[float]:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             times.append(time.perf_counter() - self.started)
 
-    base = ROOT / "data" / "small" / "base"
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
-            model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
-            processing_class=AutoTokenizer.from_pretrained(base),
+            model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
+            processing_class=AutoTokenizer.from_pretrained(model),
             reward_funcs=reward,
             train_dataset=rows,
             callbacks=[Clock()],
@@ -123,7 +133,7 @@ def trl_steps(steps: int) -> list[float]:
                 per_device_train_batch_size=PROMPTS * GROUP,
                 num_generations=GROUP,
                 max_completion_length=MAX_TOKENS,
-                learning_rate=3e-4,
+                learning_rate=RATE,
                 lr_scheduler_type="constant",
                 beta=0.0,
                 temperature=1.0,
@@ -137,38 +147,48 @@ def trl_steps(steps: int) -> list[float]:
             ),
         )
         trainer.train()
-    return times
+    return {"seconds": times, "tokens": tokens}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--iterations", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=8, help="of TRL")
+    parser.add_argument("--steps", type=int, default=12, help="of TRL")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only-trl", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--only-trl", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only_trl:
-        print(json.dumps(trl_steps(arguments.steps)))
+        print(json.dumps(trl_steps(arguments.steps, arguments.only_trl)))
         return
-    mine = ours(arguments.iterations)
-    # A process of its own, so that neither has the other's threads beside it.
-    words = [sys.executable, "-m", "benchmarks.iteration", "--only-trl"]
-    words += ["--steps", str(arguments.steps)]
-    theirs = subprocess.run(words, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    times = json.loads(theirs.stdout.splitlines()[-1])[WARM - 1 :]
-    found = {**mine, "trl_seconds": median(times), "ratio": mine["seconds"] / median(times)}
+    with tempfile.TemporaryDirectory() as folder:
+        demo = ours("demo", arguments.iterations, folder, [])
+        model = Path(folder) / "demo" / "LATEST" / "model"
+        still = ["preset=grpo", f"model.path={model}", f"update.learning_rate={RATE}"]
+        mine = ours("same", arguments.steps, folder, still)
+        # A process of its own, so that neither has the other's threads beside it.
+        words = [sys.executable, "-m", "benchmarks.iteration", "--only-trl", str(model)]
+        words += ["--steps", str(arguments.steps)]
+        done = subprocess.run(words, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    theirs = {
+        name: median(values[WARM:])
+        for name, values in json.loads(done.stdout.splitlines()[-1]).items()
+    }
+    ratio = mine["seconds"] / theirs["seconds"]
     table = Table(title=f"{PROMPTS} prompts x {GROUP} rollouts, medians")
-    table.add_column("")
-    table.add_column("seconds", justify="right")
-    for name, seconds in mine["stages"].items():
-        table.add_row(name, f"{seconds:.3f}")
+    for column in ("", "demo, seconds", "same work, seconds"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, seconds in demo["stages"].items():
+        table.add_row(name, f"{seconds:.3f}", f"{mine['stages'][name]:.3f}")
     table.add_section()
-    table.add_row("our iteration", f"{mine['seconds']:.2f}")
-    table.add_row("TRL's step", f"{found['trl_seconds']:.2f}")
-    table.add_row("ratio", f"{found['ratio']:.2f}")
-    table.add_row("share outside the engines", f"{mine['outside']:.0%}")
+    table.add_row("our iteration", f"{demo['seconds']:.2f}", f"{mine['seconds']:.2f}")
+    table.add_row("TRL's step", "", f"{theirs['seconds']:.2f}")
+    table.add_row("ratio", "", f"{ratio:.2f}")
+    table.add_row("share outside the engines", f"{demo['outside']:.0%}", f"{mine['outside']:.0%}")
+    table.add_row("tokens, ours", f"{demo['tokens']:,.0f}", f"{mine['tokens']:,.0f}")
+    table.add_row("tokens, TRL's", "", f"{theirs['tokens']:,.0f}")
     Console().print(table)
     if arguments.json:
+        found = {**demo, "same": mine, "trl": theirs, "ratio": ratio}
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
 
 

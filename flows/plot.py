@@ -41,7 +41,8 @@ def draw(roots: list[Path], out: Path) -> Path:
     steering.set(title="Flips: wrong bare, right steered", xlabel="iteration")
     for axes in (accuracy, reward, steering):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+        if axes.lines:
+            axes.legend(fontsize=7)
     with atomic_path(out) as temporary:
         figure.savefig(temporary, format="png")
     return out

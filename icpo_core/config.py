@@ -243,6 +243,19 @@ class LossSection(Section):
     """Cap of the correction."""
 
 
+class LoraSection(Section):
+    """LoRA: an adapter of low rank is trained instead of all weights, and published merged."""
+
+    rank: CountOrNone = 0
+    """Rank of the adapter; 0: no adapter, all weights are trained."""
+    alpha: Count = 32
+    """The adapter's product is multiplied by alpha / rank."""
+    target_modules: Annotated[list[str], Field(min_length=1)] = [
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    ]  # fmt: skip
+    """Linear layers that get one, by the last part of their name."""
+
+
 class UpdateSection(Section):
     """Stage `update`: the optimizer steps, in DeepSpeed."""
 
@@ -266,6 +279,7 @@ class UpdateSection(Section):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Weights and activations of the trainer; logits and loss are float32 always."""
     gradient_checkpointing: bool = False
+    lora: LoraSection = LoraSection()
     deepspeed: dict[str, Any] = {"zero_optimization": {"stage": 0}}
     """DeepSpeed's own settings, or the path of a JSON file that holds them. Batch sizes, optimizer,
     clipping and dtype are set by this program."""
@@ -437,6 +451,17 @@ class Config(Section):
             raise ValueError(
                 f"update.deepspeed sets {taken[0]}, which this program sets: remove it there"
             )
+        if update.lora.rank:
+            if update.deepspeed.get("zero_optimization", {}).get("stage", 0) == 3:
+                raise ValueError(
+                    "update.lora.rank trains an adapter, whose merged weights ZeRO-3 has in no one "
+                    "place: set update.deepspeed to configs/deepspeed/zero2.json, or lora.rank = 0"
+                )
+            if outer := {"lm_head", "embed_tokens"} & set(update.lora.target_modules):
+                raise ValueError(
+                    f"update.lora.target_modules has {min(outer)}: an adapter goes on the linear "
+                    "layers between embedding and head, leave it out"
+                )
         return self
 
 

@@ -94,16 +94,25 @@ def engine_memory(shape: Shape, engine: EngineSection) -> Parts:
     }
 
 
+def trained(shape: Shape, update: UpdateSection) -> int:
+    """Parameters that have gradients and moments: all, or LoRA's."""
+    lora = update.lora
+    if not lora.rank:
+        return shape.parameters
+    return shape.adapter_parameters(lora.rank, lora.target_modules)
+
+
 def state_memory(shape: Shape, update: UpdateSection, ranks: int) -> Parts:
     """Weights, gradients and optimizer of one rank, by DeepSpeed's own account of ZeRO
     (https://deepspeed.readthedocs.io/en/latest/memory.html)."""
     zero = update.deepspeed.get("zero_optimization", {})
-    stage, parameters, b = zero.get("stage", 0), shape.parameters, BYTES[update.dtype]
+    stage, parameters, b = zero.get("stage", 0), trained(shape, update), BYTES[update.dtype]
+    frozen = shape.parameters if update.lora.rank else 0
     share = parameters / ranks
     # Two moments; under ZeRO and in bfloat16 a float32 master and its gradient too.
     optimizer = (8 if stage == 0 and b == 4 else 16) * (share if stage else parameters)
     parts: Parts = {
-        "trainer: weights": b * (share if stage == 3 else parameters),
+        "trainer: weights": b * (frozen + (share if stage == 3 else parameters)),
         "trainer: gradients": b * (share if stage >= 2 else parameters),
         "trainer: optimizer": 0 if "offload_optimizer" in zero else optimizer,
     }
@@ -122,22 +131,28 @@ def state_memory(shape: Shape, update: UpdateSection, ranks: int) -> Parts:
     return parts
 
 
-def activation_bytes(shape: Shape, dtype: str) -> float:
+def activation_bytes(shape: Shape, update: UpdateSection) -> float:
     """What one layer keeps of one token for backward."""
-    if BYTES[dtype] == 4:
-        return 24 * shape.width + 16 * shape.queries + 16 * shape.keys + 16 * shape.ffn
-    return 16 * shape.width + 10 * shape.queries + 10 * shape.keys + 8 * shape.ffn
+    b, lora = BYTES[update.dtype], update.lora
+    kept = 16 * shape.width + 10 * shape.queries + 10 * shape.keys + 8 * shape.ffn
+    if b == 4:
+        kept = 24 * shape.width + 16 * shape.queries + 16 * shape.keys + 16 * shape.ffn
+    if lora.rank:
+        # LoRA's products A x; and frozen norms need not know what they multiply.
+        kept += b * lora.rank * len(lora.target_modules)
+        kept -= b * (2 * shape.width + shape.queries + shape.keys)
+    return kept
 
 
 def trainer_memory(shape: Shape, config: Config, ranks: int) -> Parts:
     """One rank at its highest, without its process."""
     update = config.update
-    b, layer = BYTES[update.dtype], activation_bytes(shape, update.dtype)
+    b, layer = BYTES[update.dtype], activation_bytes(shape, update)
     longest = config.prompts.max_tokens + config.rollout.max_tokens
     rows = (update.mini_batch or config.prompts.batch_size) * group_size(config)
     tokens = min(max(update.token_budget, longest), rows * longest)
     parts = state_memory(shape, update, ranks)
-    if config.loss.kl != "off":
+    if config.loss.kl != "off" and not update.lora.rank:
         sharded = update.deepspeed.get("zero_optimization", {}).get("stage", 0) == 3
         parts["trainer: reference"] = b * shape.parameters / (ranks if sharded else 1)
     kept = shape.layers * (shape.width * b if update.gradient_checkpointing else layer)
@@ -157,7 +172,9 @@ def host_memory(shape: Shape, config: Config, layout: Layout) -> Parts:
         "trainer processes": layout.ranks * TRAINER_PROCESS,
     }
     if "offload_optimizer" in config.update.deepspeed.get("zero_optimization", {}):
-        parts["offloaded optimizer"] = shape.parameters * 1.5 * max(4 * layout.ranks, 16)
+        parts["offloaded optimizer"] = (
+            trained(shape, config.update) * 1.5 * max(4 * layout.ranks, 16)
+        )
     return parts
 
 
@@ -246,10 +263,11 @@ def model_bytes(shape: Shape, config: Config) -> float:
 
 
 def state_bytes(shape: Shape, config: Config) -> float:
-    """A saved trainer state: weights, moments, and under ZeRO or in bfloat16 a float32 master."""
+    """A saved trainer state: what is trained, moments, and under ZeRO or in bfloat16 a float32
+    master."""
     stage = config.update.deepspeed.get("zero_optimization", {}).get("stage", 0)
     b = BYTES[config.update.dtype]
-    return shape.parameters * (b + (8 if stage == 0 and b == 4 else 12))
+    return trained(shape, config.update) * (b + (8 if stage == 0 and b == 4 else 12))
 
 
 def row_bytes(shape: Shape, response: float) -> float:
@@ -302,7 +320,8 @@ def passes(config: Config) -> float:
     several = 0 < update.mini_batch < whole
     # Forward alone is a third: for the reference, for the old policy, and made again in backward.
     thirds = (config.loss.kl != "off") + (several and update.old_logprobs == "trainer")
-    return 1 + (thirds + update.gradient_checkpointing) / 3
+    # Weights that an adapter leaves frozen get no gradient, which is a third of all.
+    return (2 if update.lora.rank else 3) / 3 + (thirds + update.gradient_checkpointing) / 3
 
 
 def seconds(

@@ -25,6 +25,7 @@ Digest = Callable[[Path], str]
 
 TEMPORARY_SUFFIX = ".partial"
 SYNC_THREADS = 8
+HASH_THREADS = min(8, os.cpu_count() or 1)
 
 # Stands where a file's own digest will: replaced by as many hexadecimal digits.
 UNSEALED = "icpo-seal:" + "0" * 64
@@ -169,7 +170,10 @@ def weight_digests(folder: Path) -> dict[str, str]:
             f"{folder}: no model here (config.json and *.safetensors are needed); "
             "check model.path, or make the small one with `python -m data.base_model`"
         )
-    return {shard.name: sha256_file(shard) for shard in shards}
+    if len(shards) == 1:
+        return {shards[0].name: sha256_file(shards[0])}
+    with ThreadPoolExecutor(min(HASH_THREADS, len(shards))) as pool:
+        return dict(zip([one.name for one in shards], pool.map(sha256_file, shards), strict=True))
 
 
 def model_digest(folder: Path) -> str:

@@ -32,7 +32,7 @@ class NotReadyError(ValueError):
 
 def config_slice(config: Config, stage: str) -> dict[str, Any]:
     """The part of the configuration that can change the stage's result, by dotted key."""
-    rollout, engine = config.rollout, {"rollout.engine": slice_of(config.rollout.engine)}
+    rollout = config.rollout
     if stage == "prompts":
         # Only whether the pool or the traces are used matters here, not how often.
         source = rollout.expert_source if rollout.expert else "none"
@@ -54,6 +54,7 @@ def config_slice(config: Config, stage: str) -> dict[str, Any]:
             "verify.seconds": config.verify.seconds,
             "verify.memory_mb": config.verify.memory_mb,
         }
+        engine = {"rollout.engine": slice_of(rollout.engine)}
         prompts = {"prompts": template_settings(config)}
         return {"evaluate": slice_of(config.evaluate)} | engine | judging | prompts
     assert stage == "checkpoint", stage

@@ -70,6 +70,7 @@ class Judges:
         self.rules = rules
         self._known: OrderedDict[Pair, Finding] = OrderedDict()
         self._lock = threading.Lock()
+        self._interrupted = threading.Event()
         self._judges: list[_Judge] = []
         self._nursery: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -110,9 +111,14 @@ class Judges:
                 self._known.popitem(last=False)
             return verdicts
 
+    def interrupt(self) -> None:
+        """End who is judging with RuntimeError; until `close`, nothing is judged."""
+        self._interrupted.set()
+
     def close(self) -> None:
         """End all processes. The pool starts them again if it is used again."""
         with self._lock:
+            self._interrupted.clear()
             for judge in self._judges:
                 judge.channel.close()
             self._judges.clear()
@@ -136,6 +142,8 @@ class Judges:
                 for judge in self._judges:
                     selector.register(judge.channel, selectors.EVENT_READ, judge)
                 while len(findings) < len(pairs):
+                    if self._interrupted.is_set():
+                        raise RuntimeError("the judges were ended before they were through")
                     self._hand_out(waiting, len(pairs) - len(findings), selector)
                     for key, _ in selector.select(WATCH_SECONDS):
                         if not self._receive(key.data, findings):

@@ -5,36 +5,58 @@ A view of the run, never its truth: it can be made again from the stages at any 
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from icpo_core.config import STAGES
+from icpo_core import timeline
 from icpo_core.files import UNSEALED, atomic_path, read_json, seal, seal_fits
 from icpo_core.paths import RunPaths
 from icpo_core.run import Run
+from icpo_core.utilization import utilization
 
 
 def row(run: Run, iteration: int) -> dict[str, float]:
     """The figures of an iteration: those of `select` and `update`, accuracy by benchmark
-    (`accuracy/NAME`), and seconds by stage (`seconds/STAGE`). What is not there is left out."""
+    (`accuracy/NAME`), seconds by stage (`seconds/STAGE`) and between stages (`seconds/outside`),
+    tokens a second of sampling and of the optimizer steps (`tokens_per_second/rollout`, `/update`)
+    and `mfu`, where the device is known. What is not there is left out."""
     figures: dict[str, float] = {"iteration": float(iteration)}
     for stage, name in (("select", "summary.json"), ("update", "metrics.json")):
         path = run.paths.stage(stage, iteration) / name
         if path.is_file():
             figures |= read_json(path)
-    for stage in STAGES:
-        found = run.store.finished(stage, iteration)
-        if found is None:
-            continue
+    made = timeline.manifests(run.store, iteration)
+    before = timeline.manifests(run.store, iteration - 1) if iteration else []
+    gaps = timeline.gaps(made, before)
+    if gaps:
+        figures["seconds/outside"] = sum(gaps.values())
+    for found in made:
+        stage = found.stage
         figures[f"seconds/{stage}"] = found.seconds
         if stage == "rollout":
             figures["rollout/tokens"] = float(found.facts["tokens"])
             if found.facts.get("probe_gap") is not None:
                 figures["rollout/probe_gap"] = found.facts["probe_gap"]
+            if seconds := timeline.sampling_seconds(found):
+                sampled = found.facts.get("sampled_tokens", 0)
+                figures["tokens_per_second/rollout"] = sampled / seconds
+        elif stage == "update" and found.facts.get("work"):
+            figures |= _training(found.facts["work"], found.facts["timing"]["step"])
         elif stage == "select" and "judge/seconds" in found.facts:
             figures["judge/seconds"] = found.facts["judge/seconds"]
         elif stage == "evaluate":
             figures |= {k: v for k, v in found.facts.items() if k.startswith("accuracy/")}
+    return figures
+
+
+def _training(work: dict[str, Any], seconds: float) -> dict[str, float]:
+    """How fast the optimizer steps of an iteration were, in tokens a second and as MFU."""
+    figures = {"tokens_per_second/update": work["tokens"] / seconds} if seconds else {}
+    if work["flops"] is not None:
+        share = utilization(work["flops"], seconds, work["device"], work["devices"])
+        figures |= {} if share is None else {"mfu": share}
     return figures
 
 

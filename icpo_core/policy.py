@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from icpo_core import adapter
+from icpo_core.config import LoraSection
 from icpo_core.logprobs import token_logprobs
 
 if TYPE_CHECKING:
@@ -92,9 +94,16 @@ def flash_attention(dtype: torch.dtype) -> bool:
 
 
 def load_policy(
-    folder: Path, dtype: torch.dtype, temperature: float, flash_attention: bool = False
+    folder: Path,
+    dtype: torch.dtype,
+    temperature: float,
+    flash_attention: bool = False,
+    lora: LoraSection | None = None,
 ) -> Policy:
-    """Read a model folder. Raises ValueError if it is no causal language model we can train."""
+    """Read a model folder; with `lora` of a rank only an adapter on it is trained and saved.
+
+    Raises ValueError if it is no causal language model we can train.
+    """
     from transformers import AutoModelForCausalLM
 
     attention = {"attn_implementation": "flash_attention_2"} if flash_attention else {}
@@ -105,7 +114,12 @@ def load_policy(
         raise ValueError(f"{folder}: cannot be loaded as a language model ({first})") from error
     _drop_nothing(model)
     _require_plain_logits(model, folder)
-    return Policy(model, temperature)
+    if lora is None or not lora.rank:
+        return Policy(model, temperature)
+    adapter.inject(model, lora)
+    policy = Policy(model, temperature)
+    adapter.save_only(policy)
+    return policy
 
 
 def _drop_nothing(model: nn.Module) -> None:

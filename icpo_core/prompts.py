@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,7 @@ class PromptMaker:
         self._template = Template(tokenizer, settings)
         self._require_short()
         self._epochs: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()  # the next batch is made while another thread may ask
         self._lengths: list[int] | None = None
         self._demonstrations: Demonstrations | None = None
         self.left_out: dict[str, int] = {}
@@ -80,6 +82,10 @@ class PromptMaker:
         empty. Nothing is cut.
         """
         assert iteration >= 1, iteration
+        with self._lock:
+            return self._batch(iteration)
+
+    def _batch(self, iteration: int) -> pa.Table:
         chosen = self.places(iteration)
         bare = [self._template.render(self._rows[place]["problem"]) for place in chosen]
         bare_ids = self._template.tokenize(bare)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from icpo_core import benchmarks, eras, files, models, record
+from icpo_core.ahead import Ahead
 from icpo_core.config import Config, build, load, override
 from icpo_core.eras import Era
 from icpo_core.fetch import fetch
@@ -76,6 +77,7 @@ class Run:
         self._workers: Workers | None = None
         self._trackers: list[Tracker] | None = None
         self._judges: dict[str, Judges] = {}
+        self._ahead = Ahead()
 
     # --- opening and closing ------------------------------------------------------------------
 
@@ -162,6 +164,10 @@ class Run:
     def close(self) -> None:
         """End workers and judges, wait for the mirror, give the lock back."""
         _OPEN.pop(self.paths.root.resolve(), None)
+        for run in (self, *self._earlier.values()):
+            for judges in run._judges.values():
+                judges.interrupt()
+        self._ahead.close()
         for earlier in self._earlier.values():
             earlier.close()
         self._earlier.clear()
@@ -228,7 +234,17 @@ class Run:
     @property
     def logs(self) -> Path:
         """Folder of this attempt's logs."""
-        return self.paths.attempt(self._owner._attempt)
+        return self.paths.attempt(self.attempt)
+
+    @property
+    def attempt(self) -> int:
+        """Number of this attempt at the run, from 1."""
+        return self._owner._attempt
+
+    @property
+    def ahead(self) -> Ahead:
+        """What is made before a stage asks for it, of all eras."""
+        return self._owner._ahead
 
     @property
     def workers(self) -> Workers:

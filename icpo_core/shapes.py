@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,25 @@ class Shape:
     def keys(self) -> int:
         """Width of all key heads together, and of all value heads."""
         return self.kv_heads * self.head
+
+    def adapter_parameters(self, rank: int, modules: Collection[str]) -> int:
+        """Of LoRA on the named linear layers. Raises ValueError for a name that is none of them."""
+        width, queries, keys, ffn = self.width, self.queries, self.keys, self.ffn
+        sides = {
+            "q_proj": width + queries,
+            "k_proj": width + keys,
+            "v_proj": width + keys,
+            "o_proj": queries + width,
+            "gate_proj": width + ffn,
+            "up_proj": width + ffn,
+            "down_proj": ffn + width,
+        }
+        if unknown := set(modules) - sides.keys():
+            raise ValueError(
+                f"update.lora.target_modules: {min(unknown)} is none of {', '.join(sides)}, the "
+                "linear layers of Llama, Qwen2 and Qwen3"
+            )
+        return self.layers * rank * sum(sides[name] for name in set(modules))
 
     @property
     def layer_parameters(self) -> int:

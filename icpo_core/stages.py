@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from icpo_core import checkpoints, evaluate, graph, history, schemas, verify
+from icpo_core import checkpoints, devices, evaluate, graph, history, schemas, verify
 from icpo_core.diagnostics import iteration_row
-from icpo_core.files import write_json
-from icpo_core.manifest import Manifest
+from icpo_core.files import canonical_digest, write_json
+from icpo_core.manifest import FileRecord, Manifest
 from icpo_core.run import Run
 from icpo_core.scores import scores
 from icpo_core.selection import select
 from icpo_core.shelf import Shelf, orders
+from icpo_core.timeline import FLOW, WAITS, Recorder
 from icpo_core.work import Work
 from icpo_core.workers import Around
 
@@ -88,7 +90,7 @@ def perform(
         work,
         started,
         time.monotonic() - clock,
-        made.facts,
+        made.facts | {"attempt": run.attempt},
         made.policy_version,
         prefect,
         made.known,
@@ -112,25 +114,44 @@ def recover(run: Run, iteration: int) -> None:
 
 
 def make_prompts(run: Run, work: Work) -> Made:
-    table = run.prompt_maker.batch(work.iteration)
+    noted = Recorder()
+    done = run.ahead.take("prompts", work.iteration, "", work.fingerprint)
+    if done is not None:
+        table = done.value
+        noted.add("prompts", "made ahead", done.started, done.seconds)
+    else:
+        table = run.prompt_maker.batch(work.iteration)
     schemas.write("prompts", table, _folder(run, work) / "prompts.parquet", work.fingerprint)
     without = table["expert_prompt"].null_count if run.config.prompts.k else 0
-    return Made({"rows": table.num_rows, "without_demonstrations": without})
+    facts = {"rows": table.num_rows, "without_demonstrations": without}
+    return Made(facts | {"spans": noted.facts()})
 
 
 def make_rollouts(run: Run, work: Work) -> Made:
-    """Sample every shard that is not there yet, on an engine that is proven to hold the policy."""
+    """Sample every shard that is not there yet, on an engine that is proven to hold the policy.
+
+    Of several shards, each is judged ahead of `verify` while the engines are at others.
+    """
     folder, shards = _folder(run, work), run.config.rollout.shards
     policy, version, probe = _policy(run, work.iteration - 1)
     wanted = [run.paths.part("rollout", work.iteration, index, shards) for index in range(shards)]
     kept = set(run.store.parts(work))
     facts: dict[str, Any] = {"kept_parts": len(kept)}
+    noted = Recorder()
     if kept != set(wanted):
-        facts |= run.workers.load(policy, version, probe)
+        facts |= _load(run, noted, policy, version, probe)
+    prompts = run.store.file("prompts", work.iteration, "prompts.parquet")
+    judge_ahead = _verdicts_ahead(run, work, prompts) if shards > 1 else lambda path: None
+
+    def around(job: dict[str, Any], do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        reply = run.around_part(job, do)
+        judge_ahead(Path(job["out"]))
+        return reply
+
     jobs = [
         {
             "job": "rollout",
-            "prompts": str(run.store.file("prompts", work.iteration, "prompts.parquet")),
+            "prompts": str(prompts),
             "shard": index,
             "shards": shards,
             "rollout": run.config.rollout.model_dump(exclude={"engine"}),
@@ -143,14 +164,18 @@ def make_rollouts(run: Run, work: Work) -> Made:
         for index, path in enumerate(wanted)
         if path not in kept
     ]
+    for path in sorted(kept) if jobs else ():
+        judge_ahead(path)
     say = _reporter(run, work, 0, 1)
-    replies = run.workers.sample_all(jobs, say, run.around_part) if jobs else []
+    timed = noted.parts(around, lambda job: f"part {job['shard']}")
+    replies = run.workers.sample_all(jobs, say, timed) if jobs else []
     totals = {
         name: sum(reply[name] for reply in replies) for name in ("tokens", "sampling_seconds")
     }
+    totals["sampled_tokens"] = totals["tokens"]
     totals["tokens"] += sum(map(_tokens, kept))
     assert all(path.parent == folder for path in wanted)
-    return Made(facts | totals, version)
+    return Made(facts | totals | {"spans": noted.facts()}, version)
 
 
 def make_verdicts(run: Run, work: Work) -> Made:
@@ -158,21 +183,32 @@ def make_verdicts(run: Run, work: Work) -> Made:
     prompts = run.store.table("prompts", work.iteration, "prompts")
     found = run.store.manifest("rollout", work.iteration)
     assert found is not None
-    kept = set(run.store.parts(work))
+    kept, noted = set(run.store.parts(work)), Recorder()
+    source, ahead = _judged_from(run, found.fingerprint), 0
     for record in found.files:
         path = _folder(run, work) / record.name
+        done = run.ahead.take("verify", work.iteration, record.name, source)
         if path in kept:
             continue
-        rollouts = schemas.read("rollout", run.store.file("rollout", work.iteration, record.name))
-        table = verify.verdicts(prompts, rollouts, run.judges("verify"))
+        if done is not None and _as_good(done.value, record):
+            table, ahead = done.value[1], ahead + 1
+            noted.add("judges", f"{record.name} ahead", done.started, done.seconds)
+            noted.row(FLOW, time.time() - done.waited, {f"{WAITS}judges": done.waited})
+        else:
+            with noted.span("judges", record.name):
+                part = run.store.file("rollout", work.iteration, record.name)
+                table = verify.verdicts(
+                    prompts, schemas.read("rollout", part), run.judges("verify")
+                )
         verify.require_few_failures(table, run.config.verify.max_failure_rate, str(path.parent))
         schemas.write("verdicts", table, path, work.fingerprint)
     table = pa.concat_tables(
         [schemas.read("verdicts", _folder(run, work) / record.name) for record in found.files]
     )
     counts = pc.value_counts(table["status"]).to_pylist()
-    facts = {f"status/{entry['values']}": entry["counts"] for entry in counts}
-    return Made({"rows": table.num_rows, "failure_rate": verify.failure_rate(table)} | facts)
+    facts: dict[str, Any] = {f"status/{entry['values']}": entry["counts"] for entry in counts}
+    facts |= {"rows": table.num_rows, "failure_rate": verify.failure_rate(table)}
+    return Made(facts | {"parts_ahead": ahead, "spans": noted.facts()})
 
 
 def make_batch(run: Run, work: Work) -> Made:
@@ -195,11 +231,19 @@ def make_update(run: Run, work: Work) -> Made:
     """One unit: optimizer steps on the stored batch, from the parent's state, and new weights."""
     folder = _folder(run, work)
     _bridge(run, work.iteration - 1)
-    reply = run.workers.train(_update_job(run, work.iteration, work.fingerprint))
+    noted, started = Recorder(), time.time()
+    job = _update_job(run, work.iteration, work.fingerprint)
+    _prompts_ahead(run, work.iteration + 1)
+    reply = run.workers.train(job)
+    waits = {f"{WAITS}{name}": seconds for name, seconds in reply.get("waits", {}).items()}
+    noted.row("trainer", started, waits)
+    timing = reply["timing"]
+    noted.row("trainer", time.time() - sum(timing.values()), timing)
     # What has no value in this iteration has no figure, in JSON too.
     figures = {name: value for name, value in reply["metrics"].items() if math.isfinite(value)}
     write_json(folder / "metrics.json", figures, durable=False)
-    facts = {"replayed": reply["replayed"], "timing": reply["timing"]}
+    facts = {"replayed": reply["replayed"], "timing": timing, "work": reply.get("work")}
+    facts["spans"] = noted.facts()
     known = {f"model/{name}": digest for name, digest in reply.get("weights", {}).items()}
     return Made(facts, reply["policy_version"], known)
 
@@ -209,12 +253,14 @@ def make_evaluation(run: Run, work: Work) -> Made:
     folder, settings = _folder(run, work), run.config.evaluate
     policy, version, probe = _policy(run, work.iteration)
     facts: dict[str, Any] = {"tokens": 0, "sampling_seconds": 0.0}
+    noted = Recorder()
 
     def sampler(
         jobs: list[dict[str, Any]], say: Callable[[int, int], None], around: Around
     ) -> list[dict[str, Any]]:
-        facts.update(run.workers.load(policy, version, probe))
-        return run.workers.sample_all(jobs, say, around)
+        facts.update(_load(run, noted, policy, version, probe))
+        timed = noted.parts(around, lambda job: f"{len(job['keys'])} samples")
+        return run.workers.sample_all(jobs, say, timed)
 
     # Samples that a process which died had put together already.
     together = folder / "samples.parquet"
@@ -250,6 +296,7 @@ def make_evaluation(run: Run, work: Work) -> Made:
         shelf.clear()  # every sample stands together with the others
     accuracies = {f"accuracy/{name}": figures["accuracy"] for name, figures in found.items()}
     facts |= {"rows": samples.num_rows, "fallen": fallen, "against_best": against_best}
+    facts["spans"] = noted.facts()
     return Made(facts | accuracies, version)
 
 
@@ -283,6 +330,53 @@ STAGES: dict[str, Callable[[Run, Work], Made]] = {
     "evaluate": make_evaluation,
     "checkpoint": make_checkpoint,
 }
+
+
+def _load(
+    run: Run, noted: Recorder, policy: Path, version: str, probe: Path | None
+) -> dict[str, Any]:
+    started, clock = time.time(), time.monotonic()
+    facts = run.workers.load(policy, version, probe)
+    noted.load(facts, started, time.monotonic() - clock)
+    return facts
+
+
+def _judged_from(run: Run, rollouts: str) -> str:
+    """What the verdicts on a part come from beside its rows. `rollouts`: their fingerprint, which
+    the prompts with the gold answers are in."""
+    return canonical_digest([rollouts, graph.config_slice(run.config, "verify")])
+
+
+def _verdicts_ahead(run: Run, rollouts: Work, prompts: Path) -> Callable[[Path], None]:
+    """What has a part of the rollouts judged in the background, for `verify` to take."""
+    judges, source = run.judges("verify"), _judged_from(run, rollouts.fingerprint)
+
+    def judge(part: Path) -> None:
+        make = partial(verify.judge_part, prompts, part, judges)
+        run.ahead.start("verify", rollouts.iteration, part.name, source, make)
+
+    return judge
+
+
+def _as_good(judged: tuple[str, pa.Table], record: FileRecord) -> bool:
+    """Whether verdicts made ahead are those that the stage itself would come to.
+
+    Engines on the CPU take its time from the judges, so what then failed is given another try.
+    """
+    content, table = judged
+    return content == record.content and bool(devices.visible() or not verify.failure_rate(table))
+
+
+def _prompts_ahead(run: Run, iteration: int) -> None:
+    """Have the next iteration's prompts made while the trainer is at work, if they are to be made:
+    a run that goes on has its problems read."""
+    run = run.at(iteration)
+    if iteration > run.config.run.iterations or "prompt_maker" not in vars(run):
+        return
+    work = graph.work(run, "prompts", iteration)
+    if not run.store.status(work).done:
+        make = partial(run.prompt_maker.batch, iteration)
+        run.ahead.start("prompts", iteration, "", work.fingerprint, make)
 
 
 def _update_job(run: Run, iteration: int, state_id: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ and by `icpo verify`. Manifests are truth, Prefect is the view.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,6 @@ from icpo_core.marks import Marks
 from icpo_core.paths import RunPaths
 from icpo_core.work import Standing, Status, Work
 
-HASH_THREADS = min(8, os.cpu_count() or 1)
 LARGE_BYTES = 1 << 25
 
 
@@ -299,7 +297,7 @@ def _records(paths: list[Path], folder: Path, known: dict[str, str]) -> list[Fil
     """What a manifest says of each file; large ones are hashed side by side."""
     if sum(path.stat().st_size for path in paths) < LARGE_BYTES:
         return [_record(path, folder, known) for path in paths]
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
+    with ThreadPoolExecutor(files.HASH_THREADS) as pool:
         return list(pool.map(lambda path: _record(path, folder, known), paths))
 
 

@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,13 +26,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from icpo_core import schemas
+from icpo_core import adapter, schemas
 from icpo_core.config import LossSection, UpdateSection
 from icpo_core.files import canonical_digest, model_digest, read_json, sync, write_json
 from icpo_core.loss import LossInputs, LossOutputs, Totals, has_signal, icpo_loss, uses_kl
 from icpo_core.microbatches import MicroBatch, Row, collate, padding_share, plan, rows_of
 from icpo_core.policy import Policy, flash_attention, load_policy
 from icpo_core.ranks import free_port
+from icpo_core.shapes import from_config
+from icpo_core.utilization import training_flops
 from icpo_core.weights import publish, write_probe
 from icpo_core.worker import Handler, attempt, serve
 
@@ -89,8 +92,10 @@ class Trainer:
         self.flash_attention = flash_attention(DTYPES[update.dtype])
         self.packed = self.flash_attention if update.packing is None else update.packing
         self.engine: Any = None
+        self.adapted = bool(update.lora.rank)
         self._build()
-        self.reference = self._reference() if uses_kl(loss) else None
+        # With an adapter the reference is the policy with it switched off.
+        self.reference = self._reference() if uses_kl(loss) and not self.adapted else None
 
     def _build(self) -> None:
         """A fresh policy and optimizer from the base model, in the place of any there are."""
@@ -106,16 +111,24 @@ class Trainer:
         policy.train()
         pad = policy.model.config.pad_token_id
         self.pad_id = pad if isinstance(pad, int) else 0
-        self.engine, _, _, _ = deepspeed.initialize(model=policy, config=self._deepspeed())
+        trained = [value for value in policy.parameters() if value.requires_grad]
+        self.engine, _, _, _ = deepspeed.initialize(
+            model=policy, model_parameters=trained, config=self._deepspeed()
+        )
         self.device = self.engine.device
         self._norm: Tensor | None = None
+        self._trained: list[tuple[int, int]] = []
         if self._in_plain_torch():
             self.engine.optimizer.register_step_pre_hook(self._clip)
         self.state_id = self.base_version
 
     def _policy(self) -> Policy:
         return load_policy(
-            self.model, DTYPES[self.settings.dtype], self.temperature, self.flash_attention
+            self.model,
+            DTYPES[self.settings.dtype],
+            self.temperature,
+            self.flash_attention,
+            self.settings.lora,
         )
 
     def _in_plain_torch(self) -> bool:
@@ -187,6 +200,7 @@ class Trainer:
         rows = rows_of(schemas.read("batch", Path(job["batch"])))
         self.state_id = ""  # a step that fails half-way has no name: nothing starts from it
         metrics = self._step(rows, job["iteration"])
+        work = self._work()
         self.state_id = job["state_id"]
         stepped = time.perf_counter()
         folder = Path(job["out"]) / "model"
@@ -203,6 +217,24 @@ class Trainer:
             "weights": weights,
             "replayed": replayed,
             "timing": timing,
+            "work": work,
+        }
+
+    def _work(self) -> dict[str, Any]:
+        """What the last step took through the model, and on what: tokens, FLOPs where the model's
+        shape is known, devices and their name (on a CPU: none)."""
+        sizes = self._trained
+        try:
+            shape = from_config(read_json(self.model / "config.json"), str(self.model))
+            flops = training_flops(shape, sizes)
+        except ValueError:  # a model of a kind that is not counted
+            flops = None
+        bfloat16 = self.device.type == "cuda" and self.settings.dtype == "bfloat16"
+        return {
+            "tokens": sum(tokens for tokens, _ in sizes),
+            "flops": flops,
+            "device": torch.cuda.get_device_name(self.device) if bfloat16 else "",
+            "devices": self.ranks,
         }
 
     def _restore(self, parent: str, restore: dict[str, Any]) -> list[int]:
@@ -259,6 +291,7 @@ class Trainer:
                 self._check_gap(figures.means())
             norms.append(self._optimizer_step())
         used = sum(map(len, kept))
+        self._trained = [(rows[i].length, len(rows[i].response_ids)) for mini in kept for i in mini]
         metrics = figures.means(len(steps)) | {
             "padding_share": self._padding(rows, [mini for mini, _ in steps]),
             "optimizer_steps": float(len(steps)),
@@ -334,21 +367,10 @@ class Trainer:
             for place, one in enumerate(old):
                 if one is not None:
                     old_BT[place, : len(one)] = one.to(self.device, non_blocking=True)
-        reference_BT = None
-        if self.reference is not None:
-            with torch.no_grad():
-                reference_N, _ = self.reference(
-                    micro.tokens_BS,
-                    micro.predictors_N,
-                    micro.targets_N,
-                    micro.positions_BS,
-                    entropy=False,
-                )
-            reference_BT = micro.spread(reference_N)
         return LossInputs(
             logprobs_BT=logprobs_BT,
             old_logprobs_BT=old_BT,
-            reference_logprobs_BT=reference_BT,
+            reference_logprobs_BT=self._reference_logprobs(micro) if uses_kl(self.loss) else None,
             behaviour_logprobs_BT=micro.behaviour_BT,
             behaviour_known_B=micro.known_B,
             advantages_B=micro.advantages_B,
@@ -356,6 +378,20 @@ class Trainer:
             expert_B=micro.expert_B,
             entropy_BT=micro.spread(entropy_N),
         )
+
+    @torch.no_grad()
+    def _reference_logprobs(self, micro: MicroBatch) -> Tensor:
+        """Of the response tokens under the base model, [B, T]."""
+        policy = self.engine.module
+        with adapter.switched_off(policy) if self.reference is None else nullcontext():
+            logprobs_N, _ = (self.reference or policy)(
+                micro.tokens_BS,
+                micro.predictors_N,
+                micro.targets_N,
+                micro.positions_BS,
+                entropy=False,
+            )
+        return micro.spread(logprobs_N)
 
     @torch.no_grad()
     def _old_logprobs(self, rows: list[Row], members: list[int]) -> dict[int, Tensor]:
@@ -420,7 +456,9 @@ class Trainer:
             folder.mkdir(parents=True)
         if self.ranks > 1:
             dist.barrier()
-        self.engine.save_checkpoint(str(folder), tag=STATE_TAG, save_latest=False)
+        self.engine.save_checkpoint(
+            str(folder), tag=STATE_TAG, save_latest=False, exclude_frozen_parameters=self.adapted
+        )
         if self.ranks > 1:
             dist.barrier()
         if self.rank == 0:
@@ -438,20 +476,23 @@ class Trainer:
             "ranks": self.ranks,
             "zero_stage": int(self.engine.zero_optimization_stage()),
             "dtype": self.settings.dtype,
+            "lora": self.settings.lora.model_dump() if self.adapted else None,
         }
 
     def _load(self, folder: Path) -> None:
         saved = read_json(folder / "state.json")
         for name, value in self._shape().items():
-            if saved[name] != value:
+            if saved.get(name) != value:
                 raise ValueError(
-                    f"{folder}: saved with {name} {saved[name]}, this trainer has {value}; set the "
-                    "update's settings back, or begin a new run from the published model"
+                    f"{folder}: saved with {name} {saved.get(name)}, this trainer has {value}; set "
+                    "the update's settings back, or begin a new run from the published model"
                 )
         for name in saved["files"]:
             if not (folder / STATE_TAG / name).is_file():
                 raise ValueError(f"{folder}: {name} is missing; remove the folder to do without")
-        path, _ = self.engine.load_checkpoint(str(folder), tag=STATE_TAG)
+        path, _ = self.engine.load_checkpoint(
+            str(folder), tag=STATE_TAG, load_module_strict=not self.adapted
+        )
         assert path is not None
         self.state_id = saved["state_id"]
         # A state brings the settings it was saved with; in a branch those may be others now.

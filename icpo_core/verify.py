@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -45,6 +46,13 @@ def verdicts(prompts: pa.Table, rollouts: pa.Table, judges: Judges) -> pa.Table:
         "detail": pa.array([one.detail for one in found]),
     }
     return pa.table(columns, schema=schemas.TABLES["verdicts"])
+
+
+def judge_part(prompts: Path, part: Path, judges: Judges) -> tuple[str, pa.Table]:
+    """The verdicts on one part of the rollouts, and the content digest of what was judged."""
+    rollouts = schemas.read("rollout", part)
+    table = verdicts(schemas.read("prompts", prompts), rollouts, judges)
+    return schemas.content_digest("rollout", rollouts), table
 
 
 def failure_rate(table: pa.Table) -> float:

@@ -11,11 +11,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from icpo_core import schemas
+from icpo_core import adapter, schemas
 from icpo_core.files import weight_digests, write_json
 from icpo_core.microbatches import Row, collate
 from icpo_core.models import TOKENIZER_FILES
 
+SHARD_SIZE = "1GB"
+"""So that a large model's files are hashed side by side."""
 PROBE_ROWS, PROBE_TOKENS = 8, 128
 
 
@@ -32,7 +34,7 @@ def publish(engine: Any, base: Path, folder: Path, dtype: str) -> dict[str, str]
 
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        save_torch_state_dict(weights, folder)
+        save_torch_state_dict(weights, folder, max_shard_size=SHARD_SIZE)
         config = {**model.config.to_dict(), "dtype": dtype}
         write_json(folder / "config.json", config, durable=False)
         for name in ("generation_config.json", *TOKENIZER_FILES):
@@ -46,14 +48,15 @@ def publish(engine: Any, base: Path, folder: Path, dtype: str) -> dict[str, str]
 
 
 def _gathered(engine: Any, model: torch.nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers on the CPU, on rank 0, under their published names; a
-    weight that two layers share comes once."""
+    """Parameters and persistent buffers on the CPU, on rank 0, under their published names,
+    adapters merged; a weight that two layers share comes once."""
     kept = model.state_dict(keep_vars=True).keys()
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
     shared_once = [*model.named_parameters(), *buffers]
     if engine.zero_optimization_stage() < 3:
         # Copies: DeepSpeed may have made them views of one flat tensor.
-        return {name: value.detach().to("cpu", copy=True) for name, value in shared_once}
+        named = adapter.published(model, shared_once)
+        return {name: value.detach().to("cpu", copy=True) for name, value in named}
     import deepspeed
 
     weights = {}

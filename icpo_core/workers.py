@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -130,8 +131,8 @@ class Workers:
         self._trainer = Ranks(command, log, folder, update.start_seconds, several)
 
     def load(self, policy: Path, policy_version: str, probe: Path | None) -> dict[str, Any]:
-        """Make every engine hold these weights and prove it; the largest `reload_seconds` and
-        `probe_gap`.
+        """Make every engine hold these weights and prove it; the largest `reload_seconds`,
+        `start_seconds` (waited for an engine that was still starting) and `probe_gap`.
 
         An endpoint that does not answer is left out until the next `load`; WorkerError if none
         does. Raises ValueError if an engine holds other weights afterwards.
@@ -148,8 +149,11 @@ class Workers:
         seconds = self._config.rollout.seconds
 
         def put(number: int) -> dict[str, Any] | None:
+            clock = time.monotonic()
             try:
-                return self._engines[number].call(job, seconds)
+                self._engines[number].wait_ready()
+                waited = time.monotonic() - clock
+                return self._engines[number].call(job, seconds) | {"start_seconds": waited}
             except WorkerError as error:
                 self._lose(number, error)
                 return None
@@ -159,6 +163,7 @@ class Workers:
         gaps = [reply["probe_gap"] for reply in replies if reply["probe_gap"] is not None]
         return {
             "reload_seconds": max(reply["reload_seconds"] for reply in replies),
+            "start_seconds": max(reply["start_seconds"] for reply in replies),
             "probe_gap": max(gaps) if gaps else None,
         }
 
@@ -172,7 +177,8 @@ class Workers:
         on_progress: Progress,
         around: Around = lambda job, do: do(),
     ) -> list[dict[str, Any]]:
-        """Have the engines do jobs, each by whichever is free; replies in the order of the jobs.
+        """Have the engines do jobs, each by whichever is free; replies in the order of the jobs,
+        each with the number of its `engine`.
 
         on_progress is told of all jobs together, as if they were alike. `around` is called in the
         engine's thread and does a job. After an error no further job is handed out; those under
@@ -190,16 +196,18 @@ class Workers:
                 all_ = news["all"] * len(jobs)
                 on_progress(round(sum(progress) / len(jobs) * all_), all_)
 
+        def do(number: int, index: int) -> dict[str, Any]:
+            engine = self._engines[number]
+            return engine.call(jobs[index], seconds, partial(tell, index)) | {"engine": number}
+
         def work(number: int) -> None:
             while True:
                 with lock:
                     if not waiting:
                         return
                     index = waiting.pop()
-                call = self._engines[number].call
-                do = partial(call, jobs[index], seconds, partial(tell, index))
                 try:
-                    replies[index] = around(jobs[index], do)
+                    replies[index] = around(jobs[index], partial(do, number, index))
                 except WorkerError as error:
                     with lock:
                         if not self._config.rollout.endpoints:
@@ -220,12 +228,18 @@ class Workers:
         return [replies[index] for index in range(len(jobs))]
 
     def train(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Have the trainer do an `update` or `save` job."""
+        """Have the trainer do an `update` or `save` job. Its reply says too what it waited for:
+        `waits`, seconds by name."""
+        clock = [time.monotonic()]
         self.start_trainer()
         if self.placement.shared:
             self._sleep()
+        clock.append(time.monotonic())
         assert self._trainer is not None
-        return self._trainer.call(job, self._config.update.seconds)
+        self._trainer.wait_ready()
+        clock.append(time.monotonic())
+        reply = self._trainer.call(job, self._config.update.seconds)
+        return reply | {"waits": {"engines": clock[1] - clock[0], "start": clock[2] - clock[1]}}
 
     def stop(self) -> None:
         """End all workers with all their children."""

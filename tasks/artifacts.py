@@ -4,6 +4,7 @@
     RUN-rollouts   the best, the worst and a rejected rollout, in full
     RUN-plot       accuracy, reward, acceptance and entropy of the run so far
     RUN-files      every file of the iteration, with rows, bytes and digest
+    RUN-timeline   what ran when in the iteration, and what waited
     RUN-progress   of the stage that is sampling now
 
 Every artifact costs the Prefect server a write, so a thread of its own makes and sends them while
@@ -35,6 +36,7 @@ from prefect.logging import get_run_logger
 
 from icpo_core import metrics
 from icpo_core.run import Run
+from icpo_core.store import Store
 from tasks import pages
 from tasks.plot import plot
 
@@ -141,6 +143,9 @@ class Publisher:
             # Not an image artifact: the UI would spell the picture's address out below it.
             link = f"![the run so far](data:image/svg+xml;base64,{picture.decode()})"
             self._create("plot", "markdown", f"{name} until iteration {number}", flow_run, link)
+        # A store of this thread's own: the run's is the flow's.
+        when = pages.timeline_of(Store(paths), number)
+        self._create("timeline", "markdown", f"{what}: what ran when", flow_run, when)
         files = pages.files(paths, number)
         self._create("files", "markdown", f"{what}: its files", flow_run, files)
 

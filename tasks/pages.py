@@ -15,15 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from icpo_core import manifest
+from icpo_core import manifest, timeline
 from icpo_core.config import STAGES
 from icpo_core.paths import RunPaths
 from icpo_core.schemas import RejectReason
+from icpo_core.store import Store
 
 LONGEST = 3000
 """Characters of a prompt or response that are shown."""
 KEYS = ["prompt_id", "sample_index", "origin"]
 CHUNK_ROWS = 256
+BAR = 40
+"""Characters of a bar in the timeline."""
+SPANS = 200
+"""Rows of the timeline."""
 
 Key = tuple[str, int, str]
 
@@ -95,6 +100,31 @@ def rollouts(paths: RunPaths, iteration: int) -> str:
             _block(said.get(key, {}).get("response", "")),
         ]
     return "\n\n".join(sections)
+
+
+def timeline_of(store: Store, iteration: int) -> str:
+    """Markdown: what ran when in an iteration, and how long nothing ran before each stage."""
+    found = timeline.manifests(store, iteration)
+    spans = timeline.spans(found)
+    if not spans:
+        return "Nothing is made yet."
+    gaps = timeline.gaps(found, timeline.manifests(store, iteration - 1) if iteration else [])
+    begin = min(one.started for one in spans)
+    length = max(one.ended for one in spans) - begin or 1.0
+    lines = [
+        "| who | what | began, s | took, s | idle before, s | |",
+        "|---|---|---:|---:|---:|---|",
+    ]
+    for one in spans[:SPANS]:
+        first = min(BAR - 1, int(BAR * (one.started - begin) / length))
+        count = max(1, round(BAR * one.seconds / length))
+        bar = ("\u00b7" * first + "\u2588" * count)[:BAR].ljust(BAR, "\u00b7")
+        idle = f"{gaps[one.name]:.2f}" if one.lane == timeline.FLOW and one.name in gaps else ""
+        lines.append(
+            f"| {one.lane} | {one.name} | {one.started - begin:.2f} | {one.seconds:.2f} | {idle} "
+            f"| `{bar}` |"
+        )
+    return "\n".join(lines)
 
 
 def files(paths: RunPaths, iteration: int) -> str:

@@ -7,6 +7,7 @@ also keeps what the browser saw, for the docs.
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -14,6 +15,7 @@ from uuid import UUID
 import pytest
 from chromium import Page, needs_chromium
 from fixtures_prefect import Services, wait
+from prefect.client.schemas.filters import LogFilter
 from prefect.client.schemas.objects import FlowRun
 
 from icpo_core.paths import RunPaths
@@ -40,6 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def keep(page: Page, name: str) -> None:
     """What the window shows now, for the docs."""
     if PICTURES:
+        time.sleep(1.0)  # until it is faded in
         page.picture(Path(PICTURES) / f"prefect-{name}.png")
 
 
@@ -164,6 +167,22 @@ def test_verify_again_through_its_deployment(
     assert after is not None
     assert after.started > before.started
     assert [one.sha256 for one in after.files] == [one.sha256 for one in before.files]
+
+
+def test_the_nightly_deployment_evaluates_a_checkpoint_once(
+    services: Services, runs: Path, trained: FlowRun
+) -> None:
+    where = {"runs": str(runs), "directory": str(runs / "evaluations")}
+    for _ in range(2):
+        done = services.ended(services.start("icpo-eval/nightly", **where))
+        assert done.state_name == "Completed", services.logs()
+    assert list((runs / "evaluations").rglob("samples-*.parquet"))
+    with services.client() as client:
+        wanted = LogFilter.model_validate({"flow_run_id": {"any_": [done.id]}})
+        lines = [log.message for log in client.read_logs(wanted, limit=200)]
+    again = [line for line in lines if "browser@3" in line]
+    assert again
+    assert all("found again" in line for line in again)
 
 
 def test_cancel_a_second_run(services: Services, page: Page, runs: Path) -> None:

@@ -63,8 +63,9 @@ def test_the_papers_recipes_fit_eight_h100(file: Path, capsys: pytest.CaptureFix
         assert all(value >= 0 for value in load_["parts"].values())
 
 
-def test_the_recipe_for_one_gpu_fits_it(capsys: pytest.CaptureFixture[str]) -> None:
-    file = ROOT / "configs" / "one-gpu.toml"
+@pytest.mark.parametrize("name", ["one-gpu", "one-gpu-lora"])
+def test_the_recipe_for_one_gpu_fits_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = ROOT / "configs" / f"{name}.toml"
     status, said = run(capsys, str(file), "--dry-run", str(SMALL_GPU))
     assert (status, failures(said)) == (0, {})
 

@@ -8,8 +8,10 @@ from safetensors import safe_open
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from icpo_core import estimate, graph, machine
-from icpo_core.config import load
+from icpo_core.adapter import inject
+from icpo_core.config import LoraSection, UpdateSection, load
 from icpo_core.forecast import forecast, measured
+from icpo_core.policy import load_policy
 from icpo_core.run import Run
 from icpo_core.shapes import KNOWN, Shape, shape_of
 from icpo_core.stages import perform
@@ -28,9 +30,25 @@ def test_parameters(small: Path) -> None:
     assert billions["Qwen2.5-Math-7B"] == pytest.approx(7.616, abs=0.001)
 
 
+def test_parameters_of_an_adapter(small: Path) -> None:
+    policy = load_policy(small / "base", torch.float32, 1.0, lora=LoraSection(rank=8))
+    count = sum(value.numel() for value in policy.parameters() if value.requires_grad)
+    update = UpdateSection(lora=LoraSection(rank=8))
+    shape = shape_of(str(small / "base"))
+    assert estimate.trained(shape, update) == count
+    parts = estimate.state_memory(shape, update, 1)
+    assert parts["trainer: weights"] == 2 * (shape.parameters + count)
+    assert parts["trainer: optimizer"] == 16 * count
+    with pytest.raises(ValueError, match=r"target_modules: c_attn is none of q_proj"):
+        shape.adapter_parameters(8, ["c_attn"])
+
+
+@pytest.mark.parametrize("rank", [0, 8])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_activations(dtype: str) -> None:
+def test_activations(dtype: str, rank: int) -> None:
     """What autograd keeps of one more layer, counted by its own hooks."""
+
+    update = UpdateSection(dtype=dtype, lora=LoraSection(rank=rank))  # type: ignore[arg-type]
 
     def kept(layers: int) -> int:
         torch.manual_seed(0)
@@ -39,6 +57,8 @@ def test_activations(dtype: str) -> None:
             num_attention_heads=4, num_key_value_heads=2, head_dim=64, vocab_size=32,
         )  # fmt: skip
         model = Qwen3ForCausalLM(config).to(getattr(torch, dtype)).train()
+        if rank:
+            inject(model, update.lora)
         weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
         found: dict[int, int] = {}
         held = []
@@ -56,7 +76,7 @@ def test_activations(dtype: str) -> None:
 
     shape = Shape(1, 128, 4, 2, 64, 512, 32, 4096, True)
     measured = (kept(3) - kept(1)) / 2 / 256
-    assert estimate.activation_bytes(shape, dtype) == pytest.approx(measured, rel=0.05)
+    assert estimate.activation_bytes(shape, update) == pytest.approx(measured, rel=0.05)
 
 
 def highest(pid: int) -> int:

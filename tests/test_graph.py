@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -12,7 +13,7 @@ import pytest
 import stubs
 from pydantic import BaseModel
 
-from icpo_core import graph, schemas, stages
+from icpo_core import graph, schemas, stages, verify
 from icpo_core.config import STAGES, Benchmark, Config, Section, build
 from icpo_core.grading import GradingRules
 from icpo_core.run import Run
@@ -197,24 +198,25 @@ def marked(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[
 def test_no_stage_reads_what_its_fingerprint_does_not_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every access to the configuration while a stage works is recorded: a key that a stage reads
-    and that is neither operational nor in its fingerprint would change results unseen."""
+    """Every access to the configuration while a stage works, or is worked for ahead of it, is
+    recorded: a key that a stage reads and that is neither operational nor in its fingerprint would
+    change results unseen."""
     run = Run(stubs.configuration(tmp_path, "run", "run.iterations=1", "evaluate.every=1"))
     names = dict(sections(run.config))
-    reading: set[str] | None = None
+    reading = threading.local()
     seen: dict[str, set[str]] = {stage: set() for stage in STAGES}
 
     def record(self: BaseModel, name: str) -> Any:
-        if reading is not None and id(self) in names and name in type(self).model_fields:
-            reading.add(f"{names[id(self)]}{name}")
+        into = getattr(reading, "into", None)
+        if into is not None and id(self) in names and name in type(self).model_fields:
+            into.add(f"{names[id(self)]}{name}")
         return object.__getattribute__(self, name)
 
     def recorded(stage: str, function: Any) -> Any:
         def work(*given: Any) -> Any:
-            nonlocal reading
-            reading = seen[stage]
+            before, reading.into = getattr(reading, "into", None), seen[stage]
             made = function(*given)
-            reading = None
+            reading.into = before
             return made
 
         return work
@@ -223,6 +225,12 @@ def test_no_stage_reads_what_its_fingerprint_does_not_hold(
     monkeypatch.setattr(GradingRules, "__getattribute__", record)
     for stage, function in stages.STAGES.items():
         monkeypatch.setitem(stages.STAGES, stage, recorded(stage, function))
+    for stage, module, name in (
+        ("verify", stages, "_verdicts_ahead"),
+        ("verify", verify, "judge_part"),
+        ("prompts", stages, "_prompts_ahead"),
+    ):
+        monkeypatch.setattr(module, name, recorded(stage, getattr(module, name)))
     with stubs.stubbed(run):
         stubs.train(run)
 

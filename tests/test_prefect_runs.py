@@ -153,7 +153,7 @@ def test_artifacts_have_stable_keys(services: Services, killed: dict[str, Any]) 
         found = client.read_artifacts(limit=200)
     runs = {one.id: one.name for one in services.subflows(killed["run"])}
     mine = {(one.key, runs[one.flow_run_id]) for one in found if one.flow_run_id in runs}
-    for key in ("metrics", "rollouts", "plot", "files"):
+    for key in ("metrics", "rollouts", "plot", "timeline", "files"):
         assert (f"killed-{key}", "it-0003") in mine
     [table] = [
         one for one in found

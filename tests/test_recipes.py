@@ -110,10 +110,14 @@ def test_a_deepspeed_file_that_is_not_there() -> None:
 
 
 @pytest.mark.engine
-def test_a_recipe_from_prompts_to_checkpoint(tmp_path: Path) -> None:
-    """Qwen3-8B's (bfloat16, ZeRO-3, checkpointed activations, two steps an iteration)."""
+@pytest.mark.parametrize(
+    "name", ["paper/qwen3-8b", pytest.param("one-gpu-lora", marks=pytest.mark.slow)]
+)
+def test_a_recipe_from_prompts_to_checkpoint(name: str, tmp_path: Path) -> None:
+    """Qwen3-8B's (bfloat16, ZeRO-3, checkpointed activations, two steps an iteration), and with an
+    adapter, whose merged weights the engine proves that it holds before it evaluates them."""
     config = load(
-        ROOT / "configs" / "paper" / "qwen3-8b.toml",
+        ROOT / "configs" / f"{name}.toml",
         [*SWAPS, "run.iterations=1", f"run.directory={tmp_path}"],
     )
     with Run(config) as run:

@@ -230,6 +230,17 @@ def test_the_page_works_in_a_browser_without_network(report, tmp_path):
         assert "grpo@30 against icpo@40" in page.value(
             "document.getElementById('comparison-table').textContent"
         )
+        # What ran when, of the iteration that the reader chooses.
+        spans = "document.querySelectorAll('#when svg .span').length"
+        assert page.value(spans) >= 1
+        page.value(
+            "(() => { const one = document.getElementById('when-iteration'); one.value = '2';"
+            "one.dispatchEvent(new Event('change')); })()"
+        )
+        assert page.value(spans) >= 5
+        assert "Iteration 2" in page.value(
+            "document.querySelector('#when svg').getAttribute('aria-label')"
+        )
         # A run can be taken off.
         lines = "document.querySelectorAll('#training-charts figure:first-child .u-series').length"
         before = page.value(lines)

@@ -71,6 +71,9 @@ def update(
             }
         )
         assert reply["policy_version"] == model_digest(out / "model")
+        work, rows = reply["work"], reply["metrics"]["rows"]
+        assert (work["tokens"] > 0) == (work["flops"] > 0) == (rows > 0)
+        assert (work["tokens"] >= 2 * rows, work["device"]) == (True, "")  # a CPU has no peak
         parent = f"state-{number}"
         steps.metrics.append(reply["metrics"])
         steps.weights.append(load_file(out / "model" / "model.safetensors"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from icpo_core import metrics
+from icpo_core import metrics, timeline
 from icpo_core.benchmarks import entry
 from icpo_core.comparison import compare
 from icpo_core.history import Point, history, rewards
@@ -21,6 +21,8 @@ from icpo_core.targets import run_at
 
 POINTS = 4000
 """Points of one figure over all runs; longer runs are thinned out evenly, the last one kept."""
+SPANS = 6000
+"""Spans of the timelines over all runs."""
 EXCERPT_BYTES = 2_000_000
 """UTF-8 bytes of rollout text over all runs."""
 DIGITS = 5
@@ -54,6 +56,7 @@ def gather(roots: Sequence[Path], evaluations: Path) -> dict[str, Any]:
                 "seed": config.run.seed,
                 "group": [config.rollout.on_policy, config.rollout.expert],
                 "figures": _figures(rows, POINTS // len(runs)),
+                "timelines": _timelines(run, SPANS // len(runs)),
                 "evaluations": [_point(point) for point in history(run, evaluations)],
                 "rollouts": [asdict(one) for one in excerpts(run, EXCERPT_BYTES // len(runs))],
             }
@@ -87,6 +90,25 @@ def _figures(rows: list[dict[str, float]], points: int) -> dict[str, list[float 
     ordered = [chosen[iteration] for iteration in sorted(chosen)]
     names = sorted({name for row in ordered for name in row})
     return {name: [_short(row.get(name)) for row in ordered] for name in names}
+
+
+def _timelines(run: Run, budget: int) -> list[dict[str, Any]]:
+    """What ran when, of iterations evenly spread, the last one among them: within a budget of
+    spans. Each span: lane, name, beginning (seconds from the iteration's), seconds."""
+    numbers = run.paths.iterations()
+    most = len(timeline.spans(timeline.manifests(run.store, numbers[-1]))) if numbers else 0
+    stride = max(1, math.ceil(len(numbers) * max(1, most) / budget))
+    shown = []
+    for number in numbers[::-1][::stride][::-1]:
+        spans = timeline.spans(timeline.manifests(run.store, number))[: max(1, budget)]
+        if spans:
+            begin = min(one.started for one in spans)
+            rows = [
+                [one.lane, one.name, _short(one.started - begin), _short(one.seconds)]
+                for one in spans
+            ]
+            shown.append({"iteration": number, "spans": rows})
+    return shown
 
 
 def _short(value: float | None) -> float | None:

@@ -244,6 +244,79 @@
       ...STAGES.map((stage) => make("td", {}, seconds(median(run.figures[`seconds/${stage}`] || []))))))));
   }
 
+  function speed() {
+    const all = [
+      ["Seconds between stages", "in which no stage ran", "seconds/outside"],
+      ["Tokens a second, rollout", "all engines together", "tokens_per_second/rollout"],
+      ["Tokens a second, update", "prompt and response, in the optimizer steps", "tokens_per_second/update"],
+      ["Padding", "share of the tokens in micro-batches", "padding_share"],
+      ["Model FLOPs utilization", "share of the devices' peak in the optimizer steps", "mfu"],
+    ];
+    for (const [title, note, name] of all) {
+      if (data.runs.some((run) => (run.figures[name] || []).some((value) => value != null))) {
+        chart("time-charts", title, note, lines([[name, ""]]), { smooth: true });
+      }
+    }
+  }
+
+  /* A row a lane; what overlaps within a lane gets rows of its own. */
+  function when() {
+    const run = $("when-run"), iteration = $("when-iteration"), holder = $("when");
+    const ns = "http://www.w3.org/2000/svg", left = 90, wide = 900, high = 22;
+    function svg(name, attributes, text) {
+      const element = document.createElementNS(ns, name);
+      for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+      if (text != null) element.textContent = text;
+      return element;
+    }
+    function paint() {
+      const chosen = data.runs[run.value].timelines.find((one) => String(one.iteration) === iteration.value);
+      if (!chosen) { holder.replaceChildren(make("p", { class: "hint" }, "No timeline is stored.")); return; }
+      const length = Math.max(...chosen.spans.map((one) => one[2] + one[3]), 1e-3);
+      const ordered = chosen.spans.map((one) => [...one]).sort((a, b) => a[2] - b[2]);
+      const rows = [];
+      for (const span of ordered) {
+        let row = rows.find((one) => one.lane === span[0] && one.end <= span[2] + 1e-3);
+        if (!row) { row = { lane: span[0], end: 0, spans: [] }; rows.push(row); }
+        row.spans.push(span);
+        row.end = span[2] + span[3];
+      }
+      const lanes = [...new Set(rows.map((row) => row.lane))].sort((a, b) => (b === "stages") - (a === "stages") || a.localeCompare(b));
+      rows.sort((a, b) => lanes.indexOf(a.lane) - lanes.indexOf(b.lane));
+      const height = high * rows.length + 24;
+      const picture = svg("svg", { viewBox: `0 0 ${left + wide + 10} ${height}`, width: left + wide + 10, height, role: "img", "aria-label": `Iteration ${chosen.iteration}: ${seconds(length)} seconds` });
+      for (let part = 0; part <= 4; part++) {
+        const x = left + wide * part / 4;
+        picture.append(svg("line", { x1: x, x2: x, y1: 0, y2: height - 18, stroke: css("--grid") }),
+          svg("text", { x, y: height - 4, "text-anchor": part === 4 ? "end" : "middle", "font-size": 11, fill: css("--dim") }, `${seconds(length * part / 4)} s`));
+      }
+      rows.forEach((row, at) => {
+        picture.append(svg("text", { x: 0, y: at * high + 15, "font-size": 12, fill: css("--ink") }, row.lane));
+        row.spans.forEach(([lane, name, from, took]) => {
+          const idle = name.startsWith("wait for "), stage = lane === "stages" && !idle ? STAGES.indexOf(name) : 6;
+          const bar = svg("rect", { x: left + wide * from / length, y: at * high + 2, width: Math.max(1, wide * took / length), height: high - 4, fill: idle ? css("--line") : COLORS[stage], class: "span" });
+          bar.append(svg("title", {}, `${lane}: ${name}, ${seconds(took)} s from ${seconds(from)} s`));
+          picture.append(bar);
+          if (wide * took / length > 7 * name.length) {
+            picture.append(svg("text", { x: left + wide * from / length + 4, y: at * high + 15, "font-size": 11, fill: idle ? css("--ink") : "#fff", "pointer-events": "none" }, name));
+          }
+        });
+      });
+      holder.replaceChildren(picture);
+    }
+    function choose() {
+      const stored = data.runs[run.value].timelines;
+      fill(iteration, stored.map((one) => [one.iteration, `${one.iteration}`]), true);
+      if (stored.length) iteration.value = stored[stored.length - 1].iteration;
+      paint();
+    }
+    fill(run, data.runs.map((one, at) => [at, one.name]));
+    run.addEventListener("change", choose);
+    iteration.addEventListener("change", paint);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
+    choose();
+  }
+
   function anyFigure() {
     const names = [...new Set(data.runs.flatMap((run) => Object.keys(run.figures)))].filter((one) => one !== "iteration").sort();
     const select = $("figure");
@@ -364,6 +437,8 @@
   evaluations();
   training();
   time();
+  speed();
+  when();
   anyFigure();
   browser();
   drawAll();

@@ -1,0 +1,92 @@
+"""Work of a stage that is done before the stage asks for it, while engines or trainer are busy.
+
+The flow process waits most of its time for its workers. Meanwhile one thread of it judges parts of
+the rollouts that are written, and makes the next iteration's prompts. A stage that is asked for
+takes what is ahead if that was made from the same, and makes the rest itself: it writes the same
+files and the same manifest either way. Nothing ahead is on disk, so a crash loses only memory.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+Place = tuple[str, int, str]
+"""Stage, iteration, part."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was made ahead. `started`: Unix time; `waited`: seconds until the stage had it."""
+
+    value: Any
+    started: float
+    seconds: float
+    waited: float = 0.0
+
+
+class Ahead:
+    """Results by the stage, iteration and part that they are for, made one after another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._held: dict[Place, tuple[str, Future[Done]]] = {}
+
+    def start(
+        self, stage: str, iteration: int, part: str, source: str, make: Callable[[], Any]
+    ) -> None:
+        """Have `make` called in the background. `source` names all that the result is made from.
+
+        Takes the place of what there is for this part; what other iterations of the stage never
+        took is let go.
+        """
+        place = stage, iteration, part
+        self._drop(lambda old: old == place or (old[0] == stage and old[1] != iteration))
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(1, "ahead")
+            future = self._pool.submit(_timed, make)
+            self._held[place] = source, future
+
+    def take(self, stage: str, iteration: int, part: str, source: str) -> Done | None:
+        """What is ahead for a part, waited for if it is under way; None if there is nothing, or if
+        it was made from something else. It can be taken once. Raises what `make` raised, and then
+        lets the stage's other parts go, so that another try makes all of them itself."""
+        with self._lock:
+            made_from, future = self._held.pop((stage, iteration, part), ("", None))
+        if future is None:
+            return None
+        if made_from != source:
+            future.cancel()
+            return None
+        clock = time.monotonic()
+        try:
+            done = future.result()
+        except BaseException:
+            self._drop(lambda place: place[:2] == (stage, iteration))
+            raise
+        return Done(done.value, done.started, done.seconds, time.monotonic() - clock)
+
+    def _drop(self, which: Callable[[Place], bool]) -> None:
+        with self._lock:
+            for place in [place for place in self._held if which(place)]:
+                self._held.pop(place)[1].cancel()
+
+    def close(self) -> None:
+        """Drop what nobody took. Waits for what is under way, so end what that works with first."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+            self._held.clear()
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+
+def _timed(make: Callable[[], Any]) -> Done:
+    started, clock = time.time(), time.monotonic()
+    value = make()
+    return Done(value, started, time.monotonic() - clock)

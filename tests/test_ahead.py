@@ -1,0 +1,197 @@
+"""Work done ahead of its stage: that it is, in which order, and that nothing else changes by it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stubs
+
+from icpo_core import graph, stages, verify
+from icpo_core.ahead import Ahead
+from icpo_core.grading import Question
+from icpo_core.judges import Judges
+from icpo_core.prompts import PromptMaker
+from icpo_core.run import Run
+
+PATIENCE = 20.0
+"""Seconds after which a test gives up on what never comes."""
+
+
+def opened(folder: Path, *changes: str) -> Run:
+    return Run(stubs.configuration(folder, "run", "evaluate.every=0", *changes))
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Is set when a part has been judged ahead."""
+    event, judge = threading.Event(), verify.judge_part
+
+    def judge_part(*given: Any) -> Any:
+        try:
+            return judge(*given)
+        finally:
+            event.set()
+
+    monkeypatch.setattr(verify, "judge_part", judge_part)
+    return event
+
+
+def test_a_shard_is_judged_while_another_is_sampled(tmp_path, judged):
+    """The second shard's first sample is not given out before the first shard's verdicts are."""
+    sampled = 0
+
+    def hook(mark: str) -> None:
+        nonlocal sampled
+        sampled += mark == "sampled"
+        if sampled == 8 + 1:
+            assert judged.wait(PATIENCE), "nobody judged the first shard while the second ran"
+
+    with stubs.stubbed(opened(tmp_path), tmp_path / "ledger", hook) as run:
+        for stage in ("prompts", "rollout", "verify"):
+            stages.perform(run, stage, 1)
+        facts = run.store.manifest("verify", 1).facts
+        assert facts["parts_ahead"] == 2
+        [first, second] = [one for one in facts["spans"] if one["lane"] == "judges"]
+        assert first["name"] == "part-00000-of-00002.parquet ahead"
+        rollout = run.store.manifest("rollout", 1).facts["spans"]
+        sampling = [one for one in rollout if one["lane"].startswith("engine ")]
+        assert [one["name"] for one in sampling] == ["part 0", "part 1"]
+        assert first["started"] < sampling[1]["started"] + sampling[1]["seconds"]
+        assert second["started"] >= first["started"]
+
+
+def test_the_next_prompts_are_made_while_the_trainer_works(tmp_path, monkeypatch):
+    """The step of an iteration does not end before the prompts of the next are there."""
+    made: dict[int, threading.Event] = {number: threading.Event() for number in range(1, 5)}
+    batch = PromptMaker.batch
+    asked: list[int] = []
+
+    def noted(self: PromptMaker, iteration: int) -> Any:
+        table = batch(self, iteration)
+        asked.append(iteration)
+        made[iteration].set()
+        return table
+
+    monkeypatch.setattr(PromptMaker, "batch", noted)
+    steps = 0
+
+    def hook(mark: str) -> None:
+        nonlocal steps
+        steps += mark == "mid step"
+        if mark == "mid step" and steps < 3:
+            assert made[steps + 1].wait(PATIENCE), "the next prompts are not there"
+
+    with stubs.stubbed(opened(tmp_path), tmp_path / "ledger", hook) as run:
+        stubs.train(run)
+        assert asked == [1, 2, 3]  # none twice, and none of an iteration that does not come
+        names = [
+            [one["name"] for one in run.store.manifest("prompts", number).facts["spans"]]
+            for number in (1, 2, 3)
+        ]
+        assert names == [[], ["made ahead"], ["made ahead"]]
+
+
+def test_it_comes_to_the_same_without(tmp_path, monkeypatch):
+    with stubs.stubbed(opened(tmp_path / "ahead")) as run:
+        stubs.train(run)
+    monkeypatch.setattr(Ahead, "start", lambda *_: None)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "data").symlink_to(tmp_path / "ahead" / "data")
+    with stubs.stubbed(opened(tmp_path / "plain")) as run:
+        stubs.train(run)
+        assert run.store.manifest("verify", 1).facts["parts_ahead"] == 0
+    # The problem sets stand at another path, which no digest knows.
+    roots = [tmp_path / name / "runs" / "run" for name in ("ahead", "plain")]
+    assert stubs.digests(roots[0]) == stubs.digests(roots[1])
+
+
+def test_what_is_ahead_of_other_rows_or_rules_is_not_taken(tmp_path, judged):
+    with stubs.stubbed(opened(tmp_path)) as run:
+        stages.perform(run, "prompts", 1)
+        stages.perform(run, "rollout", 1)
+        part = run.store.manifest("rollout", 1).files[0]
+        source = stages._judged_from(run, run.store.manifest("rollout", 1).fingerprint)
+        other = verify.judge_part(
+            run.paths.stage("prompts", 1) / "prompts.parquet",
+            run.paths.part("rollout", 1, 1, 2),
+            run.judges("verify"),
+        )
+        run.ahead.start("verify", 1, part.name, source, lambda: other)  # verdicts on other rows
+        stages.perform(run, "verify", 1)
+        assert run.store.manifest("verify", 1).facts["parts_ahead"] == 1
+        right = run.store.table("verify", 1, "verdicts")
+        stages.perform(run, "verify", 1, force=True)  # nothing is ahead any more
+        assert run.store.manifest("verify", 1).facts["parts_ahead"] == 0
+        assert verify.changed(right, run.store.table("verify", 1, "verdicts")) == []
+    held = Ahead()
+    held.start("verify", 1, "part", "these rules", lambda: 1)
+    assert held.take("verify", 1, "part", "other rules") is None
+    assert held.take("verify", 1, "part", "these rules") is None  # it is gone
+    held.start("verify", 1, "part", "these rules", lambda: 1)
+    held.start("verify", 2, "part", "these rules", lambda: 2)
+    assert held.take("verify", 1, "part", "these rules") is None  # of an iteration that is over
+    assert held.take("verify", 2, "part", "these rules").value == 2
+    held.close()
+
+
+def test_parts_of_an_earlier_attempt_are_judged_ahead_too(tmp_path, judged):
+    def die(mark: str) -> None:
+        nonlocal left
+        left -= mark == "sampled"
+        if not left:
+            raise KeyboardInterrupt
+
+    left = 12
+    with stubs.stubbed(opened(tmp_path), None, die) as run:
+        stages.perform(run, "prompts", 1)
+        with pytest.raises(KeyboardInterrupt):
+            stages.perform(run, "rollout", 1)
+    with stubs.stubbed(opened(tmp_path)) as run:
+        stages.perform(run, "rollout", 1)
+        assert run.store.manifest("rollout", 1).facts["kept_parts"] == 1
+        stages.perform(run, "verify", 1)
+        assert run.store.manifest("verify", 1).facts["parts_ahead"] == 2
+
+
+def test_an_error_ahead_is_the_stage_s_own(tmp_path, monkeypatch):
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("the judges cannot be started: no math-verify")
+
+    with stubs.stubbed(opened(tmp_path)) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(Judges, "judge", broken)
+            stages.perform(run, "prompts", 1)
+            stages.perform(run, "rollout", 1)
+            with pytest.raises(RuntimeError, match="cannot be started"):
+                stages.perform(run, "verify", 1)
+        assert graph.status(run, "rollout", 1).done
+        stages.perform(run, "verify", 1)  # once it is mended, another try goes well
+        assert graph.status(run, "verify", 1).done
+
+
+def test_one_shard_is_judged_by_its_stage(tmp_path, monkeypatch):
+    def never(*_: Any) -> Any:
+        raise AssertionError("there was nothing to judge it beside")
+
+    monkeypatch.setattr(verify, "judge_part", never)
+    with stubs.stubbed(opened(tmp_path, "rollout.shards=1")) as run:
+        for stage in ("prompts", "rollout", "verify"):
+            stages.perform(run, stage, 1)
+
+
+def test_closing_a_run_does_not_wait_for_a_hard_verdict(tmp_path):
+    """A judge at work is ended, not waited for: its limit here is an hour."""
+    endless = Question("1", r"\boxed{\int_0^1 x^{x^{x^x}} dx}")
+    with stubs.stubbed(opened(tmp_path, "verify.seconds=3600")) as run:
+        judges = run.judges("verify")
+        run.ahead.start("verify", 1, "part", "", lambda: judges.judge([endless]))
+        for _ in range(int(PATIENCE / 0.1)):
+            if any(one.pair for one in judges._judges):
+                break
+            threading.Event().wait(0.1)
+        assert any(one.pair for one in judges._judges)
+    assert judges._nursery is None
+    assert not [one for one in threading.enumerate() if one.name.startswith("ahead")]
