@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from icpo_core.files import TEMPORARY_SUFFIX
 from icpo_core.lock import RefusedError
 from icpo_core.manifest import FileRecord, Manifest
 from icpo_core.marks import Marks
-from icpo_core.object_store import LOCAL, ObjectStore
+from icpo_core.object_store import LOCAL, THREADS, ObjectStore
 from icpo_core.paths import MANIFEST, PRUNED, RunPaths, place_of
 
 PLAN = MANIFEST + TEMPORARY_SUFFIX
@@ -176,8 +177,11 @@ class Mirror:
         new = theirs is None or theirs.digest != files.sha256_bytes(data)
         if new:
             self._withdraw(place, data, known)
-        for one in self._unlike(place, known.files, gone):
-            wrong = self._put(place, one)
+        lacking = self._unlike(place, known.files, gone)
+        # A store is far: what takes the time is waiting for each of its answers.
+        with ThreadPoolExecutor(THREADS) as pool:
+            put = list(pool.map(lambda one: self._put(place, one), lacking))
+        for one, wrong in zip(lacking, put, strict=True):
             if wrong is not None:
                 later = self._mine(stage, iteration)
                 if later is None or files.sha256_bytes(later[0]) != files.sha256_bytes(data):
