@@ -13,6 +13,7 @@ from flows.commands import (
     gc,
     lineage,
     ls,
+    mirror,
     plan,
     plot,
     probe,
@@ -37,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
     )
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     looking = (plan, ls, show, diff, lineage, verify, gc)
-    for command in (train, services, stage, *looking, evaluate, probe, report, plot, data, doctor):
+    working = (train, services, stage, mirror)
+    for command in (*working, *looking, evaluate, probe, report, plot, data, doctor):
         command.add_parser(subparsers)
     return top
 

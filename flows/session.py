@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -23,10 +24,17 @@ async def session(run: Run) -> AsyncIterator[Run]:
 
     Raises ValueError while another process has the run.
     """
+    logger = get_run_logger()
+
+    def on_mirror(line: str) -> None:
+        logger.warning(line)
+        print(line, file=sys.stderr)  # the terminal is not shown Prefect's log
+
+    run.on_mirror = on_mirror
     # One HTTP client for all tasks: making one takes 40 ms, and each task would.
     with SyncClientContext.get_or_create():
         async with slots.held(run.config):
-            with run, Forwarder(run.logs, get_run_logger()), Publisher(run):
+            with run, Forwarder(run.logs, logger), Publisher(run):
                 await close_stale(run)
                 try:
                     yield run

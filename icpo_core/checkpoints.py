@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icpo_core import metrics, retention
-from icpo_core.files import TEMPORARY_SUFFIX, link_or_copy, read_json, sync
+from icpo_core.files import TEMPORARY_SUFFIX, link_or_copy, point, read_json
 from icpo_core.paths import RunPaths
 from icpo_core.run import Run
 
@@ -135,15 +135,8 @@ def _end_removals(run: Run) -> None:
 
 
 def point_latest(paths: RunPaths, iteration: int) -> None:
-    """Make `LATEST` a link to a checkpoint; it is the old link or the new one, never none."""
-    target = paths.stage("checkpoint", iteration).relative_to(paths.root)
-    if paths.latest.is_symlink() and os.readlink(paths.latest) == str(target):
-        return
-    temporary = paths.latest.with_name(paths.latest.name + TEMPORARY_SUFFIX)
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    os.replace(temporary, paths.latest)
-    sync(paths.root)
+    """Make `LATEST` a link to a checkpoint."""
+    point(paths.latest, paths.place("checkpoint", iteration))
 
 
 def withdraw(run: Run, iteration: int) -> None:

@@ -58,6 +58,9 @@ class RunSection(Section):
         "tensorboard"
     ]
     """Where the figures of an iteration are sent beside metrics.parquet."""
+    mirror: Annotated[str, Operational] = ""
+    """URL of a folder of runs, as s3://bucket/runs: a copy of the run is kept there, and a machine
+    that does not have the run goes on from it. Empty: none."""
 
 
 class ModelSection(Section):

@@ -117,8 +117,13 @@ def seal_fits(data: bytes) -> bool:
 def write_sealed(path: Path, value: dict[str, Any], durable: bool = True) -> Path:
     """Write JSON with a last key `seal`, by which any changed byte is found."""
     with atomic_path(path, durable) as temporary:
-        temporary.write_bytes(seal(_text({**value, "seal": UNSEALED}).encode()))
+        temporary.write_bytes(sealed(value))
     return path
+
+
+def sealed(value: dict[str, Any]) -> bytes:
+    """The bytes that `write_sealed` writes."""
+    return seal(_text({**value, "seal": UNSEALED}).encode())
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -127,8 +132,13 @@ def read_sealed(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
+    return unseal(data, str(path))
+
+
+def unseal(data: bytes, where: str) -> dict[str, Any]:
+    """What a sealed file says. Raises ValueError, naming `where`, if it is not as written."""
     if not seal_fits(data):
-        raise ValueError(f"{path}: is not as it was written (its seal does not fit)")
+        raise ValueError(f"{where}: is not as it was written (its seal does not fit)")
     value = json.loads(data)
     del value["seal"]
     return value
@@ -137,6 +147,10 @@ def read_sealed(path: Path) -> dict[str, Any]:
 def sha256_file(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def canonical_digest(value: Any) -> str:
@@ -181,6 +195,17 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
+
+
+def point(link: Path, target: str) -> None:
+    """Make a symbolic link to `target`; it is the old link or the new one, never none."""
+    if link.is_symlink() and os.readlink(link) == target:
+        return
+    temporary = link.with_name(link.name + TEMPORARY_SUFFIX)
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, link)
+    sync(link.parent)
 
 
 def what_the_disk_says(error: BaseException) -> str | None:

@@ -98,14 +98,21 @@ def write(path: Path, manifest: Manifest, durable: bool = True) -> None:
 
 def read(path: Path) -> Manifest | None:
     """The manifest, or None where the stage is not finished. Raises ValueError if it is damaged."""
-    if not path.is_file():
-        return None
     try:
-        return Manifest.model_validate(files.read_sealed(path))
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    return parse(data, str(path))
+
+
+def parse(data: bytes, where: str) -> Manifest:
+    """The manifest in a file's bytes. Raises ValueError, naming `where`, if it is damaged."""
+    try:
+        return Manifest.model_validate(files.unseal(data, where))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path}: of another version of this program ({key})") from None
+        raise ValueError(f"{where}: of another version of this program ({key})") from None
 
 
 def fingerprint(

@@ -6,6 +6,7 @@ Everything heavy (problem sets, tokenizer, judges, workers) is made when it is f
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +17,17 @@ from icpo_core import benchmarks, eras, files, models, record
 from icpo_core.ahead import Ahead
 from icpo_core.config import Config, build, load, override
 from icpo_core.eras import Era
+from icpo_core.fetch import fetch
 from icpo_core.judges import Judges
 from icpo_core.lock import RunLock
+from icpo_core.mirror import Mirror
+from icpo_core.object_store import AwayError, ObjectStore
 from icpo_core.paths import RunPaths
 from icpo_core.problems import read_problems
 from icpo_core.prompts import PromptMaker
 from icpo_core.store import Store
 from icpo_core.trackers import Tracker, open_trackers
+from icpo_core.uploads import Uploads
 from icpo_core.workers import Around, Workers
 
 Progress = Callable[[str, int, int, int], None]
@@ -59,6 +64,7 @@ class Run:
         self.store = Store(self.paths)
         self.on_progress: Progress = lambda stage, iteration, done, all_: None
         self.on_decision: Callable[[str], None] = lambda line: None
+        self.on_mirror: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
         self.around_part: Around = lambda job, do: do()
         self.make_workers = Workers
         self.settled = False
@@ -67,6 +73,7 @@ class Run:
         self._owner = self
         self._earlier: dict[int, Run] = {}
         self._lock: RunLock | None = None
+        self._uploads: Uploads | None = None
         self._workers: Workers | None = None
         self._trackers: list[Tracker] | None = None
         self._judges: dict[str, Judges] = {}
@@ -101,21 +108,52 @@ class Run:
         return cls(override(stored_config(path), [*place, *(overrides or [])]))
 
     def open(self) -> Run:
-        """Take the run for writing: folder, lock, a new attempt. Its configuration stays what it
-        is until `keep_config`.
+        """Take the run for writing: folder, lock, what its mirror has beyond the folder, a new
+        attempt. Its configuration stays what it is until `keep_config`.
 
-        Raises ValueError, naming the owner, while another process has it.
+        Raises ValueError, naming the owner, while another process has it or writes its mirror.
         """
         self._lock = RunLock(self.paths.lock)
         self._lock.acquire()
-        self.store.writable = True
         try:
+            if self.config.run.mirror:
+                self._open_mirror(Mirror(self.paths, self.mirror_url))
+            self.store.writable = True
             self._attempt = record.append_attempt(self.paths, self.config.model.path)
         except BaseException:
             self.close()
             raise
+        if self._uploads is not None:
+            self.store.on_change = self._uploads.changed
+            self._uploads.start()
         _OPEN[self.paths.root.resolve()] = self
         return self
+
+    @property
+    def mirror_url(self) -> str:
+        """Where the run's copy is kept, if `run.mirror` is set."""
+        return f"{self.config.run.mirror.rstrip('/')}/{self.paths.root.name}"
+
+    def _open_mirror(self, mirror: Mirror) -> None:
+        """Claim the mirror, and fetch what it has beyond the folder."""
+        url, may_go_on = mirror.store.url, self.paths.record.is_file()
+        self._uploads = Uploads(mirror, lambda line: self.on_mirror(line))
+        try:
+            mirror.claim.take()
+            if not mirror.is_ahead():
+                return
+            may_go_on = False
+            self.on_mirror(f"{self.paths.root}: is brought to what {url} has")
+            for line in fetch(mirror):
+                self.on_mirror(line)
+            self.store = Store(self.paths)  # what was read of the folder before is of no account
+            self.__dict__.pop("eras", None)
+        except AwayError as error:
+            if not may_go_on:
+                raise ValueError(
+                    f"{url}: the mirror does not answer ({error}), and may have this run, to be "
+                    'gone on with; try again later, or do without it: -o run.mirror=""'
+                ) from None
 
     def keep_config(self) -> None:
         """Make this configuration the run's own, from which it is planned and gone on with."""
@@ -124,7 +162,7 @@ class Run:
         files.write_sealed(self.paths.config, kept)
 
     def close(self) -> None:
-        """End workers and judges, give the lock back."""
+        """End workers and judges, wait for the mirror, give the lock back."""
         _OPEN.pop(self.paths.root.resolve(), None)
         for run in (self, *self._earlier.values()):
             for judges in run._judges.values():
@@ -140,6 +178,10 @@ class Run:
         for tracker in self._trackers or []:
             tracker.close()
         self._trackers = None
+        if self._uploads is not None:
+            self.store.on_change = lambda stage, iteration: None
+            self._uploads.close()
+            self._uploads = None
         if self._lock is not None:
             self.store.writable = False
             self._lock.release()
@@ -279,6 +321,8 @@ class Run:
                 )
         for path in prompts.exclude:
             read_problems(path)
+        if self.config.run.mirror:
+            ObjectStore(self.mirror_url)
         for benchmark in self.config.evaluate.benchmarks:
             benchmarks.read(benchmark.name, benchmark.problems)
 

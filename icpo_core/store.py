@@ -9,7 +9,7 @@ and by `icpo verify`. Manifests are truth, Prefect is the view.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Store:
         self.marks = Marks(paths)
         self.writable = False
         """Whether this process holds the run, and so may mark what it finds damaged."""
+        self.on_change: Callable[[str, int], None] = lambda stage, iteration: None
+        """Told (stage, iteration) of what was finished, and of files pruned or restored."""
         self._manifests: dict[tuple[str, int], Manifest] = {}
         self._trusted: dict[tuple[str, int], set[str]] = {}
         """Files by stage whose content this process wrote or has proven."""
@@ -162,6 +164,7 @@ class Store:
         manifest.write(self.paths.manifest(work.stage, work.iteration), made, durable=False)
         self._manifests[work.stage, work.iteration] = made
         self._trusted[work.stage, work.iteration] = {record.name for record in records}
+        self.on_change(work.stage, work.iteration)
         return made
 
     def file(self, stage: str, iteration: int, name: str) -> Path:
@@ -245,6 +248,7 @@ class Store:
             for path in sorted(folder.rglob("*"), reverse=True):
                 if path.is_dir() and not any(path.iterdir()):
                     path.rmdir()
+            self.on_change(*key)
 
     def restore(self, stage: str, iteration: int, names: Iterable[str]) -> None:
         """Take pruned files, which were made again, for what they were.
@@ -266,6 +270,7 @@ class Store:
             stage, iteration, self.marks.pruned(stage, iteration) - frozenset(names)
         )
         self._trusted.setdefault((stage, iteration), set()).update(names)
+        self.on_change(stage, iteration)
 
     def parts(self, work: Work) -> list[Path]:
         """Parquet files in the stage's folder that say they are parts of this work; after `begin`

@@ -35,6 +35,15 @@ def small(root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def zygote() -> Iterator[Any]:
+    """A process that forks runs which die at a given point."""
+    from killing import Zygote
+
+    with Zygote() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
 def small_protocol(root: Path) -> Any:
     """The protocol of evaluations of the small base model."""
     from icpo_core import config, protocol

@@ -4,7 +4,8 @@ Started once, it imports what is slow to import and then forks a child for each 
 process group of its own, trains with the stand-ins of `stubs`, and kills its whole group (SIGKILL)
 when it comes to the given mark. Marks are what the driver and the stand-ins say ("after verify 2",
 "mid step") and every change to the file system ("before replace it-0002/verify/manifest.json"),
-which is seen by wrapping the few functions of `os` that make one. The product knows none of this.
+which is seen by wrapping the few functions of `os` that make one, and every request to its mirror
+("after put it-0002/verify/manifest.json"). The product knows none of this.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 CHANGING = ("replace", "link", "symlink", "unlink", "rmdir", "mkdir")
+MIRRORING = ("write", "put", "copy", "remove", "get")
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,14 @@ class Zygote:
         count: int = 1,
         record: bool = False,
         rerun: bool = False,
+        environment: dict[str, str] | None = None,
     ) -> Death:
         """Train the run `run` below `folder`; die at the `count`-th coming to mark `kill`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         job = {
             "folder": str(folder), "changes": changes or [], "kill": kill, "count": count,
-            "record": record, "rerun": rerun,
+            "record": record, "rerun": rerun, "environment": environment or {},
         }  # fmt: skip
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
@@ -94,6 +97,23 @@ class Marks:
         for name in CHANGING:
             setattr(os, name, self._around(name, getattr(os, name), root))
 
+    def watch_mirror(self) -> None:
+        """Say every request to the run's mirror, before and after it."""
+        from icpo_core.object_store import ObjectStore
+
+        for kind in MIRRORING:
+            setattr(ObjectStore, kind, self._asked(kind, getattr(ObjectStore, kind)))
+
+    def _asked(self, kind: str, ask: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(store: Any, *given: Any) -> Any:
+            name = given[-1] if kind == "copy" else given[0]
+            self(f"before {kind} {name}")
+            result = ask(store, *given)
+            self(f"after {kind} {name}")
+            return result
+
+        return asked
+
     def _around(self, name: str, change: Callable[..., Any], root: Path) -> Callable[..., Any]:
         def changed(*paths: Any, **options: Any) -> Any:
             # The last path is the one that comes to be or ceases.
@@ -114,11 +134,13 @@ def child(job: dict[str, Any]) -> str:
 
     from icpo_core.run import Run
 
+    os.environ.update(job["environment"])
     folder = Path(job["folder"])
     marks = Marks(job, folder / "marks")
     config = stubs.configuration(folder, "run", *job["changes"])
     root = folder / "runs" / "run"
     marks.watch(root)
+    marks.watch_mirror()
     try:
         with stubs.stubbed(Run(config), folder / "ledger", marks) as run:
             stubs.train(run, job["rerun"], marks)
