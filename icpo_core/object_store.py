@@ -6,6 +6,7 @@ a store has to say comes as two errors, one for a user's mistake and one for a s
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,15 @@ ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss
 LOCAL = frozenset({"file", "local"})
 THREADS = 8
 
-# Errors of the stores' own libraries that no waiting mends; they are not loaded to be named here.
+_ERRORS = {
+    "botocore.exceptions": ("BotoCoreError", "ClientError"),
+    "aiohttp": ("ClientError",),
+    "gcsfs.retry": ("HttpError",),
+    "google.auth.exceptions": ("GoogleAuthError",),
+    "azure.core.exceptions": ("AzureError",),
+}
+"""Errors of the stores' own libraries, by module: they have no base in common but these."""
+# Those of them that no waiting mends.
 _REFUSALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 _T = TypeVar("_T")
 
@@ -148,7 +157,7 @@ class ObjectStore:
 
     def _ask(self, do: Callable[..., _T], *given: Any, **named: Any) -> _T:
         """Raises FileNotFoundError and FileExistsError as they are, ValueError for what only the
-        user can mend, AwayError for anything else."""
+        user can mend, AwayError for anything else that a store's library says."""
         try:
             found = do(*given, **named)
         except (FileNotFoundError, FileExistsError) as error:
@@ -162,8 +171,7 @@ class ObjectStore:
                 f"{self.url}: the store does not let us ({_line(error)}); mend the credentials in "
                 "its own environment variables or files, or run.mirror"
             ) from None
-        # Each store's library has errors of its own, and they have no other base in common.
-        except Exception as error:
+        except _errors() as error:
             if type(error).__name__ in _REFUSALS:
                 raise ValueError(
                     f"{self.url}: no credentials ({_line(error)}); set those of the store's own "
@@ -183,6 +191,12 @@ class _Moving(Callback):
 
     def relative_update(self, inc: int = 1) -> None:
         self._tell()
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What a store's library raises, of those libraries that are loaded."""
+    loaded = [(sys.modules[name], names) for name, names in _ERRORS.items() if name in sys.modules]
+    return (OSError, *(getattr(module, name) for module, names in loaded for name in names))
 
 
 def _line(error: BaseException) -> str:
