@@ -33,7 +33,7 @@ from icpo_core.paths import RunPaths
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"
 WINDOW = 20
-ROLLOUTS = (128, 1024, 4096, 16_384)
+ROLLOUTS = (128, 1024, 4096, 16_000)
 TOKENS = (40, 256, 1024, 4096)
 
 
