@@ -9,6 +9,7 @@ and by `icpo verify`. Manifests are truth, Prefect is the view.
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,10 @@ from icpo_core.paths import RunPaths
 from icpo_core.work import Standing, Status, Work
 
 LARGE_BYTES = 1 << 25
+LOOKED_AT = frozenset({"update", "checkpoint", "evaluate"})
+"""Stages whose manifests retention and history look at in every iteration, of all iterations."""
+PASSING = 256
+"""Manifests of other stages that are held in memory, so that it grows little with a run."""
 
 
 class Store:
@@ -36,18 +41,27 @@ class Store:
         self.on_change: Callable[[str, int], None] = lambda stage, iteration: None
         """Told (stage, iteration) of what was finished, and of files pruned or restored."""
         self._manifests: dict[tuple[str, int], Manifest] = {}
+        self._passing: deque[tuple[str, int]] = deque()
         self._trusted: dict[tuple[str, int], set[str]] = {}
         """Files by stage whose content this process wrote or has proven."""
 
     def manifest(self, stage: str, iteration: int) -> Manifest | None:
         """The stage's manifest, None if it has none. Raises ValueError if it is damaged."""
         key = (stage, iteration)
-        if key not in self._manifests:
-            found = manifest.read(self.paths.manifest(stage, iteration))
-            if found is None:
-                return None
-            self._manifests[key] = found
-        return self._manifests[key]
+        if key in self._manifests:
+            return self._manifests[key]
+        found = manifest.read(self.paths.manifest(stage, iteration))
+        if found is not None:
+            self._hold(key, found)
+        return found
+
+    def _hold(self, key: tuple[str, int], found: Manifest) -> None:
+        """Keep a manifest in memory; of those that are rarely asked for again, the newest."""
+        self._manifests[key] = found
+        if key[0] not in LOOKED_AT:
+            self._passing.append(key)
+            if len(self._passing) > PASSING:
+                self._manifests.pop(self._passing.popleft(), None)
 
     def finished(self, stage: str, iteration: int) -> Manifest | None:
         """The stage's manifest, None if it has none or a damaged one."""
@@ -162,7 +176,7 @@ class Store:
         )
         # Not waited for: without power it is there with what it names, or the stage is not done.
         manifest.write(self.paths.manifest(work.stage, work.iteration), made, durable=False)
-        self._manifests[work.stage, work.iteration] = made
+        self._hold((work.stage, work.iteration), made)
         self._trusted[work.stage, work.iteration] = {record.name for record in records}
         self.on_change(work.stage, work.iteration)
         return made
