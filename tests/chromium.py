@@ -56,7 +56,11 @@ class Page:
         port = file.read_text().split()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=SECONDS) as reply:
             target = next(one for one in json.load(reply) if one["type"] == "page")
-        self._socket = connect(target["webSocketDebuggerUrl"], max_size=None, proxy=None)
+        # No keepalive: a test that is busy elsewhere does not read, and a page that talks fills the
+        # queue, behind which the answer to a ping would wait.
+        self._socket = connect(
+            target["webSocketDebuggerUrl"], max_size=None, proxy=None, ping_interval=None
+        )
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         width, height = self._size
