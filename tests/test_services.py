@@ -299,7 +299,7 @@ def test_a_team_server_works_with_its_password_and_not_without(
     done = team.prefect("deployment", "run", "icpo/train", *given)
     assert done.returncode == 0, done.stdout + done.stderr
     with team.client() as client:
-        [run] = [one for one in client.read_flow_runs() if one.deployment_id]
+        [run] = [one for one in client.read_flow_runs() if one.parameters.get("run") == "team"]
     assert team.ended(run).state_name == "Completed"
     assert int(postgres.ask("select count(*) from flow_run")) >= 3
     # Some seconds after a run its events and artifacts are written.
