@@ -90,6 +90,7 @@ def trl_steps(steps: int, model: Path) -> dict[str, list[float]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
+    from benchmarks.update import PLAIN_TRL
     from data.arithmetic import bare_prompt
     from icpo_core.extraction import extract
     from icpo_core.problems import read_problems
@@ -134,16 +135,8 @@ def trl_steps(steps: int, model: Path) -> dict[str, list[float]]:
                 num_generations=GROUP,
                 max_completion_length=MAX_TOKENS,
                 learning_rate=RATE,
-                lr_scheduler_type="constant",
-                beta=0.0,
                 temperature=1.0,
-                use_cpu=True,
-                bf16=False,
-                gradient_checkpointing=False,
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                logging_strategy="no",
+                **PLAIN_TRL,
             ),
         )
         trainer.train()

@@ -27,10 +27,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from icpo_core import engine as engine_module
 from icpo_core import models, schemas, stages
 from icpo_core.config import Config, load
-from icpo_core.engine import Engine
+from icpo_core.engine import Engine, keep_to_cores
 from icpo_core.files import model_digest
 from icpo_core.rollout import rollout_shard, shard_of
 from icpo_core.run import Run
@@ -119,7 +118,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    engine_module._keep_to_cores(0)
+    keep_to_cores(0)
     with tempfile.TemporaryDirectory() as folder:
         changes = [f"run.directory={folder}", f"prompts.batch_size={arguments.prompts}"]
         changes += ["rollout.on_policy=1", "rollout.expert=7"] if arguments.shots else []

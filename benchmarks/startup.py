@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,18 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from icpo_core.paths import RunPaths
+from icpo_core.ranks import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("prefect.yaml", "flows", "tasks", "icpo_core", "configs", "data")
 ICPO = [sys.executable, "-m", "flows.cli"]
 LIMIT_SECONDS = 60.0
 PATIENCE_SECONDS = 300.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def measure(folder: Path) -> dict[str, float]:

@@ -37,7 +37,9 @@ def inject(model: nn.Module, settings: LoraSection) -> None:
         kinds[name.rpartition(".")[2]] = type(module)
     for target in settings.target_modules:
         if kinds.get(target) is not nn.Linear:
-            linear = sorted({name for name, kind in kinds.items() if kind is nn.Linear})
+            linear = sorted(
+                {name for name, kind in kinds.items() if kind is nn.Linear} - {"lm_head"}
+            )
             raise ValueError(
                 f"update.lora.target_modules: {target} is no linear layer of this model "
                 f"({type(model).__name__}); it has {', '.join(linear)}"

@@ -265,7 +265,7 @@ def eos_token_ids(model: Path) -> list[int]:
     raise ValueError(f"{model}: neither generation_config.json nor config.json has eos_token_id")
 
 
-def _keep_to_cores(threads: int) -> None:
+def keep_to_cores(threads: int) -> None:
     """Give this process its cores, as many threads as there are; 0: all that it may use.
 
     vLLM binds the threads of processes that it spawns, and here it spawns none. OpenMP counts the
@@ -281,7 +281,7 @@ def _keep_to_cores(threads: int) -> None:
 def main() -> None:
     """Serve jobs. The one argument is JSON: `model`, `engine`, `seed`, `sleeps`."""
     settings = json.loads(sys.argv[1])
-    _keep_to_cores(settings["engine"]["cpu_threads"])
+    keep_to_cores(settings["engine"]["cpu_threads"])
 
     def build() -> tuple[dict[str, Any], dict[str, Handler]]:
         from transformers import AutoTokenizer

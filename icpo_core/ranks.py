@@ -94,13 +94,13 @@ def launch(
     folder: Path,
     settings: dict[str, Any],
 ) -> list[str]:
-    """Command that serves `icpo_core.trainer` on several ranks, by DeepSpeed's launcher.
+    """Command that serves `icpo_core.trainer_process` on several ranks, by DeepSpeed's launcher.
 
     devices: ids of this machine's devices, one a rank, or the number of ranks where there are none.
     hostfile: the machines and their slots instead. folder: where each rank's log goes.
     https://www.deepspeed.ai/getting-started/#launching-deepspeed-training
     """
-    interpreter, *_, serialised = python_command(python, "icpo_core.trainer", settings)
+    interpreter, *_, serialised = python_command(python, "icpo_core.trainer_process", settings)
     names = list(range(devices)) if isinstance(devices, int) else devices
     world = base64.urlsafe_b64encode(json.dumps({"localhost": names}).encode()).decode()
     if hostfile is None:
@@ -110,7 +110,8 @@ def launch(
         module, where = "deepspeed.launcher.runner", [f"--hostfile={hostfile}"]
     return [
         interpreter, "-m", module, *where, f"--master_port={free_port()}", "--no_local_rank",
-        f"--enable_each_rank_log={folder.resolve()}", "--module", "icpo_core.trainer", serialised,
+        f"--enable_each_rank_log={folder.resolve()}", "--module",
+        "icpo_core.trainer_process", serialised,
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The trainer: DeepSpeed around the policy, in processes of its own.
+"""The trainer: DeepSpeed around the policy.
 
 Its state (weights, optimizer) has a name, `state_id`: the fingerprint of the update that made it.
 An update says which state it starts from. If that is not the one in memory, the last saved state
@@ -9,17 +9,13 @@ is left out.
 from __future__ import annotations
 
 import gc
-import json
 import math
 import os
 import shutil
-import sys
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,11 +28,9 @@ from icpo_core.files import canonical_digest, model_digest, read_json, sync, wri
 from icpo_core.loss import LossInputs, LossOutputs, Totals, has_signal, icpo_loss, uses_kl
 from icpo_core.microbatches import MicroBatch, Row, collate, padding_share, plan, rows_of
 from icpo_core.policy import Policy, flash_attention, load_policy
-from icpo_core.ranks import free_port
 from icpo_core.shapes import from_config
 from icpo_core.utilization import training_flops
 from icpo_core.weights import publish, write_probe
-from icpo_core.worker import Handler, attempt, serve
 
 DEFAULT_GAP = {"float32": 1e-4, "bfloat16": 0.1}
 STATE_TAG = "deepspeed"
@@ -144,7 +138,7 @@ class Trainer:
     def _deepspeed(self) -> dict[str, Any]:
         zero = self.settings.deepspeed.get("zero_optimization", {})
         offload = zero.get("offload_optimizer")
-        if offload and not _has_compiler():
+        if offload and not has_compiler():
             raise ValueError(
                 "update.deepspeed has offload_optimizer, which DeepSpeed compiles, and there is no "
                 "C++ compiler: install one (apt-get install g++), or leave it out"
@@ -512,81 +506,6 @@ def _add_gap(outputs: LossOutputs, inputs: LossInputs) -> None:
     outputs.maxima["engine_gap/max"] = gap_BT.amax()
 
 
-def main() -> None:
-    """Serve jobs. The one argument is JSON: `model`, `loss`, `update`, `temperature`."""
-    settings = json.loads(sys.argv[1])
-    update = UpdateSection.model_validate(settings["update"])
-    if "RANK" not in os.environ:
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    rank = int(os.environ["RANK"])
-    if update.threads:
-        torch.set_num_threads(update.threads)
-    elif not torch.cuda.is_available():
-        local = int(os.environ.get("LOCAL_SIZE", "1"))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
-
-    def build() -> tuple[dict[str, Any], dict[str, Handler]]:
-        import deepspeed
-
-        if os.environ["WORLD_SIZE"] == "1" or not _has_compiler():
-            # An op by which ranks of one CPU machine share memory. A single rank has no use for
-            # it, and would compile it for 40 s at its first start; without it gloo does the same.
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        # Ranks wait for jobs as long as sampling takes.
-        deepspeed.init_distributed(timeout=timedelta(days=7), verbose=False)
-        trainer = Trainer(
-            Path(settings["model"]),
-            LossSection.model_validate(settings["loss"]),
-            update,
-            settings["temperature"],
-        )
-        ready = {"state_id": trainer.state_id, "ranks": trainer.ranks}
-        return ready, {
-            "update": lambda job, _: trainer.update(job),
-            "save": lambda job, _: trainer.save(job),
-        }
-
-    def build_leader() -> tuple[dict[str, Any], dict[str, Handler]]:
-        ready, handlers = build()
-        return ready, {name: _together(handler) for name, handler in handlers.items()}
-
-    if rank == 0:
-        serve(build_leader)
-    _follow(build()[1])
-
-
-def _together(handler: Handler) -> Handler:
-    """Rank 0's handler: hand the job to the other ranks, then do it."""
-
-    def handle(job: dict[str, Any], progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        _say(job)
-        dist.broadcast_object_list([job])
-        return handler(job, progress)
-
-    return handle
-
-
-def _follow(handlers: dict[str, Handler]) -> NoReturn:
-    """Other ranks: do what rank 0 does. They end with the process group that rank 0 kills."""
-    while True:
-        job: list[Any] = [None]
-        dist.broadcast_object_list(job)
-        _say(job[0])
-        reply = attempt(handlers[job[0]["job"]], job[0], lambda news: None)
-        if "failure" in reply:
-            raise SystemExit(reply["failure"])
-
-
-def _say(job: dict[str, Any]) -> None:
-    """Into the rank's log: by it one sees where a rank was when all of them stood still."""
-    if dist.get_world_size() > 1:
-        print(f"rank {dist.get_rank()} begins {job['job']} of {job['out']}", flush=True)
-
-
-def _has_compiler() -> bool:
+def has_compiler() -> bool:
+    """Whether DeepSpeed can build the ops that it compiles at run time."""
     return shutil.which(os.environ.get("CXX", "c++")) is not None
-
-
-if __name__ == "__main__":
-    main()

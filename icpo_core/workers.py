@@ -116,7 +116,7 @@ class Workers:
         if placement.ranks == 1:
             self._trainer = Worker(
                 "trainer",
-                python_command(update.python, "icpo_core.trainer", settings),
+                python_command(update.python, "icpo_core.trainer_process", settings),
                 log,
                 update.start_seconds,
                 {devices.VARIABLE: ",".join(placement.trainer)} if placement.trainer else None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
+
+from icpo_core.ranks import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("prefect.yaml", "flows", "tasks", "icpo_core", "configs", "data")
@@ -114,12 +115,6 @@ def wait(
     while not true():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}\n{words()}"
         time.sleep(0.2)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def project(folder: Path, **environment: str) -> Services:

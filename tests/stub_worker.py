@@ -1,8 +1,8 @@
 """Engine and trainer of `stubs` as real worker processes, for tests of what is around them.
 
 A run uses them by `rollout.python` and `update.python`, which name a script that starts this file
-in the place of `python -m icpo_core.engine` or `-m icpo_core.trainer`. `--seconds` is how long each
-job takes.
+in the place of `python -m icpo_core.engine` or `-m icpo_core.trainer_process`. `--seconds` is how
+long each job takes.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def ranks_of(tmp_path: Path) -> dict[int, psutil.Process]:
             words, environment = process.cmdline(), process.environ()
         except psutil.Error:
             continue
-        ours = "icpo_core.trainer" in words and "RANK" in environment
+        ours = "icpo_core.trainer_process" in words and "RANK" in environment
         if ours and str(tmp_path) in os.readlink(f"/proc/{process.pid}/fd/1"):
             found[int(environment["RANK"])] = process
     return found

@@ -559,7 +559,7 @@ def test_one_process_learns_on_where_another_stopped(
     }
     weights = []
     for number, file in enumerate(stored[:2], 1):
-        command = python_command(None, "icpo_core.trainer", settings)
+        command = python_command(None, "icpo_core.trainer_process", settings)
         worker = Worker("trainer", command, tmp_path / "log", 120.0)
         ready = worker.wait_ready()
         assert ready == {"state_id": model_digest(small / "base"), "ranks": 1}
