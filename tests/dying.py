@@ -52,12 +52,12 @@ def main() -> None:
     else:
         import torch
 
-        from icpo_core import trainer
+        from icpo_core import trainer_process
 
         torch.optim.AdamW.step = killing(  # type: ignore[method-assign]
             torch.optim.AdamW.step, int(count)
         )
-        trainer.main()
+        trainer_process.main()
 
 
 if __name__ == "__main__":
