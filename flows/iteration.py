@@ -1,12 +1,17 @@
-"""One training iteration: a Prefect subflow of seven tasks."""
+"""One training iteration: a Prefect subflow of seven tasks. Off-policy it has two more, the next
+iteration's prompts and rollouts."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from prefect import Task, flow, runtime
 from prefect.context import FlowRunContext
 
 from icpo_core import checkpoints, graph, metrics
 from icpo_core.run import opened
+from icpo_core.stages import samples_ahead
 from tasks import artifacts, stages
 
 
@@ -27,7 +32,8 @@ async def iteration(run: str, number: int) -> dict[str, float]:
         stages.rollout(run, number)
         stages.verify(run, number)
         stages.select(run, number)
-        stages.update(run, number)
+        with sampling_ahead(run, number):
+            stages.update(run, number)
     if "evaluate" in due:
         stages.evaluate(run, number)
     if number:
@@ -36,6 +42,22 @@ async def iteration(run: str, number: int) -> dict[str, float]:
     figures = metrics.record(opened(run), number)
     artifacts.publish(run, number)
     return figures
+
+
+@contextmanager
+def sampling_ahead(run: str, number: int) -> Iterator[None]:
+    """One-step off-policy: the next iteration is sampled while the body is at work."""
+    if not samples_ahead(opened(run), number):
+        yield
+        return
+    stages.prompts(run, number + 1)
+    rollouts = stages.rollout.submit(run, number + 1)
+    try:
+        yield
+        rollouts.result()
+    except BaseException:  # also a signal: neither waits for the other's hour of work
+        opened(run).interrupt()
+        raise
 
 
 def number_anew() -> None:

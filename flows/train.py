@@ -58,7 +58,7 @@ async def _train(run: Run, rerun: bool, watcher: Watcher) -> str:
     if first > 1:
         logger.info(f"{root}: iterations 1 to {first - 1} are done and kept")
     # Both start while the problems are read; neither is waited for before it is needed.
-    run.workers.start_engine(run.nearest_policy(first - 1))
+    run.workers.start_engine(run.nearest_policy(graph.sampling_policy(run, first)))
     run.workers.start_trainer()
     run.prompt_maker  # noqa: B018  a mistake in the data ends the run before it begins
     number_anew()

@@ -147,6 +147,10 @@ class RolloutSection(Section):
     shards: Count = 1
     """Parts of the stage's Parquet; a stage that dies keeps its finished ones. Each is sampled by
     whichever engine is free, so there should be as many as engines or more."""
+    off_policy_steps: Annotated[int, Operational, Field(ge=0, le=1)] = 0
+    """1: an iteration is sampled while the update before it is made, with the weights from before
+    that update (one-step off-policy); which weights those were is in every row. Needs engines and
+    trainer on devices of their own, and update.old_logprobs = engine or a loss.correction."""
     engines: Annotated[int, Field(ge=0), Operational] = 1
     """vLLM engines on this machine; 0: as many as its devices hold, or one without devices."""
     endpoints: Annotated[list[str], Operational] = []
@@ -426,6 +430,13 @@ class Config(Section):
             raise ValueError(
                 f"update.mini_batch = {update.mini_batch} does not divide "
                 f"prompts.batch_size = {prompts.batch_size}"
+            )
+        ratio_to_sampler = update.old_logprobs == "engine" or self.loss.correction != "off"
+        if rollout.off_policy_steps and not ratio_to_sampler:
+            raise ValueError(
+                "rollout.off_policy_steps = 1 learns from rollouts of the weights before, whose "
+                "probabilities must count: set update.old_logprobs = engine, or loss.correction = "
+                "truncate"
             )
         if self.loss.expert_ratio == "importance" and rollout.expert_source == "traces":
             raise ValueError(

@@ -327,7 +327,8 @@ def passes(config: Config) -> float:
 def seconds(
     shape: Shape, config: Config, machine: Machine, layout: Layout, rows: dict[str, int]
 ) -> Parts | None:
-    """Seconds an iteration by stage; None where no rates are known."""
+    """Seconds an iteration by stage; None where no rates are known. One-step off-policy, of rollout
+    and update only the longer one takes time."""
     rates = machine.rates
     if rates.sample_tokens_per_second is None or rates.train_tokens_per_second is None:
         return None
@@ -352,4 +353,6 @@ def seconds(
         samples = evaluation_samples(config, rows)
         once = samples * response / sampling + samples / judging
         parts["evaluate"] = once / config.evaluate.every
+    if config.rollout.off_policy_steps:
+        parts[min(("rollout", "update"), key=lambda stage: parts[stage])] = 0.0
     return parts

@@ -22,6 +22,9 @@ from icpo_core.work import Standing, Status, Work
 CODE_VERSIONS = dict.fromkeys(STAGES, 1) | {"evaluate": 2}
 """Bumped by hand when a stage's code makes other results of the same inputs."""
 
+SAMPLED = frozenset({"rollout", "verify", "select"})
+"""Stages that the policy which samples decides, and no later one."""
+
 DRAWING = frozenset({"prompts", "rollout", "select"})
 """Stages that draw by the run's seed. An evaluation's seeds are those of every other run."""
 
@@ -89,7 +92,7 @@ def work(run: Run, stage: str, iteration: int) -> Work:
         inputs["tokenizer"] = run.model_settings["tokenizer"]
     elif stage == "rollout":
         inputs["prompts"] = parent("prompts", iteration).content()
-        inputs["policy"] = policy_after(iteration - 1)
+        inputs["policy"] = policy_after(sampling_policy(run, iteration))
         inputs |= run.model_settings
     elif stage == "verify":
         inputs["prompts"] = parent("prompts", iteration).content()
@@ -122,6 +125,12 @@ def work(run: Run, stage: str, iteration: int) -> Work:
         seed=run.seed if stage in DRAWING else None,
         parents=parents,
     )
+
+
+def sampling_policy(run: Run, iteration: int) -> int:
+    """The iteration after whose update the policy is that an iteration's rollouts are sampled from;
+    0: the base model."""
+    return max(0, iteration - 1 - run.at(iteration).config.rollout.off_policy_steps)
 
 
 def state_id(run: Run, iteration: int) -> str:
@@ -172,16 +181,28 @@ def plan(run: Run, last: int | None = None) -> list[Step]:
     """
     end = run.config.run.iterations if last is None else last
     steps: list[Step] = []
-    first: str | None = None
+    to_make: list[tuple[str, int]] = []
     for iteration in range(end + 1):
         for stage in stages_of(run.at(iteration).config, iteration):
             found = status(run, stage, iteration)
-            # Nothing reads prompts that were made before, nor a checkpoint or an evaluation.
-            depends = first if stage != "prompts" else None
-            steps.append(Step(stage, iteration, found, depends))
-            if first is None and not found.done and stage not in ("evaluate", "checkpoint"):
-                first = run.paths.place(stage, iteration)
+            before = (one for one in to_make if _reads(run, stage, iteration, one[1]))
+            after = next((run.paths.place(*one) for one in before), None)
+            steps.append(Step(stage, iteration, found, after))
+            # Nothing reads a checkpoint or an evaluation.
+            if not found.done and stage not in ("evaluate", "checkpoint"):
+                to_make.append((stage, iteration))
     return steps
+
+
+def _reads(run: Run, stage: str, iteration: int, number: int) -> bool:
+    """Whether a stage depends, through others or not, on an earlier one of iteration `number` that
+    something reads."""
+    if stage == "prompts":
+        return False
+    if stage in SAMPLED and number != iteration:
+        # Of the iterations before, only what led to the policy that samples.
+        return number <= sampling_policy(run, iteration)
+    return True
 
 
 def first_open(steps: list[Step]) -> int | None:

@@ -37,6 +37,8 @@ def row(run: Run, iteration: int) -> dict[str, float]:
         figures[f"seconds/{stage}"] = found.seconds
         if stage == "rollout":
             figures["rollout/tokens"] = float(found.facts["tokens"])
+            if found.facts.get("off_policy_steps"):
+                figures["rollout/off_policy_steps"] = float(found.facts["off_policy_steps"])
             if found.facts.get("probe_gap") is not None:
                 figures["rollout/probe_gap"] = found.facts["probe_gap"]
             if seconds := timeline.sampling_seconds(found):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from icpo_core.prompts import PromptMaker
 from icpo_core.store import Store
 from icpo_core.trackers import Tracker, open_trackers
 from icpo_core.uploads import Uploads
+from icpo_core.worker import EndedError
 from icpo_core.workers import Around, Workers
 
 Progress = Callable[[str, int, int, int], None]
@@ -66,15 +68,18 @@ class Run:
         self.on_decision: Callable[[str], None] = lambda line: None
         self.on_mirror: Callable[[str], None] = lambda line: print(line, file=sys.stderr)
         self.around_part: Around = lambda job, do: do()
+        """How a part of the rollouts is made, in whatever frame is wanted."""
         self.make_workers = Workers
         self.settled = False
         """Whether this process has ended the removals that an earlier one began."""
         self._attempt = 0
+        self._ending = False
         self._owner = self
         self._earlier: dict[int, Run] = {}
         self._lock: RunLock | None = None
         self._uploads: Uploads | None = None
         self._workers: Workers | None = None
+        self._making = threading.Lock()
         self._trackers: list[Tracker] | None = None
         self._judges: dict[str, Judges] = {}
         self._ahead = Ahead()
@@ -126,6 +131,7 @@ class Run:
         if self._uploads is not None:
             self.store.on_change = self._uploads.changed
             self._uploads.start()
+        self._ending = False
         _OPEN[self.paths.root.resolve()] = self
         return self
 
@@ -250,11 +256,21 @@ class Run:
     def workers(self) -> Workers:
         """Engine and trainer with this run's configuration. Those of another era are ended first:
         devices and memory are for one set of them."""
-        if self._workers is None:
-            for other in (self._owner, *self._owner._earlier.values()):
-                other.stop_workers()
-            self._workers = self.make_workers(self.config, self.base_model, self.logs)
-        return self._workers
+        with self._owner._making:
+            if self._owner._ending:
+                raise EndedError(f"{self.paths.root}: this run is being ended")
+            if self._workers is None:
+                for other in (self._owner, *self._owner._earlier.values()):
+                    other.stop_workers()
+                self._workers = self.make_workers(self.config, self.base_model, self.logs)
+            return self._workers
+
+    def interrupt(self) -> None:
+        """End what engine and trainer are doing, whoever waits for it, and start neither again."""
+        with self._owner._making:
+            self._owner._ending = True
+        for run in (self._owner, *self._owner._earlier.values()):
+            run.stop_workers()
 
     def stop_workers(self) -> None:
         """End engine and trainer; they start again when they are needed."""

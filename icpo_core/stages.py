@@ -98,6 +98,21 @@ def perform(
     return Outcome(stage, iteration, manifest, True, reason)
 
 
+def samples_ahead(run: Run, iteration: int) -> bool:
+    """Whether the next iteration is to be sampled while the update of this one is made: one-step
+    off-policy, unless one of both takes the workers of an earlier era first, to make weights or a
+    state again. Devices and memory are for one set of workers."""
+    following = iteration + 1
+    if following > run.config.run.iterations or run.at(following) is not run.at(iteration):
+        return False
+    policy = graph.sampling_policy(run, following)
+    return (
+        policy < iteration
+        and (policy == 0 or run.has_weights(policy))
+        and checkpoints.bridge_needed(run.at(iteration), iteration - 1) is None
+    )
+
+
 def recover(run: Run, iteration: int) -> None:
     """Make the weights of an update again that retention removed, from the batches that are stored.
 
@@ -130,18 +145,24 @@ def make_prompts(run: Run, work: Work) -> Made:
 def make_rollouts(run: Run, work: Work) -> Made:
     """Sample every shard that is not there yet, on an engine that is proven to hold the policy.
 
-    Of several shards, each is judged ahead of `verify` while the engines are at others.
+    Each shard is judged ahead of `verify`, while the engines are at others or, off-policy, the
+    trainer is at work.
     """
     folder, shards = _folder(run, work), run.config.rollout.shards
-    policy, version, probe = _policy(run, work.iteration - 1)
+    sampled_from = graph.sampling_policy(run, work.iteration)
+    policy, version, probe = _policy(run, sampled_from)
     wanted = [run.paths.part("rollout", work.iteration, index, shards) for index in range(shards)]
     kept = set(run.store.parts(work))
-    facts: dict[str, Any] = {"kept_parts": len(kept)}
+    facts: dict[str, Any] = {
+        "kept_parts": len(kept),
+        "off_policy_steps": work.iteration - 1 - sampled_from,
+    }
     noted = Recorder()
     if kept != set(wanted):
         facts |= _load(run, noted, policy, version, probe)
     prompts = run.store.file("prompts", work.iteration, "prompts.parquet")
-    judge_ahead = _verdicts_ahead(run, work, prompts) if shards > 1 else lambda path: None
+    alongside = shards > 1 or run.config.rollout.off_policy_steps > 0
+    judge_ahead = _verdicts_ahead(run, work, prompts) if alongside else lambda path: None
 
     def around(job: dict[str, Any], do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         reply = run.around_part(job, do)
@@ -233,7 +254,7 @@ def make_update(run: Run, work: Work) -> Made:
     _bridge(run, work.iteration - 1)
     noted, started = Recorder(), time.time()
     job = _update_job(run, work.iteration, work.fingerprint)
-    _prompts_ahead(run, work.iteration + 1)
+    _prompts_ahead(run, work.iteration + 1 + run.config.rollout.off_policy_steps)
     reply = run.workers.train(job)
     waits = {f"{WAITS}{name}": seconds for name, seconds in reply.get("waits", {}).items()}
     noted.row("trainer", started, waits)

@@ -118,7 +118,8 @@ def gaps(found: Sequence[Manifest], before: Sequence[Manifest] = ()) -> dict[str
         attempt = one.facts.get("attempt")
         if attempt is not None and attempt in ended:
             known[one.stage] = max(0.0, one.started - ended[attempt])
-        ended[attempt] = one.started + one.seconds
+        # Off-policy, rollouts are sampled while the update before them is made.
+        ended[attempt] = max(ended.get(attempt, 0.0), one.started + one.seconds)
     return known
 
 

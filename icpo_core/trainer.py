@@ -77,10 +77,16 @@ class Trainer:
     """The policy under training. Every rank holds one; they act together."""
 
     def __init__(
-        self, model: Path, loss: LossSection, update: UpdateSection, temperature: float
+        self,
+        model: Path,
+        loss: LossSection,
+        update: UpdateSection,
+        temperature: float,
+        off_policy_steps: int = 0,
     ) -> None:
+        """off_policy_steps: updates that may lie between the weights that sampled and these."""
         self.model, self.loss, self.settings = model, loss, update
-        self.temperature = temperature
+        self.temperature, self.off_policy_steps = temperature, off_policy_steps
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.base_version = model_digest(model)
         self.flash_attention = flash_attention(DTYPES[update.dtype])
@@ -281,7 +287,8 @@ class Trainer:
         norms: list[Tensor | float] = []
         for mini, total in steps:
             self._accumulate(rows, mini, total, old, figures)
-            if not norms:
+            # To the weights before, a gap is what was learned since (in the first iteration none).
+            if not norms and not (self.off_policy_steps and iteration > 1):
                 self._check_gap(figures.means())
             norms.append(self._optimizer_step())
         used = sum(map(len, kept))

@@ -23,7 +23,8 @@ from icpo_core.worker import Handler, attempt, serve
 
 
 def main() -> None:
-    """Serve jobs. The one argument is JSON: `model`, `loss`, `update`, `temperature`."""
+    """Serve jobs. The one argument is JSON: `model`, `loss`, `update`, `temperature`,
+    `off_policy_steps`."""
     settings = json.loads(sys.argv[1])
     update = UpdateSection.model_validate(settings["update"])
     if "RANK" not in os.environ:
@@ -50,6 +51,7 @@ def main() -> None:
             LossSection.model_validate(settings["loss"]),
             update,
             settings["temperature"],
+            settings["off_policy_steps"],
         )
         ready = {"state_id": trainer.state_id, "ranks": trainer.ranks}
         return ready, {

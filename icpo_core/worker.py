@@ -40,6 +40,10 @@ class WorkerError(RuntimeError):
     """A worker died, overran its limit or failed at a job. The message ends with its last words."""
 
 
+class EndedError(WorkerError):
+    """A worker was ended by its own run, or is wanted by one that is ending: no other try."""
+
+
 class Worker:
     """Parent's side of one worker."""
 
@@ -61,6 +65,7 @@ class Worker:
         self._listener.listen(1)
         self._connection: socket.socket | None = None
         self._unread = b""
+        self._ended = False
         self._started = time.monotonic()
         self.process = self._spawn(command, environment or {})
 
@@ -112,7 +117,9 @@ class Worker:
         return self.process.poll() is None
 
     def stop(self) -> None:
-        """End the worker and all its children; waits for them."""
+        """End the worker and all its children; waits for them. A job that another thread waits for
+        ends with EndedError."""
+        self._ended = True
         if self._connection is not None:
             self._connection.close()
         self._listener.close()
@@ -180,6 +187,8 @@ class Worker:
             )
 
     def _died(self) -> NoReturn:
+        if self._ended:
+            raise EndedError(f"{self.role}: was ended by its own run")
         try:
             status = self.process.wait(STOP_GRACE_SECONDS)
         except subprocess.TimeoutExpired:

@@ -40,6 +40,7 @@ class Workers:
         self._lost: dict[int, str] = {}
         self._trainer: Worker | None = None
         self._trainer_starts = 0
+        self._training = threading.Lock()
 
     def __enter__(self) -> Workers:
         return self
@@ -111,6 +112,7 @@ class Workers:
             "loss": config.loss.model_dump(),
             "update": update.model_dump(),
             "temperature": config.rollout.temperature,
+            "off_policy_steps": config.rollout.off_policy_steps,
         }
         log = self._logs / "trainer.log"
         if placement.ranks == 1:
@@ -229,7 +231,11 @@ class Workers:
 
     def train(self, job: dict[str, Any]) -> dict[str, Any]:
         """Have the trainer do an `update` or `save` job. Its reply says too what it waited for:
-        `waits`, seconds by name."""
+        `waits`, seconds by name. One job at a time: another thread's waits."""
+        with self._training:
+            return self._train(job)
+
+    def _train(self, job: dict[str, Any]) -> dict[str, Any]:
         clock = [time.monotonic()]
         self.start_trainer()
         if self.placement.shared:

@@ -21,7 +21,7 @@ from prefect.logging import get_run_logger
 from icpo_core import stages
 from icpo_core.config import STAGES
 from icpo_core.run import opened
-from icpo_core.worker import WorkerError
+from icpo_core.worker import EndedError, WorkerError
 
 Reference = dict[str, Any]
 
@@ -34,6 +34,8 @@ PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, 
 def may_pass(error: object) -> bool:
     """Whether another try, on a fresh worker, may go well. A mistake in the configuration or the
     data stays one, and so does a full disk."""
+    if isinstance(error, EndedError):
+        return False
     return isinstance(error, WorkerError) or (isinstance(error, OSError) and error.errno in PASSING)
 
 
@@ -62,7 +64,8 @@ def _stage_task(stage: str) -> Task[..., Reference]:
             "flow_run": str(context.task_run.flow_run_id),
         }
         the_run = opened(run)
-        the_run.around_part = partial(_part, copy_context())
+        if stage == "rollout":
+            the_run.around_part = partial(_part, copy_context())
         outcome = stages.perform(the_run, stage, iteration, force, ids)
         done = outcome.manifest
         verb = "made" if outcome.made else "kept"

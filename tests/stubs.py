@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -291,11 +292,22 @@ def train(run: Run, rerun: bool = False, on_stage: Say = lambda mark: None) -> l
     outcomes: list[Outcome] = []
     if first is None:
         return outcomes
+
+    def perform(stage: str, number: int) -> None:
+        on_stage(f"before {stage} {number}")
+        outcomes.append(stages.perform(run, stage, number))
+        on_stage(f"after {stage} {number}")
+
     for number in range(first, run.config.run.iterations + 1):
         for stage in graph.stages_of(run.at(number).config, number):
-            on_stage(f"before {stage} {number}")
-            outcomes.append(stages.perform(run, stage, number))
-            on_stage(f"after {stage} {number}")
+            if stage == "update" and stages.samples_ahead(run, number):
+                perform("prompts", number + 1)
+                with ThreadPoolExecutor(1) as pool:
+                    rollouts = pool.submit(perform, "rollout", number + 1)
+                    perform(stage, number)
+                    rollouts.result()
+            else:
+                perform(stage, number)
         checkpoints.settle(run)
         on_stage(f"settled {number}")
         metrics.record(run, number)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stub_worker
 import stubs
 
 from icpo_core import graph, stages, verify
@@ -15,9 +18,14 @@ from icpo_core.grading import Question
 from icpo_core.judges import Judges
 from icpo_core.prompts import PromptMaker
 from icpo_core.run import Run
+from icpo_core.worker import EndedError
+from tasks.stages import may_pass
 
 PATIENCE = 20.0
 """Seconds after which a test gives up on what never comes."""
+
+
+OFF_POLICY = ["rollout.off_policy_steps=1", "update.old_logprobs=engine"]
 
 
 def opened(folder: Path, *changes: str) -> Run:
@@ -195,3 +203,26 @@ def test_closing_a_run_does_not_wait_for_a_hard_verdict(tmp_path):
         assert any(one.pair for one in judges._judges)
     assert judges._nursery is None
     assert not [one for one in threading.enumerate() if one.name.startswith("ahead")]
+
+
+def test_a_run_that_ends_does_not_wait_for_its_rollouts(tmp_path):
+    """What another thread samples ends with the engine, and is not tried again."""
+    changes = [*OFF_POLICY, *stub_worker.changes(tmp_path, seconds=60.0)]
+    with opened(tmp_path, *changes) as run, ThreadPoolExecutor(1) as pool:
+        stages.perform(run, "prompts", 1)
+        rollouts = pool.submit(stages.perform, run, "rollout", 1)
+        deadline = time.monotonic() + PATIENCE
+        while not list(run.logs.glob("engine.log")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1.0)
+        clock = time.monotonic()
+        run.interrupt()
+        with pytest.raises(EndedError) as ended:
+            rollouts.result(PATIENCE)
+        assert time.monotonic() - clock < PATIENCE / 2
+        assert not may_pass(ended.value)
+        with pytest.raises(EndedError, match="is being ended"):
+            stages.perform(run, "rollout", 1)
+    # Opened again it goes on.
+    with stubs.stubbed(opened(tmp_path, *OFF_POLICY)) as again:
+        assert len(stubs.train(again)) == 3 * 6 + 2 * 2

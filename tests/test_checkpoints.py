@@ -341,6 +341,29 @@ def flat(part: dict, prefix: str = "") -> list[tuple[str, object]]:
     return found
 
 
+def test_a_branch_may_sample_one_step_off_policy(folder: Path) -> None:
+    """Its first iterations ask the trainer of the run before for weights and a state that are not
+    there: nothing is sampled beside that, but from then on."""
+    run = opened(folder, "checkpoint.keep_last=1")
+    with stubs.stubbed(run):
+        run.keep_config()
+        checkpoints.settle(run)
+    assert not run.has_weights(4)
+    changes = ["rollout.off_policy_steps=1", "update.old_logprobs=engine"]
+    changes += ["checkpoint.keep_last=8"]
+    run = in_branch(folder, "side", "rollout", 6, *changes)
+    with stubs.stubbed(run, folder / "ledger"):
+        assert [stages.samples_ahead(run, number) for number in (5, 6)] == [False, False]
+        stubs.train(run)
+        assert stages.samples_ahead(run, 7)
+        for number in (6, 7, 8):
+            sampled = run.store.finished("update", number - 2)
+            assert sampled is not None
+            rows = run.store.table("rollout", number, "rollout")
+            assert set(rows["policy_version"].to_pylist()) == {sampled.policy_version}
+    assert integrity.check(run.paths) == []
+
+
 def test_a_branch_goes_on_by_itself_and_samples_nothing_that_is_shared(folder: Path) -> None:
     run = in_branch(folder, "side", "select", 6, "select.errs=off")
     assert ledger(folder, "sample") == []

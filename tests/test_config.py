@@ -88,6 +88,8 @@ WRONG = {
     "select.errs=keep": "select.errs: input should be 'drop', 'replace', 'mask' or 'off'",
     "preset=ppo": "preset 'ppo' is not known; there are dapo, dr-grpo, grpo",
     "prompts.k=0": "needs demonstrations: set prompts.k >= 1",
+    "rollout.off_policy_steps=1": "set update.old_logprobs = engine, or loss.correction = truncate",
+    "rollout.off_policy_steps=2": "less than or equal to 1",
     "prompts.demonstrations=none": "set prompts.demonstrations to a pool",
     "rollout.on_policy=0": None,  # ICPO without on-policy rollouts is odd and possible
     "rollout.engine.max_model_len=100": "is less than prompts.max_tokens + rollout.max_tokens",

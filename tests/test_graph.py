@@ -51,6 +51,8 @@ READERS: dict[str, frozenset[str]] = {
     "run": NOBODY,
     "checkpoint": NOBODY,
     "rollout.engines": NOBODY,
+    # Decides which policy samples, and that is an input: see `test_one_step_off_policy_…`.
+    "rollout.off_policy_steps": NOBODY,
     "rollout.endpoints": NOBODY,
     "rollout.max_logprob_gap": NOBODY,
     "rollout.python": NOBODY,
@@ -157,7 +159,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.paths.root
 
 
-@pytest.mark.parametrize("key", sorted(KEYS.keys() - SOURCES))
+@pytest.mark.parametrize("key", sorted(KEYS.keys() - SOURCES - {"rollout.off_policy_steps"}))
 def test_changing_a_key_makes_again_just_the_stages_that_read_it(key: str, trained: Path) -> None:
     """For every key there is: of a finished run, with one key changed, exactly the stages that
     read the key are stale, for that key; what depends on them is judged when they are made."""
@@ -290,6 +292,46 @@ def test_what_depends_on_a_change_follows(trained: Path, tmp_path: Path) -> None
     assert made[:2] == ["it-0001/update", "it-0001/checkpoint"]
     assert "it-0002/prompts" not in made
     assert {"it-0002/rollout", "it-0002/verify", "it-0002/update"} <= set(made)
+
+
+OFF_POLICY = ["rollout.off_policy_steps=1", "update.old_logprobs=engine"]
+
+
+def test_one_step_off_policy_samples_from_the_policy_before(tmp_path: Path) -> None:
+    run = Run(stubs.configuration(tmp_path, "run", *OFF_POLICY, "run.iterations=4"))
+    with stubs.stubbed(run):
+        stubs.train(run)
+        versions = [run.base_version]
+        versions += [str(run.store.finished("update", n).policy_version) for n in (1, 2, 3)]
+        for number, sampled in {1: 0, 2: 0, 3: 1, 4: 2}.items():
+            rows = run.store.table("rollout", number, "rollout")
+            assert set(rows["policy_version"].to_pylist()) == {versions[sampled]}
+            work = graph.work(run, "rollout", number)
+            assert work.inputs["policy"] == versions[sampled]
+            assert run.paths.place("update", number - 1) not in work.parents.values()
+    on_policy = build(run.config.model_dump(mode="json") | {"rollout": {
+        **run.config.rollout.model_dump(), "off_policy_steps": 0,
+    }}, "test")  # fmt: skip
+    steps = graph.plan(Run(on_policy, run.paths.root))
+    stale = [step for step in steps if step.status.standing is Standing.STALE]
+    assert [(one.stage, one.iteration) for one in stale] == [("rollout", n) for n in (2, 3, 4)]
+    assert stale[0].status.reason.startswith("input policy")
+
+
+def test_one_step_off_policy_a_batch_does_not_come_after_the_update_before(tmp_path: Path) -> None:
+    more = ["run.iterations=4", "checkpoint.keep_last=4"]
+    run = Run(stubs.configuration(tmp_path, "run", *OFF_POLICY, *more))
+    with stubs.stubbed(run):
+        stubs.train(run)
+    raw = run.config.model_dump(mode="json")
+    raw["loss"]["expert_lambda"] = 0.1
+    changed_run = Run(build(raw, "test"), run.paths.root)
+    after = {(one.stage, one.iteration): one.after for one in graph.plan(changed_run)}
+    for stage in ("rollout", "verify", "select"):
+        assert after[stage, 2] is None, "sampled from the base model"
+        assert after[stage, 3] == "it-0001/update"
+    assert after["update", 2] == "it-0001/update"
+    assert [stages.samples_ahead(changed_run, n) for n in (1, 2, 3, 4)] == [True, True, True, False]
 
 
 def test_data_counts_by_content_not_by_place(trained: Path, tmp_path: Path) -> None:

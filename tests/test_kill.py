@@ -66,6 +66,22 @@ POINTS = {
     "metrics about to be there": ("before replace metrics.parquet", 3),
 }  # fmt: skip
 
+OFF_POLICY = ["rollout.off_policy_steps=1", "update.old_logprobs=engine"]
+
+AT_ONCE = {
+    "about to sample ahead": ("before rollout 3", 1),
+    "sampled ahead": ("after rollout 3", 1),
+    "between shards": (f"after replace {PART.format(stage='rollout', part=0)}", 1),
+    "in the first shard": ("sampled", 6 + 16 + 16 + 3),
+    "rollouts without manifest": ("before replace it-0003/rollout/manifest.json", 1),
+    "in a step": ("mid step", 2),
+    "stepped, nothing written": ("stepped", 2),
+    "weights without manifest": ("before replace it-0002/update/manifest.json", 1),
+    "after update": ("after update 2", 1),
+    "in an evaluation": ("sampled", 6 + 16 + 16 + 16 + 4),
+    "after the iteration": ("settled 2", 1),
+}
+
 OTHER = ["update.learning_rate=0.05"]
 
 
@@ -83,6 +99,13 @@ class Whole:
 def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
     assert zygote.run(folder).words == ""
+    return Whole(folder, stubs.digests(folder / "runs" / "run"), lines(folder, "sample"))
+
+
+@pytest.fixture(scope="module")
+def off_policy(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("off-policy")
+    assert zygote.run(folder, OFF_POLICY).words == ""
     return Whole(folder, stubs.digests(folder / "runs" / "run"), lines(folder, "sample"))
 
 
@@ -139,8 +162,22 @@ def folder(whole: Whole, tmp_path: Path) -> Path:
 def test_killed_and_resumed_is_not_to_be_told_from_never_killed(
     point: str, zygote: Zygote, whole: Whole, folder: Path
 ) -> None:
-    mark, count = POINTS[point]
-    death = zygote.run(folder, kill=mark, count=count)
+    require_resumed(zygote, whole, folder, *POINTS[point], [])
+
+
+@pytest.mark.parametrize("point", AT_ONCE)
+def test_killed_while_it_samples_and_trains_at_once(
+    point: str, zygote: Zygote, off_policy: Whole, folder: Path
+) -> None:
+    """One-step off-policy: iteration 3 is sampled while update 2 is made."""
+    require_resumed(zygote, off_policy, folder, *AT_ONCE[point], OFF_POLICY)
+
+
+def require_resumed(
+    zygote: Zygote, whole: Whole, folder: Path, mark: str, count: int, changes: list[str]
+) -> None:
+    """Killed at a mark and gone on with, the run comes to what it would have without."""
+    death = zygote.run(folder, changes, kill=mark, count=count)
     assert death.killed, death.words
     paths = RunPaths(folder / "runs" / "run")
     kept = finished_samples(paths)
@@ -148,7 +185,7 @@ def test_killed_and_resumed_is_not_to_be_told_from_never_killed(
     manifests = set(paths.root.glob("it-*/*/manifest.json"))
     times = {path: path.stat().st_mtime_ns for path in manifests}
 
-    again = zygote.run(folder)
+    again = zygote.run(folder, changes)
     assert again.words == ""
     assert not again.killed
     require_whole(whole, folder)
@@ -209,8 +246,12 @@ def test_killed_while_it_is_made_again_with_another_setting(
 
 
 @pytest.mark.slow
-def test_killed_at_every_point_there_is(zygote: Zygote, whole: Whole, tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["whole", "off_policy"])
+def test_killed_at_every_point_there_is(
+    which: str, zygote: Zygote, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """Before and after every single change to the file system, and at every mark."""
+    whole, changes = request.getfixturevalue(which), OFF_POLICY if which == "off_policy" else []
     folder = tmp_path / "run"
     seen: Counter[str] = Counter()
 
@@ -220,9 +261,9 @@ def test_killed_at_every_point_there_is(zygote: Zygote, whole: Whole, tmp_path: 
         (folder / "data").symlink_to(whole.folder / "data")
 
     begin()
-    for mark in zygote.run(folder, record=True).marks:
+    for mark in zygote.run(folder, changes, record=True).marks:
         seen[mark] += 1
         begin()
-        assert zygote.run(folder, kill=mark, count=seen[mark]).killed
-        assert zygote.run(folder).words == "", (mark, seen[mark])
+        assert zygote.run(folder, changes, kill=mark, count=seen[mark]).killed
+        assert zygote.run(folder, changes).words == "", (mark, seen[mark])
         require_whole(whole, folder)

@@ -57,6 +57,16 @@ def test_without_devices_all_is_one() -> None:
     assert (found.engines, found.trainer, found.ranks, found.shared) == ([[]], [], 1, False)
 
 
+def test_sampling_while_training_needs_devices_of_its_own() -> None:
+    changes = ["rollout.off_policy_steps=1", "loss.correction=truncate"]
+    with pytest.raises(ValueError, match=r"set run\.placement = split, or rollout\.off_policy"):
+        place(config(*changes), EIGHT, {})
+    assert place(config(*changes, "run.placement=split", "update.ranks=4"), EIGHT, {}).engines
+    assert place(config(*changes), [], {}).engines == [[]]
+    served = place(config(*changes, "rollout.endpoints=['http://gpu-2:8000']"), EIGHT, {})
+    assert (served.engines, served.shared) == ([], False)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

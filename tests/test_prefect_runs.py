@@ -247,6 +247,47 @@ def test_terminal_runs_close_the_dead_and_survive_a_restart(
     assert "EventsWorker" not in said[0].stderr
 
 
+def test_off_policy_samples_while_it_trains_and_ends_at_a_word(
+    services: Services, tmp_path: Path
+) -> None:
+    """Interrupted in the middle of both (Ctrl-C), and gone on with."""
+    paths, before = RunPaths(tmp_path / "runs" / "off"), services.run_processes()
+    more = ["rollout.off_policy_steps=1", "update.old_logprobs=engine", "run.iterations=4"]
+    words = [word for change in changes(tmp_path, 2.0, *more) for word in ("-o", change)]
+    words = ["train", "configs/demo.toml", "--run", "off", *words]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *words],
+        cwd=services.folder, env=services.environment, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    first_part = paths.part("rollout", 3, 0, 2)
+    wait(first_part.is_file, 120, "a part of iteration 3")
+    assert paths.manifest("update", 1).is_file()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=15)
+    assert process.returncode == 130, said
+    assert "To go on: icpo train" in said
+    assert "Traceback" not in said
+    wait(lambda: services.run_processes() == before, 5, "all processes to end")
+    kept = first_part.stat().st_mtime_ns
+
+    done = services.icpo(*words)
+    assert done.returncode == 0, done.stderr
+    assert first_part.stat().st_mtime_ns == kept
+    store = Store(paths)
+    rollout, update = store.manifest("rollout", 4), store.manifest("update", 3)
+    assert rollout is not None
+    assert update is not None
+    assert rollout.started < update.started + update.seconds
+    assert update.started < rollout.started + rollout.seconds
+    [second] = [one for one in named(services, "it-0003") if one.state_name == "Completed"][-1:]
+    with services.client() as client:
+        asked = {"task_runs": {"flow_run_id": {"any_": [str(second.id)]}}}
+        tasks = client.request("POST", "/task_runs/filter", json=asked).json()
+    mine = {task["name"] for task in tasks}
+    assert {"rollout it-0004", "rollout it-0004 part 01", "update it-0003"} <= mine
+
+
 def test_a_run_without_its_server_stops_and_can_be_gone_on_with(
     services: Services, tmp_path: Path
 ) -> None:

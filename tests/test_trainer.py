@@ -496,6 +496,26 @@ def test_rollouts_of_other_weights_are_refused_and_nothing_is_learned(
     assert_same(Steps([], again.weights), Steps([], first.weights), 0.0)
 
 
+def test_one_step_off_policy_the_gap_is_what_was_learned_since(
+    small: Path, stored: list[Path], tmp_path: Path
+) -> None:
+    """As above, and no mistake: only the first iteration has nothing learned since."""
+    section = UpdateSection(
+        **{**SETTINGS, "learning_rate": 1e-3, "max_logprob_gap": None, "old_logprobs": "engine"}
+    )
+    subject = Trainer(small / "base", PLAIN, section, 1.0, off_policy_steps=1)
+    update(subject, stored[:1], tmp_path / "first")
+    with pytest.raises(ValueError, match="engine and trainer disagree"):
+        update(subject, stored[1:2], tmp_path / "none", "state-1", 1)
+    subject = Trainer(small / "base", PLAIN, section, 1.0, off_policy_steps=1)
+    update(subject, stored[:1], tmp_path / "again")
+    second = update(subject, stored[1:2], tmp_path / "second", "state-1", 2)
+    assert second.metrics[0]["engine_gap/mean"] > 1e-4
+    # The ratio is that of the weights now to those that sampled.
+    assert second.metrics[0]["policy/approx_kl"] != 0
+    assert abs(second.metrics[0]["policy/ratio"] - 1.0) > 1e-4
+
+
 def test_a_loss_that_is_no_number_publishes_nothing(
     small: Path, stored: list[Path], tmp_path: Path
 ) -> None:
@@ -556,6 +576,7 @@ def test_one_process_learns_on_where_another_stopped(
         "loss": PLAIN.model_dump(),
         "update": UpdateSection(**SETTINGS, threads=1).model_dump(),
         "temperature": 1.0,
+        "off_policy_steps": 0,
     }
     weights = []
     for number, file in enumerate(stored[:2], 1):
