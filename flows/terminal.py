@@ -37,12 +37,18 @@ def quiet_prefect() -> None:
 
 
 @contextmanager
-def plain_server_errors() -> Iterator[None]:
-    """Turn trouble with the Prefect API into one line. Raises ServerError."""
+def plain_errors() -> Iterator[None]:
+    """Turn what Prefect says of its API and of a flow's parameters into one line. Raises
+    ServerError, and ValueError for a parameter."""
     import httpx
+    from prefect.exceptions import ParameterTypeError
 
     try:
         yield
+    except ParameterTypeError as error:
+        # Behind a title, a line each: " - iteration: Input should be …".
+        name, _, words = str(error).splitlines()[1].removeprefix(" - ").partition(": ")
+        raise ValueError(f"--{name}: {words[:1].lower()}{words[1:]}") from None
     except httpx.HTTPError as error:
         raise ServerError(_trouble(error)) from None
     except RuntimeError as error:  # Prefect's own, at its first call

@@ -1,6 +1,8 @@
 """What a person gets wrong ends in one line that names the mend, and exit status 2."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -70,6 +72,17 @@ def test_runs_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no run here" in refused(capsys, "plan", "elsewhere")
     line = refused(capsys, "plot", "elsewhere")
     assert "no figures here" in line
+
+
+def test_a_stage_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    stage = ["stage", "select", "runs/x", "--iteration"]
+    assert "write section.key=value" in refused(capsys, *stage, "1", "-o", "foo", "--into", "b")
+    assert "give a name without slashes" in refused(capsys, *stage, "1", "--into", "a/b")
+    # In a process of its own: from here on it is Prefect's to refuse.
+    words = [sys.executable, "-m", "flows.cli", *stage, "0"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=DEMO.parents[1])
+    assert done.returncode == 2
+    assert done.stderr == "icpo stage: --iteration: input should be greater than or equal to 1\n"
 
 
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from icpo_core import toml
 from icpo_core.config import STAGES
 from icpo_core.run import Run
 from icpo_core.verify import changed
@@ -43,13 +44,20 @@ def add_parser(subparsers: Any) -> None:
 def call(arguments: argparse.Namespace) -> int:
     import asyncio
 
-    from flows.terminal import plain_server_errors, quiet_prefect
+    from flows.terminal import plain_errors, quiet_prefect
 
+    for text in arguments.overrides:
+        toml.put({}, text)  # says what is wrong with it; Prefect would say which pattern it misses
+    if Path(arguments.into or "").name != (arguments.into or ""):
+        raise ValueError(
+            f"--into {arguments.into}: give a name without slashes; the branch comes to stand "
+            "beside the run"
+        )
     before = _verdicts(arguments.run, arguments)
     quiet_prefect()
     from flows.stage import STAGE_FLOWS
 
-    with plain_server_errors():
+    with plain_errors():
         reference = asyncio.run(
             STAGE_FLOWS[arguments.stage](
                 run=str(arguments.run),

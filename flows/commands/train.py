@@ -45,14 +45,14 @@ def call(arguments: argparse.Namespace) -> int:
     if not arguments.rerun:
         graph.require_same(run, graph.plan(run))
     root = run.paths.root
-    from flows.terminal import plain_server_errors, quiet_prefect
+    from flows.terminal import plain_errors, quiet_prefect
 
     quiet_prefect()
     from flows.summary import as_json, show
     from flows.train import train
 
     try:
-        with plain_server_errors():
+        with plain_errors():
             asyncio.run(
                 train(arguments.config, arguments.overrides, arguments.run or "", arguments.rerun)
             )
