@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from prefect import Task, flow, runtime
 from prefect.context import FlowRunContext
 
-from icpo_core import checkpoints, graph, metrics
+from icpo_core import checkpoints, graph
 from icpo_core.run import opened
 from icpo_core.stages import samples_ahead
 from tasks import artifacts, stages
@@ -23,8 +23,10 @@ from tasks import artifacts, stages
     validate_parameters=False,
     persist_result=False,
 )
-async def iteration(run: str, number: int) -> dict[str, float]:
-    """Make what is missing of an iteration; its figures. `run`: path of a run that is open here."""
+async def iteration(run: str, number: int) -> None:
+    """Make what is missing of an iteration. `run`: path of a run that is open here."""
+    # It returns nothing: of all that a subflow returns, each number, Prefect keeps track until the
+    # flow ends.
     due = graph.stages_of(opened(run).at(number).config, number)
     if number:
         stages.prompts(run, number)
@@ -39,9 +41,7 @@ async def iteration(run: str, number: int) -> dict[str, float]:
     if number:
         stages.checkpoint(run, number)
     checkpoints.settle(opened(run))
-    figures = metrics.record(opened(run), number)
     artifacts.publish(run, number)
-    return figures
 
 
 @contextmanager

@@ -65,7 +65,8 @@ async def _train(run: Run, rerun: bool, watcher: Watcher) -> str:
     alarms = Alarms(run, metrics.read(run.paths))
     with watcher.watching(run, first):
         for number in range(first, last + 1):
-            figures = await iteration(root, number)
+            await iteration(root, number)
+            figures = metrics.record(run, number)
             watcher.row(number, figures)
             alarms.look(number, figures)
     return root

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
 from icpo_core import files
 from icpo_core.schemas import SCHEMA_VERSION
@@ -23,10 +24,10 @@ REASONS = 3
 """Reasons named where a stage's fingerprint is another now."""
 
 
-class FileRecord(BaseModel):
+# With slots, for a run holds thousands of them.
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class FileRecord:
     """One file of a stage, by its path relative to the stage's folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     bytes: int

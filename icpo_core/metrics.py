@@ -73,15 +73,21 @@ def record(run: Run, iteration: int) -> dict[str, float]:
 
 
 def mend(run: Run) -> None:
-    """Make the run's metrics again from its stages if they are damaged or were lost."""
+    """Make again what the run's metrics lack of its finished iterations: the last one, if a kill
+    came before its row, or all, if the file is damaged or was lost."""
     try:
-        if read(run.paths):
-            return
+        rows = read(run.paths)
     except ValueError:
-        pass
-    numbers = [number for number in run.paths.iterations() if _finished(run, number)]
-    if numbers:
-        write(run.paths, [row(run, number) for number in numbers])
+        rows = []
+    there = {int(one["iteration"]) for one in rows}
+    lost = [
+        number
+        for number in run.paths.iterations()
+        if number not in there and _finished(run, number)
+    ]
+    if lost:
+        rows += [row(run, number) for number in lost]
+        write(run.paths, sorted(rows, key=lambda one: one["iteration"]))
 
 
 def _finished(run: Run, iteration: int) -> bool:

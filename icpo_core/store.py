@@ -27,7 +27,8 @@ LARGE_BYTES = 1 << 25
 LOOKED_AT = frozenset({"update", "checkpoint", "evaluate"})
 """Stages whose manifests retention and history look at in every iteration, of all iterations."""
 PASSING = 256
-"""Manifests of other stages that are held in memory, so that it grows little with a run."""
+"""Stages of which all else that is known is held in memory, so that it grows little with a run: the
+manifests of others, and which files were proven."""
 
 
 class Store:
@@ -43,7 +44,7 @@ class Store:
         self._manifests: dict[tuple[str, int], Manifest] = {}
         self._passing: deque[tuple[str, int]] = deque()
         self._trusted: dict[tuple[str, int], set[str]] = {}
-        """Files by stage whose content this process wrote or has proven."""
+        """Files by stage whose content this process wrote or has proven, the newest stages'."""
 
     def manifest(self, stage: str, iteration: int) -> Manifest | None:
         """The stage's manifest, None if it has none. Raises ValueError if it is damaged."""
@@ -62,6 +63,12 @@ class Store:
             self._passing.append(key)
             if len(self._passing) > PASSING:
                 self._manifests.pop(self._passing.popleft(), None)
+
+    def _trust(self, key: tuple[str, int]) -> set[str]:
+        """Names of a stage's proven files, to be added to."""
+        if key not in self._trusted and len(self._trusted) >= PASSING:
+            self._trusted.pop(next(iter(self._trusted)), None)
+        return self._trusted.setdefault(key, set())
 
     def finished(self, stage: str, iteration: int) -> Manifest | None:
         """The stage's manifest, None if it has none or a damaged one."""
@@ -177,7 +184,7 @@ class Store:
         # Not waited for: without power it is there with what it names, or the stage is not done.
         manifest.write(self.paths.manifest(work.stage, work.iteration), made, durable=False)
         self._hold((work.stage, work.iteration), made)
-        self._trusted[work.stage, work.iteration] = {record.name for record in records}
+        self._trust((work.stage, work.iteration)).update(record.name for record in records)
         self.on_change(work.stage, work.iteration)
         return made
 
@@ -193,7 +200,7 @@ class Store:
                 f"`icpo stage {stage} {self.paths.root} --iteration {iteration}`"
             )
         path = self.paths.stage(stage, iteration) / name
-        trusted = self._trusted.setdefault((stage, iteration), set())
+        trusted = self._trust((stage, iteration))
         if name not in trusted:
             wrong = _wrong_content(path, found.record(name))
             if wrong is not None:
@@ -283,7 +290,7 @@ class Store:
         self.marks.set_pruned(
             stage, iteration, self.marks.pruned(stage, iteration) - frozenset(names)
         )
-        self._trusted.setdefault((stage, iteration), set()).update(names)
+        self._trust((stage, iteration)).update(names)
         self.on_change(stage, iteration)
 
     def parts(self, work: Work) -> list[Path]:

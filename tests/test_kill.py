@@ -18,7 +18,7 @@ import stubs
 from killing import Zygote
 from safetensors.numpy import load_file
 
-from icpo_core import integrity, schemas
+from icpo_core import integrity, metrics, schemas
 from icpo_core.paths import RunPaths
 from icpo_core.run import Run
 
@@ -134,6 +134,7 @@ def require_whole(whole: Whole, folder: Path) -> None:
     state = load_file(paths.latest / "state" / "deepspeed" / "state.safetensors")
     assert state["steps"].item() == 3
     assert integrity.check(paths) == []
+    assert [row["iteration"] for row in metrics.read(paths)] == [0, 1, 2, 3]
     assert not list(paths.root.rglob("*.partial"))
     # What retention removed is gone, also where a kill came between saying and doing.
     run = Run.read(paths.root)
