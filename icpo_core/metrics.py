@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from icpo_core import timeline
@@ -65,8 +66,9 @@ def _training(work: dict[str, Any], seconds: float) -> dict[str, float]:
 def record(run: Run, iteration: int) -> dict[str, float]:
     """Put an iteration's row into the run's metrics and its trackers; the row."""
     mine = row(run, iteration)
-    rows = [old for old in read(run.paths) if old["iteration"] != iteration]
-    write(run.paths, sorted([*rows, mine], key=lambda one: one["iteration"]))
+    table = _read(run.paths)
+    others = table.filter(pc.not_equal(table["iteration"], iteration))
+    _write(run.paths, pa.concat_tables([others, _table([mine])], promote_options="default"))
     for tracker in run.trackers:
         tracker.log(iteration, mine)
     return mine
@@ -86,8 +88,7 @@ def mend(run: Run) -> None:
         if number not in there and _finished(run, number)
     ]
     if lost:
-        rows += [row(run, number) for number in lost]
-        write(run.paths, sorted(rows, key=lambda one: one["iteration"]))
+        write(run.paths, rows + [row(run, number) for number in lost])
 
 
 def _finished(run: Run, iteration: int) -> bool:
@@ -97,10 +98,20 @@ def _finished(run: Run, iteration: int) -> bool:
 
 def write(paths: RunPaths, rows: list[dict[str, float]]) -> None:
     """Write the run's metrics, one row an iteration, with a seal."""
-    names = ["iteration", *sorted({name for one in rows for name in one} - {"iteration"})]
-    table = pa.table(
+    _write(paths, _table(rows))
+
+
+def _table(rows: list[dict[str, float]]) -> pa.Table:
+    names = {name for one in rows for name in one} | {"iteration"}
+    return pa.table(
         {name: pa.array([one.get(name) for one in rows], pa.float64()) for name in names}
     )
+
+
+def _write(paths: RunPaths, table: pa.Table) -> None:
+    held = [name for name in table.column_names if table[name].null_count < table.num_rows]
+    names = ["iteration", *sorted(set(held) - {"iteration"})]
+    table = table.select(names).sort_by("iteration")
     buffer = pa.BufferOutputStream()
     with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
         writer.write_table(table)
@@ -114,15 +125,19 @@ def read(paths: RunPaths) -> list[dict[str, float]]:
 
     Raises ValueError if the file is damaged; the run makes it again from the stages.
     """
+    return [
+        {name: value for name, value in one.items() if value is not None}
+        for one in _read(paths).to_pylist()
+    ]
+
+
+def _read(paths: RunPaths) -> pa.Table:
     if not paths.metrics.is_file():
-        return []
+        return _table([])
     data = paths.metrics.read_bytes()
     if not seal_fits(data):
         raise ValueError(
             f"{paths.metrics}: is not as it was written (its seal does not fit); the run makes it "
             "again from its stages when it goes on"
         )
-    return [
-        {name: value for name, value in one.items() if value is not None}
-        for one in pq.read_table(pa.BufferReader(data)).to_pylist()
-    ]
+    return pq.read_table(pa.BufferReader(data))
