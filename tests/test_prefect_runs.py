@@ -139,13 +139,17 @@ def test_parts_and_logs_of_workers_are_in_the_ui(
     with services.client() as client:
         tasks = client.request("POST", "/task_runs/filter", json=asked).json()
         wanted = LogFilter.model_validate({"flow_run_id": {"any_": [killed["run"].id]}})
-        lines = [log.message for log in client.read_logs(wanted, limit=200)]
+
+        def lines() -> list[str]:
+            return [log.message for log in client.read_logs(wanted, limit=200)]
+
+        # A run's last lines may be on their way when its state is there.
+        wait(lambda: "trainer: step 3" in lines(), 15, "the trainer's last line")
+        assert any(line.startswith("engine: sample ") for line in lines())
     names = [task["name"] for task in tasks]
     assert names[:4] == [
         "prompts it-0003", "rollout it-0003", "rollout it-0003 part 00", "rollout it-0003 part 01"
     ]  # fmt: skip
-    assert any(line.startswith("engine: sample ") for line in lines)
-    assert any(line == "trainer: step 3" for line in lines)
 
 
 def test_artifacts_have_stable_keys(services: Services, killed: dict[str, Any]) -> None:
