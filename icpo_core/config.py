@@ -120,7 +120,8 @@ class EngineSection(Section):
     cpu_kv_cache_gib: Annotated[int, Field(ge=1), Operational] = 4
     """KV cache of the CPU build, GiB."""
     cpu_threads: Annotated[int, Field(ge=0), Operational] = 0
-    """Threads of the CPU build; 0: all cores."""
+    """Threads of the CPU build; 0: all cores. Another number may round logprobs otherwise, by their
+    last bit (1e-7)."""
     max_num_seqs: Count = 256
     """Sequences in flight."""
     enforce_eager: bool = True

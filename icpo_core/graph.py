@@ -185,7 +185,9 @@ def plan(run: Run, last: int | None = None) -> list[Step]:
     for iteration in range(end + 1):
         for stage in stages_of(run.at(iteration).config, iteration):
             found = status(run, stage, iteration)
-            before = (one for one in to_make if _reads(run, stage, iteration, one[1]))
+            # Nothing before its iteration is read by the prompts.
+            earlier = to_make if stage != "prompts" else []
+            before = (one for one in earlier if _reads(run, stage, iteration, one[1]))
             after = next((run.paths.place(*one) for one in before), None)
             steps.append(Step(stage, iteration, found, after))
             # Nothing reads a checkpoint or an evaluation.
@@ -195,10 +197,8 @@ def plan(run: Run, last: int | None = None) -> list[Step]:
 
 
 def _reads(run: Run, stage: str, iteration: int, number: int) -> bool:
-    """Whether a stage depends, through others or not, on an earlier one of iteration `number` that
-    something reads."""
-    if stage == "prompts":
-        return False
+    """Whether a stage other than `prompts` depends, through others or not, on an earlier one of
+    iteration `number` that something reads."""
     if stage in SAMPLED and number != iteration:
         # Of the iterations before, only what led to the policy that samples.
         return number <= sampling_policy(run, iteration)

@@ -9,7 +9,7 @@ and by `icpo verify`. Manifests are truth, Prefect is the view.
 from __future__ import annotations
 
 import shutil
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,7 +43,7 @@ class Store:
         """Told (stage, iteration) of what was finished, and of files pruned or restored."""
         self._manifests: dict[tuple[str, int], Manifest] = {}
         self._passing: deque[tuple[str, int]] = deque()
-        self._trusted: dict[tuple[str, int], set[str]] = {}
+        self._trusted: OrderedDict[tuple[str, int], set[str]] = OrderedDict()
         """Files by stage whose content this process wrote or has proven, the newest stages'."""
 
     def manifest(self, stage: str, iteration: int) -> Manifest | None:
@@ -67,7 +67,7 @@ class Store:
     def _trust(self, key: tuple[str, int]) -> set[str]:
         """Names of a stage's proven files, to be added to."""
         if key not in self._trusted and len(self._trusted) >= PASSING:
-            self._trusted.pop(next(iter(self._trusted)), None)
+            self._trusted.popitem(last=False)  # at once: another thread may be adding
         return self._trusted.setdefault(key, set())
 
     def finished(self, stage: str, iteration: int) -> Manifest | None:

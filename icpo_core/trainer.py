@@ -24,6 +24,7 @@ from torch import Tensor
 
 from icpo_core import adapter, schemas
 from icpo_core.config import LossSection, UpdateSection
+from icpo_core.figures import Figures
 from icpo_core.files import canonical_digest, model_digest, read_json, sync, write_json
 from icpo_core.loss import LossInputs, LossOutputs, Totals, has_signal, icpo_loss, uses_kl
 from icpo_core.microbatches import MicroBatch, Row, collate, padding_share, plan, rows_of
@@ -35,42 +36,6 @@ from icpo_core.weights import publish, write_probe
 DEFAULT_GAP = {"float32": 1e-4, "bfloat16": 0.1}
 STATE_TAG = "deepspeed"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class Figures:
-    """Metrics of an iteration: sums and maxima, which stay on the device until they are asked."""
-
-    def __init__(self) -> None:
-        self._names: tuple[list[str], list[str]] = ([], [])
-        self._sums: Tensor | None = None
-        self._maxima: Tensor | None = None
-
-    def add(self, outputs: LossOutputs) -> None:
-        """Those of one micro-batch; every one has the same names."""
-        self._names = list(outputs.metrics), list(outputs.maxima)
-        # float32 within a micro-batch, float64 over all of them.
-        pairs = [part for pair in outputs.metrics.values() for part in pair]
-        sums = torch.stack([outputs.loss.detach(), *pairs]).double()
-        maxima = torch.stack(list(outputs.maxima.values())).double()
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._maxima = maxima if self._maxima is None else torch.maximum(self._maxima, maxima)
-
-    def means(self, steps: int = 1) -> dict[str, float]:
-        """By name, over all ranks: sum / count, the loss by `steps`, and the maxima."""
-        if self._sums is None or self._maxima is None:
-            return {}
-        sums, maxima = self._sums, self._maxima
-        if dist.get_world_size() > 1:
-            sums, maxima = sums.clone(), maxima.clone()
-            dist.all_reduce(sums)
-            dist.all_reduce(maxima, dist.ReduceOp.MAX)
-        loss, *values = sums.tolist()
-        means = {
-            name: value / count if count else math.nan
-            for name, value, count in zip(self._names[0], values[::2], values[1::2], strict=True)
-        }
-        means |= dict(zip(self._names[1], maxima.tolist(), strict=True))
-        return {"loss": loss / steps, **means}
 
 
 class Trainer:

@@ -97,15 +97,16 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    folder = tmp_path_factory.mktemp("whole")
-    assert zygote.run(folder).words == ""
-    return Whole(folder, stubs.digests(folder / "runs" / "run"), lines(folder, "sample"))
+    return never_killed(zygote, tmp_path_factory.mktemp("whole"), [])
 
 
 @pytest.fixture(scope="module")
 def off_policy(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    folder = tmp_path_factory.mktemp("off-policy")
-    assert zygote.run(folder, OFF_POLICY).words == ""
+    return never_killed(zygote, tmp_path_factory.mktemp("off-policy"), OFF_POLICY)
+
+
+def never_killed(zygote: Zygote, folder: Path, changes: list[str]) -> Whole:
+    assert zygote.run(folder, changes).words == ""
     return Whole(folder, stubs.digests(folder / "runs" / "run"), lines(folder, "sample"))
 
 
