@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
-from prefect.context import SyncClientContext
 from prefect.logging import get_run_logger
 
 from flows import slots
+from flows.clients import clients
 from flows.settings import stop_retrying
 from flows.stale import close_stale
+from flows.temporary_server import bound_to_this_process
 from icpo_core.run import Run
 from tasks.artifacts import Publisher
 from tasks.logs import Forwarder
@@ -31,9 +32,8 @@ async def session(run: Run) -> AsyncIterator[Run]:
         print(line, file=sys.stderr)  # the terminal is not shown Prefect's log
 
     run.on_mirror = on_mirror
-    # One HTTP client for all tasks: making one takes 40 ms, and each task would.
-    with SyncClientContext.get_or_create():
-        async with slots.held(run.config):
+    with bound_to_this_process():
+        async with clients(), slots.held(run.config):
             with run, Forwarder(run.logs, logger), Publisher(run):
                 await close_stale(run)
                 try:

@@ -113,7 +113,7 @@ def _write(paths: RunPaths, table: pa.Table) -> None:
     names = ["iteration", *sorted(set(held) - {"iteration"})]
     table = table.select(names).sort_by("iteration")
     buffer = pa.BufferOutputStream()
-    with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
+    with pq.ParquetWriter(buffer, table.schema, compression="zstd", use_dictionary=False) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({"icpo.seal": UNSEALED})
     with atomic_path(paths.metrics, durable=False) as temporary:

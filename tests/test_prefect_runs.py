@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import stub_worker
 import stubs
-from fixtures_prefect import ROOT, Services, wait
+from fixtures_prefect import ROOT, Services, project, wait
 from prefect.client.schemas.filters import LogFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
@@ -123,7 +123,9 @@ def test_a_retry_does_nothing_finished_again(services: Services, killed: dict[st
     assert len(work) == len(set(work))
     # Iteration 1 was finished and has no second run; iteration 2 was not, and its first run is
     # no longer said to be alive.
-    names = [(one.name, one.state_name) for one in services.subflows(killed["run"])]
+    # (A request that the server answers too late is made again: a subflow run nobody starts.)
+    began = [one for one in services.subflows(killed["run"]) if one.start_time]
+    names = [(one.name, one.state_name) for one in began]
     assert names == [
         ("it-0000", "Completed"), ("it-0001", "Completed"), ("it-0002", "Crashed"),
         ("it-0002", "Completed"), ("it-0003", "Completed"),
@@ -284,12 +286,31 @@ def test_off_policy_samples_while_it_trains_and_ends_at_a_word(
     assert update is not None
     assert rollout.started < update.started + update.seconds
     assert update.started < rollout.started + rollout.seconds
-    [second] = [one for one in named(services, "it-0003") if one.state_name == "Completed"][-1:]
+    [again] = [one for one in named(services, "train off") if one.state_name == "Completed"]
+    [second] = [one for one in services.subflows(again) if one.name == "it-0003"]
     with services.client() as client:
         asked = {"task_runs": {"flow_run_id": {"any_": [str(second.id)]}}}
         tasks = client.request("POST", "/task_runs/filter", json=asked).json()
     mine = {task["name"] for task in tasks}
     assert {"rollout it-0004", "rollout it-0004 part 01", "update it-0003"} <= mine
+
+
+def test_a_server_of_prefects_own_dies_with_its_run(tmp_path: Path) -> None:
+    """No server is configured: Prefect starts one for the process, which is killed with -9."""
+    (tmp_path / "project").mkdir()
+    alone = project(tmp_path / "project", PREFECT_HOME=str(tmp_path / "home"))
+    words = [word for change in changes(tmp_path, 2.0) for word in ("-o", change)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "train", "configs/demo.toml", "--run", "own", *words],
+        cwd=alone.folder, env=alone.environment, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    first_part = RunPaths(tmp_path / "runs" / "own").part("rollout", 1, 0, 2)
+    wait(first_part.is_file, 180, "the first part")
+    assert len(alone.processes("prefect.server.api.server:create_app")) == 2  # it and its watcher
+    process.kill()
+    process.wait()
+    wait(lambda: not alone.processes(), 15, "all processes to end")
 
 
 def test_a_run_without_its_server_stops_and_can_be_gone_on_with(

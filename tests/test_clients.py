@@ -1,0 +1,40 @@
+"""A Prefect server that refuses for a moment, and one that refuses for good."""
+
+import httpx
+import pytest
+from prefect.client.base import PrefectHttpxSyncClient
+
+from flows.clients import SOON, ask_again_soon
+
+
+def waits(monkeypatch: pytest.MonkeyPatch, answers: list[httpx.Response]) -> list[float]:
+    """What Prefect's own client waits between the answers of a server (a stub) to one request."""
+    monkeypatch.setenv("PREFECT_CLIENT_RETRY_JITTER_FACTOR", "0")
+    waited: list[float] = []
+    monkeypatch.setattr("prefect.client.base.time.sleep", waited.append)
+    server = httpx.MockTransport(lambda request: answers.pop(0))
+    hooks = {"response": [ask_again_soon]}
+    with PrefectHttpxSyncClient(
+        transport=server, event_hooks=hooks, base_url="http://server", enable_csrf_support=False
+    ) as client:
+        assert client.post("/task_runs/").status_code == 200
+    assert not answers
+    return waited
+
+
+def test_a_refusal_of_a_moment_is_asked_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    [waited] = waits(monkeypatch, [httpx.Response(503), httpx.Response(200)])
+    assert SOON[0] <= waited < 2 * SOON[0]
+
+
+def test_a_server_in_trouble_gets_the_waits_that_prefect_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited = waits(monkeypatch, [httpx.Response(status) for status in (503, 503, 503, 503, 200)])
+    assert waited[1] < 1 < 4 < min(waited[2:])
+
+
+def test_what_the_server_itself_says_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = httpx.Response(503, headers={"Retry-After": "7"})
+    [waited] = waits(monkeypatch, [busy, httpx.Response(200)])
+    assert waited >= 7
