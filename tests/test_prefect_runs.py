@@ -265,6 +265,8 @@ def test_off_policy_samples_while_it_trains_and_ends_at_a_word(
         [sys.executable, "-m", "flows.cli", *words],
         cwd=services.folder, env=services.environment, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # A shell's background job, as this test may be, ignores it, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     first_part = paths.part("rollout", 3, 0, 2)
     wait(first_part.is_file, 120, "a part of iteration 3")
