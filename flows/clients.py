@@ -18,9 +18,11 @@ async def clients() -> AsyncIterator[None]:
 
     Making one takes 40 ms, and each task would make its own.
     """
-    with SyncClientContext(httpx_settings={"event_hooks": {"response": [ask_again_soon]}}):
-        hooks = {"event_hooks": {"response": [_ask_again_soon]}}
-        async with AsyncClientContext(httpx_settings=hooks):
+    with SyncClientContext.get_or_create() as tasks:
+        async with AsyncClientContext.get_or_create() as subflows:
+            # Not by `httpx_settings`: whoever asks for a client without any would be given another.
+            tasks.client._client.event_hooks = {"response": [ask_again_soon]}
+            subflows.client._client.event_hooks = {"response": [_ask_again_soon]}
             yield
 
 
