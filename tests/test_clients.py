@@ -1,15 +1,22 @@
 """A Prefect server that refuses for a moment, and one that refuses for good."""
 
+import asyncio
+
 import httpx
 import pytest
 from prefect.client.base import PrefectHttpxSyncClient
+from prefect.client.orchestration import get_client
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED,
+    temporary_settings,
+)
 
-from flows.clients import SOON, ask_again_soon
+from flows.clients import SOON, ask_again_soon, clients
 
 
 def waits(monkeypatch: pytest.MonkeyPatch, answers: list[httpx.Response]) -> list[float]:
     """What Prefect's own client waits between the answers of a server (a stub) to one request."""
-    monkeypatch.setenv("PREFECT_CLIENT_RETRY_JITTER_FACTOR", "0")
     waited: list[float] = []
     monkeypatch.setattr("prefect.client.base.time.sleep", waited.append)
     server = httpx.MockTransport(lambda request: answers.pop(0))
@@ -38,3 +45,22 @@ def test_what_the_server_itself_says_stands(monkeypatch: pytest.MonkeyPatch) -> 
     busy = httpx.Response(503, headers={"Retry-After": "7"})
     [waited] = waits(monkeypatch, [busy, httpx.Response(200)])
     assert waited >= 7
+
+
+def test_whoever_asks_for_a_client_gets_the_one_that_asks_again_soon() -> None:
+    """As Prefect's engine asks, and twice the same; nothing is sent."""
+
+    async def asked() -> None:
+        async with clients():
+            for sync in (True, False):
+                one, other = (get_client(sync_client=sync) for _ in range(2))
+                assert one is other
+                [hook] = one._client.event_hooks["response"]
+                assert "ask_again_soon" in hook.__name__
+
+    nobody = {
+        PREFECT_API_URL: "http://127.0.0.1:9/api",
+        PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False,
+    }
+    with temporary_settings(nobody):
+        asyncio.run(asked())
