@@ -14,7 +14,6 @@ from flows import slots
 from flows.alarms import FELL, raise_alarm
 from flows.parameters import Override, RunFolder
 from flows.table import Table, fill, open_targets, protocol_of
-from flows.temporary_server import bound_to_this_process
 from icpo_core.comparison import compare
 from icpo_core.evaluations import Evaluation
 from icpo_core.history import fell
@@ -105,9 +104,8 @@ async def _filled(
     """The table, with GPU slots held meanwhile."""
     chosen = protocol or None
     config = protocol_of(targets[0], chosen, overrides).worker_config("evaluation")
-    with bound_to_this_process():
-        async with slots.held(config):
-            table = fill(targets, benchmarks, chosen, overrides, Path(directory), _quiet)
+    async with slots.held(config):
+        table = fill(targets, benchmarks, chosen, overrides, Path(directory), _quiet)
     for label, row in table.rows.items():
         for name, one in row.items():
             low, high = one.figures["interval"]
