@@ -58,17 +58,17 @@ def finished(paths: RunPaths) -> dict[str, Any]:
 
 
 def test_cancelled_runs_leave_no_process_and_go_on(services: Services, tmp_path: Path) -> None:
-    before = services.run_processes()
+    services.wait_quiet()
     paths = RunPaths(tmp_path / "runs" / "cancelled")
     parameters = {"overrides": changes(tmp_path, 3.0), "run": "cancelled"}
     run = services.start("icpo/train", **parameters)
     first_part = paths.part("rollout", 1, 0, 2)
     wait(first_part.is_file, 120, "the first part", services.logs)
-    assert len(services.run_processes()) == len(before) + 3  # flow run, engine, trainer
+    assert len(services.run_processes()) == 3  # flow run, engine, trainer
     with services.client() as client:
         client.set_flow_run_state(run.id, Cancelling())
     started = time.monotonic()
-    wait(lambda: services.run_processes() == before, ENDING_SECONDS, "all processes to end")
+    services.wait_quiet(ENDING_SECONDS)
     assert services.ended(run, ENDING_SECONDS - (time.monotonic() - started)).state_name == (
         "Cancelled"
     )
@@ -93,13 +93,13 @@ def killed(services: Services, tmp_path_factory: pytest.TempPathFactory) -> dict
     """A run whose flow process was killed in its second iteration, and then tried again."""
     folder = tmp_path_factory.mktemp("killed")
     paths = RunPaths(folder / "runs" / "killed")
-    before = services.run_processes()
+    services.wait_quiet()
     run = services.start("icpo/train", overrides=changes(folder, 1.0), run="killed")
     wait(paths.part("rollout", 2, 0, 2).is_file, 120, "iteration 2", services.logs)
     [pid] = services.processes("prefect.engine")
     os.kill(pid, signal.SIGKILL)
     crashed = services.ended(run, 30)
-    wait(lambda: services.run_processes() == before, 15, "the workers to end")
+    services.wait_quiet(15)
     made = finished(paths)
     done = services.prefect("flow-run", "retry", str(run.id))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -210,7 +210,7 @@ def test_a_silent_run_is_marked_as_crashed(services: Services) -> None:
             await events.emit(beat)
 
     run_coro_as_sync(send())
-    done = services.ended(run, 60)
+    done = services.ended(run)
     assert done.state_name == "Crashed"
     assert "No heartbeat for 90 s" in (done.state.message or "")
 
@@ -257,7 +257,8 @@ def test_off_policy_samples_while_it_trains_and_ends_at_a_word(
     services: Services, tmp_path: Path
 ) -> None:
     """Interrupted in the middle of both (Ctrl-C), and gone on with."""
-    paths, before = RunPaths(tmp_path / "runs" / "off"), services.run_processes()
+    services.wait_quiet()
+    paths = RunPaths(tmp_path / "runs" / "off")
     more = ["rollout.off_policy_steps=1", "update.old_logprobs=engine", "run.iterations=4"]
     words = [word for change in changes(tmp_path, 2.0, *more) for word in ("-o", change)]
     words = ["train", "configs/demo.toml", "--run", "off", *words]
@@ -276,7 +277,7 @@ def test_off_policy_samples_while_it_trains_and_ends_at_a_word(
     assert process.returncode == 130, said
     assert "To go on: icpo train" in said
     assert "Traceback" not in said
-    wait(lambda: services.run_processes() == before, 5, "all processes to end")
+    services.wait_quiet(15)
     kept = first_part.stat().st_mtime_ns
 
     done = services.icpo(*words)
