@@ -51,7 +51,7 @@ from icpo_core.config import Config, load
 from icpo_core.engine import Request, Sample
 from icpo_core.grading import Question
 from icpo_core.machine import GIB
-from icpo_core.microbatches import collate, plan, rows_of
+from icpo_core.microbatches import Layout, collate, plan, rows_of
 from icpo_core.rollout import as_rows, shard_of
 from icpo_core.run import Run
 from icpo_core.schemas import Origin
@@ -127,10 +127,10 @@ class Written(Instant):
             rows = rows_of(schemas.read("batch", Path(job["batch"])))
             started = time.perf_counter()
             device = torch.device("cpu")
-            for share in plan([row.length for row in rows], 16384, DEVICES, packed=True):
+            for share in plan(rows, 16384, DEVICES, Layout.PACKED):
                 for members in share:
                     if members:
-                        collate([rows[i] for i in members], 0, device, packed=True)
+                        collate([rows[i] for i in members], 0, device, Layout.PACKED)
             self.rank_seconds += time.perf_counter() - started
         return super().train(job)
 

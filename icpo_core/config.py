@@ -275,10 +275,11 @@ class UpdateSection(Section):
     mini_batch: CountOrNone = 0
     """Prompts an optimizer step; 0: the whole batch in one step."""
     token_budget: Count = 16384
-    """Tokens of a micro-batch, with their padding."""
+    """Tokens of a micro-batch, with their padding; those of a shared prompt count with each row."""
     packing: bool | None = None
-    """Rows of a micro-batch one behind another, without padding, instead of beside each other.
-    Unset: where flash attention is there. Without it a packed row costs tokens², padding less."""
+    """Rows of a micro-batch one behind another, without padding; without flash attention each
+    prompt stands once for all its responses. false: beside each other, padded. Unset: packed, but
+    padded where there is no flash attention and the model cannot share prompts: tokens² is dear."""
     old_logprobs: Literal["trainer", "engine"] = "trainer"
     """Who says what the old policy's logprobs were."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"

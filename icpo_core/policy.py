@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from icpo_core import adapter
+from icpo_core.attention import SharedRows, hidden_states, share_prompts
 from icpo_core.config import LoraSection
 from icpo_core.logprobs import token_logprobs
 
@@ -50,11 +51,15 @@ class Policy(nn.Module):
 
     model: PreTrainedModel
 
-    def __init__(self, model: PreTrainedModel, temperature: float) -> None:
+    def __init__(
+        self, model: PreTrainedModel, temperature: float, shares_prompts: bool = False
+    ) -> None:
+        """shares_prompts: the model's attention is that of `icpo_core.attention`."""
         super().__init__()
         model.set_output_embeddings(LogprobHead(model.get_output_embeddings()))
         self.model = model
         self.temperature = temperature
+        self.shares_prompts = shares_prompts
 
     def forward(
         self,
@@ -62,6 +67,7 @@ class Policy(nn.Module):
         predictors_N: Tensor,
         targets_N: Tensor,
         positions_BS: Tensor | None = None,
+        shared: SharedRows | None = None,
         temperature: float | None = None,
         entropy: bool = True,
         entropy_gradient: bool = False,
@@ -71,12 +77,10 @@ class Policy(nn.Module):
 
         No attention mask is needed: rows are padded on the right and attention is causal, so no
         real token sees a pad. In a packed row `positions` begin at 0 with every sequence, by which
-        attention is kept within it.
+        attention is kept within it; in a shared one `shared` says where the sequences are.
         """
-        body = self.model.base_model
-        hidden_BSW = body(
-            input_ids=tokens_BS, position_ids=positions_BS, use_cache=False
-        ).last_hidden_state
+        assert shared is None or self.shares_prompts
+        hidden_BSW = hidden_states(self.model.base_model, tokens_BS, positions_BS, shared)
         return self.model.get_output_embeddings()(
             hidden_BSW.flatten(0, 1)[predictors_N],
             targets_N,
@@ -99,8 +103,12 @@ def load_policy(
     temperature: float,
     flash_attention: bool = False,
     lora: LoraSection | None = None,
+    shared_rows: bool = True,
 ) -> Policy:
     """Read a model folder; with `lora` of a rank only an adapter on it is trained and saved.
+
+    shared_rows: let it be shown each prompt once for all its responses, if it can and there is no
+    flash attention (`Policy.shares_prompts`).
 
     Raises ValueError if it is no causal language model we can train.
     """
@@ -114,10 +122,11 @@ def load_policy(
         raise ValueError(f"{folder}: cannot be loaded as a language model ({first})") from error
     _drop_nothing(model)
     _require_plain_logits(model, folder)
+    shares_prompts = shared_rows and not flash_attention and share_prompts(model)
     if lora is None or not lora.rank:
-        return Policy(model, temperature)
+        return Policy(model, temperature, shares_prompts)
     adapter.inject(model, lora)
-    policy = Policy(model, temperature)
+    policy = Policy(model, temperature, shares_prompts)
     adapter.save_only(policy)
     return policy
 

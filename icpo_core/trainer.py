@@ -27,7 +27,16 @@ from icpo_core.config import LossSection, UpdateSection
 from icpo_core.figures import Figures
 from icpo_core.files import canonical_digest, model_digest, read_json, sync, write_json
 from icpo_core.loss import LossInputs, LossOutputs, Totals, has_signal, icpo_loss, uses_kl
-from icpo_core.microbatches import MicroBatch, Row, collate, padding_share, plan, rows_of
+from icpo_core.microbatches import (
+    Layout,
+    MicroBatch,
+    Row,
+    collate,
+    padding_share,
+    plan,
+    rows_of,
+    shown_tokens,
+)
 from icpo_core.policy import Policy, flash_attention, load_policy
 from icpo_core.shapes import from_config
 from icpo_core.utilization import training_flops
@@ -55,7 +64,6 @@ class Trainer:
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.base_version = model_digest(model)
         self.flash_attention = flash_attention(DTYPES[update.dtype])
-        self.packed = self.flash_attention if update.packing is None else update.packing
         self.engine: Any = None
         self.adapted = bool(update.lora.rank)
         self._build()
@@ -74,6 +82,7 @@ class Trainer:
         if self.settings.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable()
         policy.train()
+        self.layout = _layout(self.settings, self.flash_attention, policy)
         pad = policy.model.config.pad_token_id
         self.pad_id = pad if isinstance(pad, int) else 0
         trained = [value for value in policy.parameters() if value.requires_grad]
@@ -82,7 +91,7 @@ class Trainer:
         )
         self.device = self.engine.device
         self._norm: Tensor | None = None
-        self._trained: list[tuple[int, int]] = []
+        self._trained: list[tuple[int, int, int]] = []
         if self._in_plain_torch():
             self.engine.optimizer.register_step_pre_hook(self._clip)
         self.state_id = self.base_version
@@ -94,6 +103,7 @@ class Trainer:
             self.temperature,
             self.flash_attention,
             self.settings.lora,
+            self.settings.packing is not False,
         )
 
     def _in_plain_torch(self) -> bool:
@@ -196,7 +206,7 @@ class Trainer:
             flops = None
         bfloat16 = self.device.type == "cuda" and self.settings.dtype == "bfloat16"
         return {
-            "tokens": sum(tokens for tokens, _ in sizes),
+            "tokens": sum(tokens for tokens, _, _ in sizes),
             "flops": flops,
             "device": torch.cuda.get_device_name(self.device) if bfloat16 else "",
             "devices": self.ranks,
@@ -250,16 +260,16 @@ class Trainer:
         self._set_learning_rate(iteration)
         figures = Figures()
         norms: list[Tensor | float] = []
-        for mini, total in steps:
-            self._accumulate(rows, mini, total, old, figures)
+        plans = [self._plan(rows, mini) for mini, _ in steps]
+        for shares, (_, total) in zip(plans, steps, strict=True):
+            self._accumulate(rows, shares[self.rank], total, old, figures)
             # To the weights before, a gap is what was learned since (in the first iteration none).
             if not norms and not (self.off_policy_steps and iteration > 1):
                 self._check_gap(figures.means())
             norms.append(self._optimizer_step())
         used = sum(map(len, kept))
-        self._trained = [(rows[i].length, len(rows[i].response_ids)) for mini in kept for i in mini]
         metrics = figures.means(len(steps)) | {
-            "padding_share": self._padding(rows, [mini for mini, _ in steps]),
+            **self._count(rows, [batch for ranks in plans for rank in ranks for batch in rank]),
             "optimizer_steps": float(len(steps)),
             "grad_norm": float(np.mean([float(norm) for norm in norms])) if norms else 0.0,
             "learning_rate": self._learning_rate(iteration),
@@ -280,33 +290,43 @@ class Trainer:
 
     def _plan(self, rows: list[Row], members: list[int]) -> list[list[list[int]]]:
         """Indices into `rows` by rank and micro-batch."""
-        lengths = [rows[i].length for i in members]
-        shares = plan(lengths, self.settings.token_budget, self.ranks, self.packed)
+        chosen = [rows[i] for i in members]
+        shares = plan(chosen, self.settings.token_budget, self.ranks, self.layout)
         return [[[members[i] for i in batch] for batch in batches] for batches in shares]
 
-    def _padding(self, rows: list[Row], minis: list[list[int]]) -> float:
-        if self.packed:
-            return 0.0
-        batches = [batch for mini in minis for share in self._plan(rows, mini) for batch in share]
-        return padding_share([row.length for row in rows], batches)
+    def _collate(self, rows: list[Row]) -> MicroBatch:
+        return collate(rows, self.pad_id, self.device, self.layout)
+
+    def _count(self, rows: list[Row], batches: list[list[int]]) -> dict[str, float]:
+        """Keep what was trained on, and say how much of it the model was not shown, or for nothing.
+
+        Shares of padding in what it was shown, and of prompts in what it would have been shown if
+        they were not shared.
+        """
+        lengths = [row.length for row in rows]
+        of_rows = [lengths[i] for batch in batches for i in batch]
+        shown = shown_tokens(rows, batches) if self.layout is Layout.SHARED else of_rows
+        responses = [len(rows[i].response_ids) for batch in batches for i in batch]
+        self._trained = list(zip(of_rows, shown, responses, strict=True))
+        padded = self.layout is Layout.PADDED
+        return {
+            "padding_share": padding_share(lengths, batches) if padded else 0.0,
+            "shared_share": 1.0 - sum(shown) / max(1, sum(of_rows)),
+        }
 
     def _accumulate(
         self,
         rows: list[Row],
-        mini: list[int],
+        batches: list[list[int]],
         totals: Totals,
         old: dict[int, Tensor],
         figures: Figures,
     ) -> None:
         """Forward and backward over this rank's micro-batches of a mini-batch."""
-        for members in self._plan(rows, mini)[self.rank]:
-            micro = collate([rows[i] for i in members], self.pad_id, self.device, self.packed)
+        for members in batches:
+            micro = self._collate([rows[i] for i in members])
             logprobs_N, entropy_N = self.engine(
-                micro.tokens_BS,
-                micro.predictors_N,
-                micro.targets_N,
-                micro.positions_BS,
-                entropy_gradient=self.loss.entropy_coefficient > 0,
+                **micro.inputs, entropy_gradient=self.loss.entropy_coefficient > 0
             )
             inputs = self._inputs(micro, [old.get(i) for i in members], logprobs_N, entropy_N)
             outputs = icpo_loss(inputs, self.loss, totals)
@@ -350,13 +370,7 @@ class Trainer:
         """Of the response tokens under the base model, [B, T]."""
         policy = self.engine.module
         with adapter.switched_off(policy) if self.reference is None else nullcontext():
-            logprobs_N, _ = (self.reference or policy)(
-                micro.tokens_BS,
-                micro.predictors_N,
-                micro.targets_N,
-                micro.positions_BS,
-                entropy=False,
-            )
+            logprobs_N, _ = (self.reference or policy)(**micro.inputs, entropy=False)
         return micro.spread(logprobs_N)
 
     @torch.no_grad()
@@ -367,14 +381,8 @@ class Trainer:
             return {}
         mine: dict[int, Tensor] = {}
         for batch in self._plan(rows, members)[self.rank]:
-            micro = collate([rows[i] for i in batch], self.pad_id, self.device, self.packed)
-            logprobs_N, _ = self.engine(
-                micro.tokens_BS,
-                micro.predictors_N,
-                micro.targets_N,
-                micro.positions_BS,
-                entropy=False,
-            )
+            micro = self._collate([rows[i] for i in batch])
+            logprobs_N, _ = self.engine(**micro.inputs, entropy=False)
             parts = logprobs_N.cpu().split([len(rows[i].response_ids) for i in batch])
             mine.update(zip(batch, parts, strict=False))  # an empty micro-batch has one part
         if self.ranks == 1:
@@ -476,6 +484,14 @@ def _add_gap(outputs: LossOutputs, inputs: LossInputs) -> None:
     gap_BT = gap_BT.masked_fill(~chosen_BT, 0.0)
     outputs.metrics["engine_gap/mean"] = (gap_BT.sum(), chosen_BT.sum())
     outputs.maxima["engine_gap/max"] = gap_BT.amax()
+
+
+def _layout(settings: UpdateSection, flash_attention: bool, policy: Policy) -> Layout:
+    """How rows stand in a micro-batch: with the least work there is for this model here."""
+    if policy.shares_prompts:
+        return Layout.SHARED
+    packed = flash_attention if settings.packing is None else settings.packing
+    return Layout.PACKED if packed else Layout.PADDED
 
 
 def has_compiler() -> bool:

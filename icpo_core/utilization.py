@@ -33,13 +33,17 @@ def peak(device: str) -> float | None:
     return PEAK_FLOPS[max(names, key=len)] if names else None
 
 
-def training_flops(shape: Shape, rows: Iterable[tuple[int, int]]) -> float:
-    """Of one forward and backward pass over rows of (tokens, response tokens)."""
+def training_flops(shape: Shape, rows: Iterable[tuple[int, int, int]]) -> float:
+    """Of one forward and backward pass over rows of (tokens, tokens shown, response tokens).
+
+    Attention is over all tokens of a row; shown are those that no other row had shown already.
+    """
     layers = 6.0 * shape.layers * shape.layer_parameters
     head = 6.0 * shape.vocabulary * shape.width
     attention = 12.0 * shape.layers * shape.queries
     return sum(
-        tokens * (layers + attention * tokens) + head * responses for tokens, responses in rows
+        layers * shown + attention * tokens**2 + head * responses
+        for tokens, shown, responses in rows
     )
 
 

@@ -74,9 +74,7 @@ def write_probe(engine: Any, rows: list[Row], pad_id: int, file: Path) -> None:
     sequences = [np.concatenate([r.prompt_ids, r.response_ids])[:PROBE_TOKENS] for r in chosen]
     sequences = sequences or [np.arange(min(16, engine.module.model.config.vocab_size))]
     micro = collate([Row(ids[:1], ids[1:]) for ids in sequences], pad_id, engine.device)
-    logprobs_N, _ = engine(
-        micro.tokens_BS, micro.predictors_N, micro.targets_N, temperature=1.0, entropy=False
-    )
+    logprobs_N, _ = engine(**micro.inputs, temperature=1.0, entropy=False)
     if dist.get_rank() == 0:
         parts = logprobs_N.cpu().split([len(ids) - 1 for ids in sequences])
         table = [

@@ -7,16 +7,20 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
 )
 
-from icpo_core.microbatches import Row, collate
+from icpo_core.microbatches import Layout, Row, collate
 from icpo_core.policy import load_policy
 
 SHAPE = {
@@ -30,9 +34,11 @@ SHAPE = {
 
 
 def rows() -> list[Row]:
+    """Some with one prompt, not side by side."""
     chance = np.random.default_rng(0)
-    sizes = [(5, 7), (1, 1), (9, 2), (3, 12)]
-    return [Row(chance.integers(3, 50, p), chance.integers(3, 50, r)) for p, r in sizes]
+    prompts = [chance.integers(3, 50, size) for size in (5, 1, 9, 3)]
+    sizes = [(0, 7), (1, 1), (0, 4), (2, 2), (3, 12), (1, 6), (0, 1), (3, 5)]
+    return [Row(prompts[which], chance.integers(3, 50, size)) for which, size in sizes]
 
 
 def one_by_one(model: PreTrainedModel, temperature: float = 1.0) -> torch.Tensor:
@@ -57,23 +63,19 @@ def saved(model: PreTrainedModel, folder: Path) -> Path:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("layout", Layout)
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_rows_are_alone(small: Path, packed: bool, temperature: float) -> None:
+def test_rows_are_alone(small: Path, layout: Layout, temperature: float) -> None:
     """Beside others or behind them, a row's logprobs are those it has by itself. The pad id is
     that of EOS."""
     model = AutoModelForCausalLM.from_pretrained(small / "base", dtype=torch.float32)
     expected = one_by_one(model, temperature)
     policy = load_policy(small / "base", torch.float32, temperature).train()
-    micro = collate(rows(), 1, torch.device("cpu"), packed)
-    found, entropy = policy(
-        micro.tokens_BS, micro.predictors_N, micro.targets_N, micro.positions_BS
-    )
+    micro = collate(rows(), 1, torch.device("cpu"), layout)
+    found, entropy = policy(**micro.inputs)
     assert torch.allclose(found, expected, atol=2e-6)
     assert (entropy > 0).all()
-    at_one, _ = policy(
-        micro.tokens_BS, micro.predictors_N, micro.targets_N, micro.positions_BS, temperature=1.0
-    )
+    at_one, _ = policy(**micro.inputs, temperature=1.0)
     assert torch.allclose(at_one, one_by_one(model), atol=2e-6)
 
 
@@ -89,12 +91,34 @@ def test_other_families(tmp_path: Path, tied: bool) -> None:
     for model in models:
         folder = saved(model, tmp_path / type(model).__name__)
         policy = load_policy(folder, torch.float32, 1.0).train()  # dropout would show
-        micro = collate(rows(), 0, torch.device("cpu"))
-        found, _ = policy(micro.tokens_BS, micro.predictors_N, micro.targets_N)
-        assert torch.allclose(found, one_by_one(model.eval()), atol=2e-6)
+        expected = one_by_one(model.eval())
+        assert policy.shares_prompts
+        for layout in Layout:
+            found, _ = policy(**collate(rows(), 0, torch.device("cpu"), layout).inputs)
+            assert torch.allclose(found, expected, atol=2e-6)
         names = [name for name, _ in policy.model.named_parameters()]
         assert names == [name for name, _ in model.named_parameters()]
         assert ("lm_head.weight" in names) != tied
+
+
+@torch.no_grad()
+def test_models_that_cannot_share_prompts_are_left_as_they_were(tmp_path: Path) -> None:
+    """Attention within a window, which the few tokens of a trial would not show; attention of their
+    own, with a bias by distance."""
+    models = [
+        MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=4096)),
+        BloomForCausalLM(BloomConfig(vocab_size=60, hidden_size=32, n_layer=2, n_head=2)),
+    ]
+    for model in models:
+        folder = saved(model, tmp_path / type(model).__name__)
+        policy = load_policy(folder, torch.float32, 1.0)
+        assert not policy.shares_prompts
+        assert policy.model.config._attn_implementation == model.config._attn_implementation
+        found, _ = policy(**collate(rows(), 0, torch.device("cpu")).inputs)
+        assert torch.allclose(found, one_by_one(model.eval()), atol=2e-6)
+    shown = load_policy(saved(LlamaForCausalLM(LlamaConfig(**SHAPE)), tmp_path), torch.float32, 1.0)
+    assert shown.shares_prompts
+    assert not load_policy(tmp_path, torch.float32, 1.0, shared_rows=False).shares_prompts
 
 
 def test_models_whose_logits_are_no_plain_product_are_refused(tmp_path: Path) -> None:

@@ -79,7 +79,9 @@ def test_flops_are_six_a_parameter_and_token():
     """Of a long row attention adds to it; the head counts at response tokens only."""
     shape = KNOWN["Qwen/Qwen3-1.7B"]
     body = shape.layers * shape.layer_parameters
-    assert training_flops(shape, [(1, 0)]) == pytest.approx(6 * body, rel=1e-3)
-    head = training_flops(shape, [(1, 1)]) - training_flops(shape, [(1, 0)])
+    assert training_flops(shape, [(1, 1, 0)]) == pytest.approx(6 * body, rel=1e-3)
+    head = training_flops(shape, [(1, 1, 1)]) - training_flops(shape, [(1, 1, 0)])
     assert head == 6 * shape.vocabulary * shape.width
-    assert training_flops(shape, [(8192, 0)]) > 8192 * training_flops(shape, [(1, 0)])
+    assert training_flops(shape, [(8192, 8192, 0)]) > 8192 * training_flops(shape, [(1, 1, 0)])
+    saved = training_flops(shape, [(9, 9, 0)]) - training_flops(shape, [(9, 4, 0)])
+    assert saved == pytest.approx(5 * 6 * body, rel=1e-3)
