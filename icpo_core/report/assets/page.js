@@ -250,6 +250,7 @@
       ["Tokens a second, rollout", "all engines together", "tokens_per_second/rollout"],
       ["Tokens a second, update", "prompt and response, in the optimizer steps", "tokens_per_second/update"],
       ["Padding", "share of the tokens in micro-batches", "padding_share"],
+      ["Prompts shared", "share of the tokens that no response had to be shown again", "shared_share"],
       ["Model FLOPs utilization", "share of the devices' peak in the optimizer steps", "mfu"],
     ];
     for (const [title, note, name] of all) {
