@@ -82,7 +82,7 @@ class Trainer:
         if self.settings.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable()
         policy.train()
-        self.layout = _layout(self.settings, self.flash_attention, policy)
+        self.layout = _same_on_all(_layout(self.settings, self.flash_attention, policy), self.ranks)
         pad = policy.model.config.pad_token_id
         self.pad_id = pad if isinstance(pad, int) else 0
         trained = [value for value in policy.parameters() if value.requires_grad]
@@ -492,6 +492,22 @@ def _layout(settings: UpdateSection, flash_attention: bool, policy: Policy) -> L
         return Layout.SHARED
     packed = flash_attention if settings.packing is None else settings.packing
     return Layout.PACKED if packed else Layout.PADDED
+
+
+def _same_on_all(layout: Layout, ranks: int) -> Layout:
+    """Each rank plans for all of them: with another layout it would leave rows out, unseen.
+
+    Raises ValueError if the ranks' machines come to different ones.
+    """
+    if ranks > 1:
+        everyone: list[Any] = [None] * ranks
+        dist.all_gather_object(everyone, layout)
+        if set(everyone) != {layout}:
+            raise ValueError(
+                f"the ranks' machines would cut the work differently ({', '.join(everyone)}): is "
+                "flash attention on some of them only? Set update.packing = false"
+            )
+    return layout
 
 
 def has_compiler() -> bool:

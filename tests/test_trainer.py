@@ -20,7 +20,7 @@ from icpo_core import logprobs, schemas, trainer
 from icpo_core import policy as policy_module
 from icpo_core.config import LossSection, SelectSection, UpdateSection
 from icpo_core.files import model_digest
-from icpo_core.microbatches import Row, collate, rows_of
+from icpo_core.microbatches import Layout, Row, collate, rows_of
 from icpo_core.policy import load_policy
 from icpo_core.problems import read_problems
 from icpo_core.ranks import free_port
@@ -403,6 +403,20 @@ def test_two_ranks_come_to_the_same(
         gaps = torch.cat([(mine[name] - yours[name]).flatten().abs() for name in yours])
         assert int((gaps > TOLERANCE).sum()) <= 10
         assert float(gaps.median()) <= 1e-9
+
+
+def test_ranks_that_would_plan_differently_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks, the other of which has flash attention: a stand-in for what it sends."""
+
+    def gather(everyone: list[Any], mine: Layout) -> None:
+        everyone[:] = [mine, other]
+
+    monkeypatch.setattr(trainer.dist, "all_gather_object", gather)
+    other = Layout.SHARED
+    assert trainer._same_on_all(Layout.SHARED, 2) is Layout.SHARED
+    other = Layout.PACKED
+    with pytest.raises(ValueError, match=r"\(shared, packed\).*update.packing = false"):
+        trainer._same_on_all(Layout.SHARED, 2)
 
 
 # State.
