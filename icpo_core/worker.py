@@ -67,6 +67,7 @@ class Worker:
         self._listener.bind(self.address)
         self._listener.listen(1)
         self._connection: socket.socket | None = None
+        self._ready: dict[str, Any] | None = None
         self._unread = b""
         self._ended = False
         self._started = time.monotonic()
@@ -88,17 +89,23 @@ class Worker:
 
     def wait_ready(self) -> dict[str, Any]:
         """Wait until the worker is up; its first words. Raises WorkerError, ValueError."""
-        if self._connection is None:
-            self._listener.settimeout(0.2)
-            while self._connection is None:
-                try:
-                    self._connection, _ = self._listener.accept()
-                except TimeoutError:
-                    self._check_alive()
-                    self._check_limit("start", self._started, self._start_seconds)
-            self._listener.close()
+        if self._ready is None:
+            if self._connection is None:
+                self._connection = self._accept()
+                self._listener.close()
             self._ready = self._receive("start", self._started, self._start_seconds, None)
         return self._ready
+
+    def _accept(self) -> socket.socket:
+        while True:
+            try:
+                self._listener.settimeout(0.2)
+                return self._listener.accept()[0]
+            except TimeoutError:
+                self._check_alive()
+                self._check_limit("start", self._started, self._start_seconds)
+            except OSError:  # closed by `stop` in another thread
+                self._died()
 
     def call(
         self,
@@ -149,10 +156,10 @@ class Worker:
         on_progress: Callable[[dict[str, Any]], None] | None,
     ) -> dict[str, Any]:
         assert self._connection is not None
-        self._connection.settimeout(0.5)
         while True:
             while b"\n" not in self._unread:
                 try:
+                    self._connection.settimeout(0.5)
                     received = self._connection.recv(1 << 20)
                 except TimeoutError:
                     self._check_limit(what, since, seconds)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ from icpo_core import devices
 from icpo_core.config import Config
 from icpo_core.placement import Placement, place
 from icpo_core.ranks import Ranks, launch, slots
-from icpo_core.worker import Worker, WorkerError, python_command
+from icpo_core.worker import EndedError, Worker, WorkerError, python_command
 
 Progress = Callable[[int, int], None]
 
@@ -41,6 +42,8 @@ class Workers:
         self._trainer: Worker | None = None
         self._trainer_starts = 0
         self._training = threading.Lock()
+        self._starting = threading.Lock()
+        self._ended = False
 
     def __enter__(self) -> Workers:
         return self
@@ -63,8 +66,23 @@ class Workers:
         hostfile = self._config.update.hostfile
         return slots(Path(hostfile)) if hostfile else {}
 
+    @contextmanager
+    def _spawning(self) -> Iterator[None]:
+        """Frame of every spawn: none after `stop`, which another thread may call."""
+        with self._starting:
+            if self._ended:
+                raise EndedError("the workers were ended by their own run")
+            yield
+
     def start_engine(self, policy: Path) -> None:
-        """Spawn the engines that are not there with the weights in `policy`, without waiting."""
+        """Spawn the engines that are not there with the weights in `policy`, without waiting.
+
+        Raises EndedError after `stop`.
+        """
+        with self._spawning():
+            self._start_engine(policy)
+
+    def _start_engine(self, policy: Path) -> None:
         rollout, placement = self._config.rollout, self.placement
         for number, address in enumerate(rollout.endpoints):
             if number in self._engines and self._engines[number].alive:
@@ -100,13 +118,20 @@ class Workers:
             )
 
     def start_trainer(self) -> None:
-        """Spawn the trainer with the base model, without waiting for it."""
+        """Spawn the trainer with the base model, without waiting for it.
+
+        Raises EndedError after `stop`.
+        """
         if self._trainer is not None and self._trainer.alive:
             return
-        config, update, placement = self._config, self._config.update, self.placement
-        if placement.shared:
+        if self.placement.shared:
             # An engine measures what is free on its device while it starts.
             self._each(lambda number: self._engines[number].wait_ready())
+        with self._spawning():
+            self._start_trainer()
+
+    def _start_trainer(self) -> None:
+        config, update, placement = self._config, self._config.update, self.placement
         settings = {
             "model": str(self._model),
             "loss": config.loss.model_dump(),
@@ -248,18 +273,17 @@ class Workers:
         return reply | {"waits": {"engines": clock[1] - clock[0], "start": clock[2] - clock[1]}}
 
     def stop(self) -> None:
-        """End all workers with all their children."""
+        """End all workers with all their children, for good: what other threads wait for, or ask
+        for later, ends with EndedError."""
+        with self._starting:
+            self._ended = True
         for worker in [*self._engines.values(), self._trainer]:
             if worker is not None:
                 worker.stop()
-        self._engines.clear()
-        self._asleep.clear()
-        self._lost.clear()
-        self._trainer = None
 
     def _lose(self, number: int, error: WorkerError) -> None:
         """Go on without an endpoint that failed; raise without any left, or for our own engine."""
-        if not self._config.rollout.endpoints:
+        if isinstance(error, EndedError) or not self._config.rollout.endpoints:
             raise error
         self._lost[number] = str(error)
         self._engines[number].stop()
