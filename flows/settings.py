@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 SERVER = {
     # One write for many task runs: SQLite has one writer, and whoever finds it busy waits 2 s.
@@ -37,10 +38,23 @@ HEARTBEATS_MISSED = 3
 def prepare_process() -> None:
     """Settings of a flow run in this process and, if there is no API, of its embedded server.
 
-    Must come before anything of Prefect is imported, which reads the environment once.
+    Must come before anything of Prefect is imported, which reads the environment once. Raises
+    ValueError if there is no folder for that server and none can be made.
     """
     for name, value in (SERVER | RUNS).items():
         os.environ.setdefault(name, value)
+    if os.environ.get("PREFECT_API_URL"):
+        return
+    # Prefect makes the folder but not those above it. Its server then fails at its database again
+    # and again, for as long as it is waited for.
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"PREFECT_HOME={home}: {error.strerror}; set it to a folder that can be made, or "
+            "PREFECT_API_URL to a server that runs"
+        ) from None
 
 
 def stop_retrying() -> None:

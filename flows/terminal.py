@@ -52,6 +52,10 @@ def plain_errors() -> Iterator[None]:
     except httpx.HTTPError as error:
         raise ServerError(_trouble(error)) from None
     except RuntimeError as error:  # Prefect's own, at its first call
+        if "ephemeral Prefect API server" in str(error):
+            raise ServerError(
+                "the embedded Prefect server does not start; `prefect server start` says why"
+            ) from None
         if not isinstance(error.__cause__, httpx.HTTPError):
             raise
         raise ServerError(_trouble(error.__cause__)) from None

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import main
+from flows.settings import prepare_process
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
 
@@ -83,6 +84,22 @@ def test_a_stage_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=DEMO.parents[1])
     assert done.returncode == 2
     assert done.stderr == "icpo stage: --iteration: input should be greater than or equal to 1\n"
+
+
+def test_a_folder_for_prefect_that_is_not_there_yet_and_one_that_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without one its embedded server fails at its database for as long as it is waited for."""
+    environment = {"PREFECT_HOME": str(tmp_path / "not" / "there")}
+    monkeypatch.setattr("os.environ", environment)
+    prepare_process()
+    assert (tmp_path / "not" / "there").is_dir()
+    (tmp_path / "file").write_text("")
+    environment["PREFECT_HOME"] = str(tmp_path / "file" / "home")
+    with pytest.raises(ValueError, match="PREFECT_HOME=.*: Not a directory; set it to a folder"):
+        prepare_process()
+    environment["PREFECT_API_URL"] = "http://127.0.0.1:1/api"
+    prepare_process()
 
 
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
