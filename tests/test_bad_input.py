@@ -96,7 +96,7 @@ def test_a_folder_for_prefect_that_is_not_there_yet_and_one_that_cannot_be(
     assert (tmp_path / "not" / "there").is_dir()
     (tmp_path / "file").write_text("")
     environment["PREFECT_HOME"] = str(tmp_path / "file" / "home")
-    with pytest.raises(ValueError, match="PREFECT_HOME=.*: Not a directory; set it to a folder"):
+    with pytest.raises(ValueError, match=r"PREFECT_HOME=.*: Not a directory; set it to a folder"):
         prepare_process()
     environment["PREFECT_API_URL"] = "http://127.0.0.1:1/api"
     prepare_process()
