@@ -78,6 +78,10 @@ def _iteration(it: dict[str, Any]) -> list[Row]:
     ]
 
 
+def _prompts(it: dict[str, Any]) -> list[Row]:
+    return [Row(f"{name} / tokenising: time", one["ratio"], "x") for name, one in it.items()]
+
+
 def _verification(it: dict[str, Any]) -> list[Row]:
     mine = it["ours"]["per_second"]
     return [
@@ -128,6 +132,7 @@ BENCHMARKS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "update": _update,
     "logprobs": _logprobs,
     "iteration": _iteration,
+    "prompts": _prompts,
     "verification": _verification,
     "evaluation": _evaluation,
     "orchestration": _orchestration,

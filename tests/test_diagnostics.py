@@ -1,7 +1,6 @@
 """The row of figures of an iteration."""
 
 import random
-import time
 
 import pytest
 
@@ -150,19 +149,3 @@ def test_row_of_an_iteration():
 def test_row_without_rollouts():
     prompts, rollouts, verdicts = tables({("a", "on_policy"): []})
     assert iteration_row(prompts, rollouts, verdicts, {}, {}) == {"demonstrations/none": 1.0}
-
-
-def test_row_is_cheap():
-    rng = random.Random(0)
-    responses: Responses = {}
-    for g in range(16):
-        texts = [[rng.randrange(32) for _ in range(40)] for _ in range(8)]
-        responses[f"p{g}", "on_policy"], responses[f"p{g}", "expert"] = texts[:7], texts[7:]
-    three = tables(responses)
-    summary = select(*three, SelectSection(), 1, 0).summary
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        iteration_row(*three, summary, {})
-        times.append(time.perf_counter() - started)
-    assert min(times) < 0.03

@@ -1,6 +1,5 @@
 """Reject sampling, bonus and the batch: nothing is lost, and every row says why."""
 
-import time
 from itertools import count
 
 import numpy as np
@@ -322,7 +321,7 @@ def test_tables_that_do_not_fit_are_refused():
         place, rollouts.schema.field("logprobs"), short), verdicts)  # fmt: skip
 
 
-def test_sixteen_thousand_rollouts_in_well_under_a_second():
+def test_sixteen_thousand_rollouts_are_all_told_of():
     groups, size, length = 2048, 8, 40
     rng = np.random.default_rng(0)
     base = tables(policy(*[0] * 7) + expert(1))
@@ -339,10 +338,6 @@ def test_sixteen_thousand_rollouts_in_well_under_a_second():
         lists = pa.ListArray.from_arrays(offsets, pa.array(values))
         rollouts = rollouts.set_column(rollouts.schema.get_field_index(name), name, lists)
     verdicts = base[2].take(rows).set_column(0, "prompt_id", wide)
-    times = []
     for errs in ("drop", "replace"):
-        started = time.perf_counter()
         out = select(prompts, rollouts, verdicts, SelectSection(errs=errs), 1, 0)
-        times.append(time.perf_counter() - started)
         assert out.batch.num_rows + out.rejects.num_rows == groups * size
-    assert min(times) < 0.5
