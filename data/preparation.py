@@ -29,6 +29,7 @@ from icpo_core.config import PromptsSection
 from icpo_core.files import atomic_path, read_json, sha256_file, write_json
 from icpo_core.grading import GradingRules
 from icpo_core.judges import Judges
+from icpo_core.models import load_tokenizer
 from icpo_core.problems import read_problems
 from icpo_core.templates import Template
 
@@ -211,11 +212,9 @@ def _open(order: Order) -> Source:
 
 
 def _template(order: Order) -> Template:
-    from transformers import AutoTokenizer
-
     assert order.tokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(order.tokenizer)
+        tokenizer = load_tokenizer(order.tokenizer)
     except (OSError, ValueError) as error:
         first = (str(error).splitlines() or [""])[0].rstrip(".")
         raise ValueError(

@@ -57,10 +57,12 @@ async def _train(run: Run, rerun: bool, watcher: Watcher) -> str:
         return root
     if first > 1:
         logger.info(f"{root}: iterations 1 to {first - 1} are done and kept")
-    # Both start while the problems are read; neither is waited for before it is needed.
+    # Both start while problems are read and trackers opened; neither is waited for before it is
+    # needed.
     run.workers.start_engine(run.nearest_policy(graph.sampling_policy(run, first)))
     run.workers.start_trainer()
     run.prompt_maker  # noqa: B018  a mistake in the data ends the run before it begins
+    run.trackers  # noqa: B018  so does a tracker that cannot be had
     number_anew()
     alarms = Alarms(run, metrics.read(run.paths))
     with watcher.watching(run, first):

@@ -22,6 +22,7 @@ from typing import Any
 from icpo_core import schemas
 from icpo_core.config import EngineSection
 from icpo_core.files import model_digest
+from icpo_core.models import load_tokenizer
 from icpo_core.worker import Handler, serve
 
 DEFAULT_GAP = {"float32": 3e-4, "bfloat16": 0.5, "float16": 0.5}
@@ -284,8 +285,6 @@ def main() -> None:
     keep_to_cores(settings["engine"]["cpu_threads"])
 
     def build() -> tuple[dict[str, Any], dict[str, Handler]]:
-        from transformers import AutoTokenizer
-
         from icpo_core.rollout import handlers
 
         engine = Engine(
@@ -298,7 +297,7 @@ def main() -> None:
         warm = [Request([engine.eos_ids[0]] * 8, seed) for seed in range(8)]
         engine.sample(warm, 1.0, 8)
         engine.score([request.prompt_ids for request in warm])
-        tokenizer = AutoTokenizer.from_pretrained(settings["model"])
+        tokenizer = load_tokenizer(settings["model"])
         return {"policy_version": engine.policy_version}, handlers(engine, tokenizer)
 
     serve(build)

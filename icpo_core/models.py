@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
-from icpo_core.files import canonical_digest, sha256_file
+from icpo_core.files import canonical_digest, read_json, sha256_file
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -45,6 +46,25 @@ def resolve(path: str) -> Path:
             f"model.path = {path}: neither a folder nor to be had from the hub ({first}); "
             "check the id, the network and your login, or give a folder"
         ) from error
+
+
+def load_tokenizer(folder: Path | str) -> Any:
+    """The tokenizer of a model folder or hub id, as `AutoTokenizer` gives it.
+
+    `AutoTokenizer` imports torch and most of transformers before it looks for a class: ten seconds
+    on two cores that engine and trainer want at that very time, and 200 MB. So a tokenizer that was
+    saved without a class of its own is loaded as what it was saved as.
+    """
+    settings = Path(folder) / "tokenizer_config.json"
+    if settings.is_file() and (Path(folder) / "tokenizer.json").is_file():
+        said = read_json(settings)
+        if said.get("tokenizer_class") == "TokenizersBackend" and "auto_map" not in said:
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(folder)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def tokenizer_digest(folder: Path) -> str:

@@ -27,7 +27,7 @@ from icpo_core.paths import RunPaths
 from icpo_core.problems import read_problems
 from icpo_core.prompts import PromptMaker
 from icpo_core.store import Store
-from icpo_core.trackers import Tracker, open_trackers
+from icpo_core.trackers import Tracker, open_trackers, require_installed
 from icpo_core.uploads import Uploads
 from icpo_core.worker import EndedError
 from icpo_core.workers import Around, Workers
@@ -298,9 +298,7 @@ class Run:
 
     @cached_property
     def tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.base_model)
+        return models.load_tokenizer(self.base_model)
 
     @cached_property
     def prompt_maker(self) -> PromptMaker:
@@ -322,6 +320,7 @@ class Run:
         serve. Reads what is cheap to read, so that a mistake shows before anything is started."""
         prompts, rollout = self.config.prompts, self.config.rollout
         assert self.base_version
+        require_installed(self.config)
         problems = read_problems(prompts.problems)
         if prompts.batch_size > problems.num_rows:
             raise ValueError(

@@ -27,6 +27,7 @@ import httpx
 from icpo_core.config import EngineSection
 from icpo_core.engine import PROGRESS_SECONDS, Engine, Request, Sample, eos_token_ids
 from icpo_core.files import model_digest
+from icpo_core.models import load_tokenizer
 from icpo_core.worker import Handler, serve
 
 TRIES = 5
@@ -249,15 +250,13 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
 
     def build() -> tuple[dict[str, Any], dict[str, Handler]]:
-        from transformers import AutoTokenizer
-
         from icpo_core.rollout import handlers
 
         model = Path(settings["model"])
         engine = ServedEngine(
             settings["address"], model, EngineSection.model_validate(settings["engine"])
         )
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = load_tokenizer(model)
         return {"address": engine.address}, handlers(engine, tokenizer)
 
     serve(build)

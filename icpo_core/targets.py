@@ -31,9 +31,7 @@ class Target:
 
     @cached_property
     def tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.folder)
+        return models.load_tokenizer(self.folder)
 
     @cached_property
     def architecture(self) -> str:

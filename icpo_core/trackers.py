@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from icpo_core.config import Config
 
-PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
 class Tracker(Protocol):
@@ -31,18 +31,20 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-def open_trackers(config: Config, root: Path) -> list[Tracker]:
-    """The trackers of `run.trackers`, for the run at `root`.
-
-    Raises ValueError with the command that installs what is missing.
-    """
-    kinds: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+def require_installed(config: Config) -> None:
+    """Raises ValueError with the command that installs what is missing of `run.trackers`."""
     for name in config.run.trackers:
         if importlib.util.find_spec(PACKAGES[name]) is None:
             raise ValueError(
                 f"run.trackers has {name}, which is not installed: pip install {PACKAGES[name]}, "
                 "or take it out"
             )
+
+
+def open_trackers(config: Config, root: Path) -> list[Tracker]:
+    """The trackers of `run.trackers`, for the run at `root`. Raises as `require_installed`."""
+    require_installed(config)
+    kinds: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
     return [kinds[name](config, root) for name in config.run.trackers]
 
 
@@ -54,15 +56,17 @@ class TensorBoard:
     """
 
     def __init__(self, config: Config, root: Path) -> None:
-        from tensorboardX.proto import event_pb2, summary_pb2
-        from tensorboardX.record_writer import RecordWriter
+        # Not tensorboardX nor torch's writer: both import torch, three seconds of the first
+        # iteration and 200 MB.
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         folder = root / "tensorboard"
         folder.mkdir(parents=True, exist_ok=True)
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         # By the nanosecond, so that a quick resume does not overwrite it.
         file = folder / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
-        self._writer = RecordWriter(str(file))
+        self._writer = RecordWriter(file.open("wb"))
         self._write(self._event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def log(self, iteration: int, row: Mapping[str, float]) -> None:

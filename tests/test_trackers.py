@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from icpo_core.config import load
+from icpo_core.run import Run
 from icpo_core.trackers import open_trackers
 
 ROWS = {1: {"reward/on_policy": 0.25, "kl": float("nan")}, 2: {"reward/on_policy": 0.5}}
@@ -53,3 +54,6 @@ def test_a_missing_package_is_named(root: Path, tmp_path: Path, monkeypatch) -> 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"run\.trackers has wandb.*pip install wandb"):
         track(root, tmp_path, "wandb", [])
+    run = Run(load(root / "configs" / "demo.toml", ['run.trackers=["wandb"]'], "tracked"))
+    with pytest.raises(ValueError, match="pip install wandb"):
+        run.require_sources()
