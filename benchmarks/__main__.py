@@ -2,7 +2,7 @@
 
     python -m benchmarks [--only NAME ...] [--out DIR]
 
-Half an hour on two quiet cores. Each benchmark runs in a process of its own, one after the other,
+Forty minutes on two quiet cores. Each benchmark runs in a process of its own, one after the other,
 and its figures are kept in DIR/NAME.json; `--only` measures some again and takes the others from
 there. DIR/benchmarks.json has the table.
 """

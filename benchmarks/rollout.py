@@ -1,6 +1,6 @@
 """A rollout shard, Parquet included, beside plain `LLM.generate` on the same prompts.
 
-    python -m benchmarks.rollout [--prompts 16] [--shots] [--rounds 9] [--json FILE]
+    python -m benchmarks.rollout [--prompts 16] [--shots] [--rounds 31] [--json FILE]
 
 Ours is a job of the engine's process as a run gives it: prompts read from Parquet, a seed a
 rollout, logprobs, texts, Parquet written and synced. `LLM.generate` gets the same token ids on the
@@ -115,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--shots", action="store_true", help="all rollouts with an example: longer")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     keep_to_cores(0)
