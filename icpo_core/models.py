@@ -18,6 +18,8 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
+AS_SAVED = ("llama", "qwen3")
+"""Types of models whose tokenizer `AutoTokenizer` loads as what it was saved as."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
@@ -53,12 +55,15 @@ def load_tokenizer(folder: Path | str) -> Any:
 
     `AutoTokenizer` imports torch and most of transformers before it looks for a class: ten seconds
     on two cores that engine and trainer want at that very time, and 200 MB. So a tokenizer that was
-    saved without a class of its own is loaded as what it was saved as.
+    saved without a class of its own is loaded as what it was saved as, where `AutoTokenizer` does
+    the same: of some types of models, such as qwen2, it takes the type's class whatever was saved.
     """
-    settings = Path(folder) / "tokenizer_config.json"
-    if settings.is_file() and (Path(folder) / "tokenizer.json").is_file():
-        said = read_json(settings)
-        if said.get("tokenizer_class") == "TokenizersBackend" and "auto_map" not in said:
+    names = ("tokenizer.json", "tokenizer_config.json", "config.json")
+    files = [Path(folder) / name for name in names]
+    if all(file.is_file() for file in files):
+        said, config = read_json(files[1]), read_json(files[2])
+        plain = said.get("tokenizer_class") == "TokenizersBackend" and "auto_map" not in said
+        if plain and config.get("model_type") in AS_SAVED:
             from transformers import PreTrainedTokenizerFast
 
             return PreTrainedTokenizerFast.from_pretrained(folder)

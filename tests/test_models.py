@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from icpo_core.models import load_tokenizer
+from icpo_core.models import AS_SAVED, load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "data" / "small" / "base"
@@ -26,14 +26,19 @@ def same(folder: Path) -> None:
     assert ours.all_special_ids == theirs.all_special_ids
 
 
+@pytest.mark.parametrize("kind", [*AS_SAVED, "qwen2"])
 @pytest.mark.parametrize(
     "name", ["TokenizersBackend", "PreTrainedTokenizerFast", "Qwen2Tokenizer", "Qwen2TokenizerFast"]
 )
-def test_a_tokenizer_with_and_without_a_class_of_its_own(tmp_path: Path, name: str) -> None:
+def test_a_tokenizer_with_and_without_a_class_of_its_own(
+    tmp_path: Path, name: str, kind: str
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(BASE, folder)
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": name}))
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": kind}))
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     same(folder)
 
