@@ -1,5 +1,6 @@
 """What a person gets wrong ends in one line that names the mend, and exit status 2."""
 
+import inspect
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from flows.cli import main
 from flows.settings import prepare_process
+from flows.terminal import ServerError, plain_errors
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
 
@@ -110,3 +112,12 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
         line = refused(capsys, "up", "--port", str(port))
     assert f"127.0.0.1:{port}: Address already in use; end what is there" in line
     assert not Path("prefect.toml").exists()
+
+
+def test_an_embedded_server_that_does_not_start_is_one_line() -> None:
+    from prefect.server.api.server import SubprocessASGIServer
+
+    words = "Timed out while attempting to connect to ephemeral Prefect API server."
+    assert words in inspect.getsource(SubprocessASGIServer.start)  # as this Prefect says it
+    with pytest.raises(ServerError, match="`prefect server start` says why"), plain_errors():
+        raise RuntimeError(words + " Ephemeral server process exited with code 3.")
