@@ -28,12 +28,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from icpo_core import checkpoints, files, graph, metrics, schemas, stages
+from icpo_core.common import files
+from icpo_core.common.files import link_or_copy, model_digest, weight_digests, write_json
 from icpo_core.config import load
-from icpo_core.files import link_or_copy, model_digest, weight_digests, write_json
-from icpo_core.run import Run
-from icpo_core.schemas import Origin
-from icpo_core.store import Store
+from icpo_core.run import checkpoints, metrics, perform, plan
+from icpo_core.run.run import Run
+from icpo_core.store import tables
+from icpo_core.store.store import Store
+from icpo_core.store.tables import Origin
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
 DEMO_TOKENS = 40
@@ -100,7 +102,7 @@ class Instant:
         return [self.sample(job, report) for job in jobs]
 
     def sample(self, job: dict[str, Any], report: Any) -> dict[str, Any]:
-        prompts = schemas.read("prompts", Path(job["prompts"]))["prompt_id"].to_pylist()
+        prompts = tables.read("prompts", Path(job["prompts"]))["prompt_id"].to_pylist()
         mine = prompts[job["shard"] :: job["shards"]]
         group = job["rollout"]["on_policy"] + job["rollout"]["expert"]
         rows, length = len(mine) * group, self.tokens
@@ -110,7 +112,7 @@ class Instant:
             job["shard"] * len(mine) * group * length % max(1, len(self.ids) - rows * length + 1)
         )
         part = slice(first, first + rows * length)
-        schema = schemas.TABLES["rollout"]
+        schema = tables.TABLES["rollout"]
         table = pa.table(
             {
                 "prompt_id": [one for one in mine for _ in range(group)],
@@ -130,7 +132,7 @@ class Instant:
             },
             schema=schema,
         )
-        schemas.write("rollout", table, Path(job["out"]), job["fingerprint"])
+        tables.write("rollout", table, Path(job["out"]), job["fingerprint"])
         return {"rows": rows, "tokens": rows * length, "sampling_seconds": 0.0}
 
     def train(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -140,14 +142,14 @@ class Instant:
             self._write(out / "deepspeed" / "state.pt", 3, 0)  # two moments and the weights
             write_json(out / "state.json", {"state_id": job["state_id"]}, durable=False)
             return {}
-        schemas.read("batch", Path(job["batch"]))
+        tables.read("batch", Path(job["batch"]))
         model = out / "model"
         model.mkdir()
         self._write(model / "model.safetensors", 1, job["iteration"])
         for source in sorted(self.base.glob("*.json")):
             link_or_copy(source, model / source.name)
         row = {"token_ids": [1, 2, 3], "logprobs": [-0.1, -0.2]}
-        schemas.write("probe", schemas.table("probe", [row] * 8), model / "probe.parquet")
+        tables.write("probe", tables.table("probe", [row] * 8), model / "probe.parquet")
         return {
             "metrics": {f"figure/{number}": 1.0 for number in range(40)},
             "replayed": [],
@@ -168,12 +170,12 @@ class Instant:
 def watched(watch: Stopwatch) -> Iterator[None]:
     """Time everything that writes, reads, hashes, names or removes."""
     watch.watch(Store, "status", "begin", "commit", "file", "table", "prune")
-    watch.watch(schemas, "write", "read")
+    watch.watch(tables, "write", "read")
     watch.watch(files, "write_json", "weight_digests")
-    watch.watch(graph, "work")
+    watch.watch(plan, "work")
     watch.watch(checkpoints, "publish", "restore", "settle")
     watch.watch(metrics, "record")
-    stages.write_json = files.write_json  # type: ignore[attr-defined]
+    perform.write_json = files.write_json  # type: ignore[attr-defined]
     globals()["weight_digests"] = files.weight_digests
     yield
 
@@ -203,8 +205,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> tuple[list[Counter[s
         run.keep_config()
         for iteration in range(1, arguments.iterations + 1):
             watch.seconds, watch.busy = Counter(), 0.0
-            for stage in graph.stages_of(config, iteration):
-                stages.perform(run, stage, iteration)
+            for stage in plan.stages_of(config, iteration):
+                perform.perform(run, stage, iteration)
             checkpoints.settle(run)
             metrics.record(run, iteration)
             found.append(watch.seconds)

@@ -21,11 +21,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from icpo_core import config, protocol, schemas
-from icpo_core.benchmarks import Benchmark, read
-from icpo_core.evaluations import Evaluator
-from icpo_core.protocol import Protocol
-from icpo_core.targets import Target, target
+from icpo_core import config
+from icpo_core.evaluation import protocol
+from icpo_core.evaluation.benchmarks import Benchmark, read
+from icpo_core.evaluation.evaluator import Evaluator
+from icpo_core.evaluation.protocol import Protocol
+from icpo_core.evaluation.target import Target
+from icpo_core.run.evaluations import target
+from icpo_core.store import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ROOT / "data" / "small"
@@ -44,7 +47,7 @@ def rules(samples: int, shots: int, seed: int) -> Protocol:
 def bare(evaluator: Evaluator, who: Target, what: Benchmark, samples: int, folder: Path) -> float:
     """Seconds of `Engine.sample` on all requests of an evaluation."""
     asked = evaluator.questions(who, what)
-    schemas.write("questions", asked, folder / "asked.parquet")
+    tables.write("questions", asked, folder / "asked.parquet")
     sampling = evaluator.protocol.sampling
     job = {
         "job": "sample",

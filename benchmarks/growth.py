@@ -27,8 +27,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from icpo_core.manifest import read
-from icpo_core.paths import RunPaths
+from icpo_core.store.manifest import read
+from icpo_core.store.paths import RunPaths
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"

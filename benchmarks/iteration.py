@@ -30,9 +30,9 @@ from rich.table import Table
 
 from benchmarks.update import PLAIN_TRL
 from icpo_core.config import STAGES
-from icpo_core.manifest import Manifest, read
-from icpo_core.paths import RunPaths
-from icpo_core.timeline import sampling_seconds
+from icpo_core.run.timeline import sampling_seconds
+from icpo_core.store.manifest import Manifest, read
+from icpo_core.store.paths import RunPaths
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"
@@ -106,8 +106,8 @@ def trl_steps(steps: int, model: Path, settings: dict[str, Any]) -> dict[str, li
     from trl import GRPOConfig, GRPOTrainer
 
     from data.arithmetic import bare_prompt
-    from icpo_core.extraction import extract
-    from icpo_core.problems import read_problems
+    from icpo_core.grading.extraction import extract
+    from icpo_core.method.problems import read_problems
 
     problems = read_problems(str(ROOT / "data" / "small" / "train.parquet"))
     rows = datasets.Dataset.from_dict(

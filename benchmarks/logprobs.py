@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from icpo_core.logprobs import token_logprobs
+from icpo_core.trainer.logprobs import token_logprobs
 
 Work = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 

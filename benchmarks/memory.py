@@ -24,16 +24,16 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from icpo_core import machine
+from icpo_core.capacity import machine
+from icpo_core.capacity.forecast import forecast, measured
 from icpo_core.config import Config, load
-from icpo_core.forecast import forecast, measured
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"
 KINDS = {
-    "icpo_core.engine": "engine",
-    "icpo_core.trainer": "trainer",
-    "icpo_core.judge_process": "judges",
+    "icpo_core.engine.vllm": "engine",
+    "icpo_core.trainer.trainer": "trainer",
+    "icpo_core.grading.process": "judges",
     "prefect.server": "flow and Prefect",
     "uvicorn": "flow and Prefect",
     "flows.cli": "flow and Prefect",
@@ -82,7 +82,7 @@ def stored(root: Path) -> int:
 
 
 def estimated(config: Config) -> dict[str, float]:
-    """The same kinds by `icpo_core.estimate`."""
+    """The same kinds by `icpo_core.capacity.memory`."""
     found = forecast(config, machine.here(Path(config.run.directory)))
     (whole,) = found.loads
     by: dict[str, float] = defaultdict(float)

@@ -5,8 +5,8 @@
 Runs the real flow `icpo` against the configured Prefect API (`PREFECT_API_URL`), with the demo's
 prompts, verifier, selection and store. Only the two engines are replaced, by `NoOpWorkers`: it
 waits for `ENGINE_SECONDS` and writes rollouts and weights that nobody sampled or trained.
-Orchestration is an iteration's wall time less the time inside `icpo_core.stages.perform`, which
-holds engines, verifier and file I/O.
+Orchestration is an iteration's wall time less the time inside `icpo_core.run.perform.perform`,
+which holds engines, verifier and file I/O.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from flows.terminal import quiet_prefect
-from icpo_core import run as run_module
-from icpo_core import schemas, stages
+from flows.prefect_compat.terminal import quiet_prefect
+from icpo_core.common.files import link_or_copy, model_digest, write_json
 from icpo_core.config import Config
-from icpo_core.files import link_or_copy, model_digest, write_json
-from icpo_core.schemas import Origin
-from icpo_core.workers import Around
+from icpo_core.run import perform as stages
+from icpo_core.run import run as run_module
+from icpo_core.store import tables
+from icpo_core.store.tables import Origin
+from icpo_core.workers.pool import Around
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
 LIMIT_SECONDS = 0.6
@@ -66,7 +67,7 @@ class NoOpWorkers:
         self, job: dict[str, Any], on_progress: Callable[[int, int], None]
     ) -> dict[str, Any]:
         time.sleep(ENGINE_SECONDS)
-        prompts = schemas.read("prompts", Path(job["prompts"])).to_pylist()
+        prompts = tables.read("prompts", Path(job["prompts"])).to_pylist()
         origins = [Origin.ON_POLICY] * 7 + [Origin.EXPERT]
         rows = [
             {
@@ -85,9 +86,7 @@ class NoOpWorkers:
         ]
         for done in range(0, len(rows) + 1, 8):
             on_progress(done, len(rows))
-        schemas.write(
-            "rollout", schemas.table("rollout", rows), Path(job["out"]), job["fingerprint"]
-        )
+        tables.write("rollout", tables.table("rollout", rows), Path(job["out"]), job["fingerprint"])
         return {"rows": len(rows), "tokens": 3 * len(rows), "sampling_seconds": 0.0}
 
     def train(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +97,7 @@ class NoOpWorkers:
         time.sleep(ENGINE_SECONDS)
         for source in sorted(self.model.iterdir()):
             link_or_copy(source, out / "model" / source.name)
-        schemas.write("probe", schemas.table("probe", []), out / "model" / "probe.parquet")
+        tables.write("probe", tables.table("probe", []), out / "model" / "probe.parquet")
         metrics = {"entropy": 1.0, "kl": 0.0, "loss": 0.0, "grad_norm": 0.5}
         return {
             "metrics": metrics,

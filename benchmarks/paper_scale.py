@@ -46,16 +46,20 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks import verification
 from benchmarks.bookkeeping import Instant
-from icpo_core import checkpoints, estimate, files, graph, metrics, schemas, stages
+from icpo_core.capacity import memory
+from icpo_core.capacity.machine import GIB
+from icpo_core.common import files
 from icpo_core.config import Config, load
-from icpo_core.engine import Request, Sample
-from icpo_core.grading import Question
-from icpo_core.machine import GIB
-from icpo_core.microbatches import Layout, collate, plan, rows_of
-from icpo_core.rollout import as_rows, shard_of
-from icpo_core.run import Run
-from icpo_core.schemas import Origin
-from icpo_core.shapes import Shape, shape_of
+from icpo_core.engine.jobs import as_rows, shard_of
+from icpo_core.engine.vllm import Request, Sample
+from icpo_core.grading.grade import Question
+from icpo_core.models.architecture import Shape, shape_of
+from icpo_core.run import checkpoints, metrics, perform
+from icpo_core.run import plan as graph
+from icpo_core.run.run import Run
+from icpo_core.store import tables
+from icpo_core.store.tables import Origin
+from icpo_core.trainer.microbatches import Layout, collate, plan, rows_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"
@@ -100,7 +104,7 @@ class Written(Instant):
 
     def sample(self, job: dict[str, Any], report: Any) -> dict[str, Any]:
         prompts = shard_of(
-            schemas.read("prompts", Path(job["prompts"])), job["shard"], job["shards"]
+            tables.read("prompts", Path(job["prompts"])), job["shard"], job["shards"]
         ).to_pylist()
         keys, requests, samples, texts, ids = [], [], [], [], []
         for prompt in prompts:
@@ -117,14 +121,14 @@ class Written(Instant):
         rows = as_rows(keys, requests, samples, self.tokenizer, job["policy_version"])
         for row, text, wide in zip(rows, texts, ids, strict=True):
             row["response"], row["response_ids"] = text, wide
-        table = schemas.table("rollout", rows)
-        schemas.write("rollout", table, Path(job["out"]), job["fingerprint"])
+        table = tables.table("rollout", rows)
+        tables.write("rollout", table, Path(job["out"]), job["fingerprint"])
         self.engine_seconds += time.perf_counter() - started
         return {"rows": len(rows), "tokens": len(rows) * self.tokens, "sampling_seconds": 0.0}
 
     def train(self, job: dict[str, Any]) -> dict[str, Any]:
         if job["job"] != "save":
-            rows = rows_of(schemas.read("batch", Path(job["batch"])))
+            rows = rows_of(tables.read("batch", Path(job["batch"])))
             started = time.perf_counter()
             device = torch.device("cpu")
             for share in plan(rows, 16384, DEVICES, Layout.PACKED):
@@ -188,7 +192,7 @@ def measure(rollouts: int, tokens: int, folder: Path) -> dict[str, float]:
             made.engine_seconds = made.rank_seconds = 0.0
             for stage in graph.stages_of(run.config, iteration):
                 started = time.perf_counter()
-                stages.perform(run, stage, iteration)
+                perform.perform(run, stage, iteration)
                 found[stage] = time.perf_counter() - started
             started = time.perf_counter()
             checkpoints.settle(run)
@@ -283,9 +287,9 @@ def weight_seconds(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Hashing, and what waits for this machine's disk: of the published weights, and of the saved
     state its share of the mean iteration."""
-    model = estimate.model_bytes(shape, config) / GIB
-    state = estimate.state_bytes(shape, config) / GIB / config.checkpoint.state_every
-    shards = math.ceil(estimate.model_bytes(shape, config) / 1e9)
+    model = memory.model_bytes(shape, config) / GIB
+    state = memory.state_bytes(shape, config) / GIB / config.checkpoint.state_every
+    shards = math.ceil(memory.model_bytes(shape, config) / 1e9)
     threads = min(8, shards)  # files.HASH_THREADS, on a machine with as many cores
     hashing = {
         "weights, by the trainer": model * rates["hash"] / threads,
@@ -306,14 +310,14 @@ def gpu_seconds(
     """What the GPUs are busy with, by the derivation above."""
     engine = config.rollout.engine
     mine, context = rollouts / DEVICES, PROMPT + RESPONSE / 2
-    cached = estimate.kv_bytes(shape, engine) * context
+    cached = memory.kv_bytes(shape, engine) * context
     room = engine.gpu_memory_utilization * 79.6 * GIB
-    room -= sum(estimate.engine_memory(shape, engine).values())
+    room -= sum(memory.engine_memory(shape, engine).values())
     together = min(mine, engine.max_num_seqs, room / cached)
-    weights_ = estimate.model_bytes(shape, config)
+    weights_ = memory.model_bytes(shape, config)
     traffic = mine * RESPONSE * cached + mine / together * RESPONSE * weights_
     forward = 2 * shape.parameters + 4 * shape.layers * shape.queries * (PROMPT + RESPONSE) / 2
-    work = rollouts * (PROMPT + RESPONSE) * 3 * forward * estimate.passes(config)
+    work = rollouts * (PROMPT + RESPONSE) * 3 * forward * memory.passes(config)
     return {
         "rollout": traffic / (BANDWIDTH * bandwidth),
         "update": work / (DEVICES * FLOPS * mfu),

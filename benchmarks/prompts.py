@@ -21,8 +21,8 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from icpo_core.config import PromptsSection, load
-from icpo_core.problems import read_problems
-from icpo_core.prompts import PromptMaker
+from icpo_core.method.problems import read_problems
+from icpo_core.method.prompts import PromptMaker
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ROOT / "data" / "small"

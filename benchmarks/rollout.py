@@ -27,12 +27,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from icpo_core import models, schemas, stages
+from icpo_core.common.files import model_digest
 from icpo_core.config import Config, load
-from icpo_core.engine import Engine, keep_to_cores
-from icpo_core.files import model_digest
-from icpo_core.rollout import rollout_shard, shard_of
-from icpo_core.run import Run
+from icpo_core.engine.jobs import rollout_shard, shard_of
+from icpo_core.engine.vllm import Engine, keep_to_cores
+from icpo_core.models import folder as models
+from icpo_core.run import perform
+from icpo_core.run.run import Run
+from icpo_core.store import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"
@@ -44,7 +46,7 @@ def prompts_of(config: Config) -> Path:
     """`prompts.parquet` of the first iteration, by the stage itself."""
     with Run(config) as run:
         run.keep_config()
-        stages.perform(run, "prompts", 1)
+        perform.perform(run, "prompts", 1)
         return run.store.file("prompts", 1, "prompts.parquet")
 
 
@@ -75,7 +77,7 @@ def plain(engine: Engine, config: Config, file: Path, seed: int, as_written: boo
         "stop_token_ids": engine.eos_ids,
         "ignore_eos": True,
     }
-    rows = shard_of(schemas.read("prompts", file), 0, 1).to_pylist()
+    rows = shard_of(tables.read("prompts", file), 0, 1).to_pylist()
     prompts, params = [], []
     for place, row in enumerate(rows):
         for kind, count in (("policy", settings.on_policy), ("expert", settings.expert)):

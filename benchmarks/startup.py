@@ -22,8 +22,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from icpo_core.paths import RunPaths
-from icpo_core.ranks import free_port
+from icpo_core.store.paths import RunPaths
+from icpo_core.workers.launcher import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("prefect.yaml", "flows", "tasks", "icpo_core", "configs", "data")

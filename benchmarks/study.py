@@ -19,11 +19,11 @@ from statistics import mean, median, stdev
 
 from scipy.stats import t as student
 
-from icpo_core import checkpoints, graph, metrics, stages
+from icpo_core.common.files import atomic_path
 from icpo_core.config import load
-from icpo_core.files import atomic_path
-from icpo_core.paths import RunPaths
-from icpo_core.run import Run
+from icpo_core.run import checkpoints, metrics, perform, plan
+from icpo_core.run.run import Run
+from icpo_core.store.paths import RunPaths
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"
@@ -67,14 +67,14 @@ def train(name: str, changes: list[str], seed: int, folder: Path) -> Curve:
     ]
     slug = name.replace(", λ = ", "-lambda-")
     run = Run(load(DEMO, changes, f"{slug}-seed{seed}"))
-    first = graph.first_open(graph.plan(run))
+    first = plan.first_open(plan.plan(run))
     if first is not None:
         with run:
             run.workers.start_engine(run.policy(max(0, first - 1))[0])
             run.workers.start_trainer()
             for iteration in range(first, ITERATIONS + 1):
-                for stage in graph.stages_of(run.config, iteration):
-                    stages.perform(run, stage, iteration)
+                for stage in plan.stages_of(run.config, iteration):
+                    perform.perform(run, stage, iteration)
                 checkpoints.settle(run)
                 metrics.record(run, iteration)
     return read(run.paths)

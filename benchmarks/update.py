@@ -31,12 +31,12 @@ from rich.table import Table
 from torch import Tensor
 
 from data.arithmetic import bare_prompt, direct_answer, solve, worked_solution
-from icpo_core import schemas
 from icpo_core.config import LossSection, UpdateSection
-from icpo_core.microbatches import Row, rows_of
-from icpo_core.problems import read_problems
-from icpo_core.ranks import free_port
-from icpo_core.trainer import Trainer
+from icpo_core.method.problems import read_problems
+from icpo_core.store import tables
+from icpo_core.trainer.microbatches import Row, rows_of
+from icpo_core.trainer.trainer import Trainer
+from icpo_core.workers.launcher import free_port
 
 SMALL = Path(__file__).resolve().parent.parent / "data" / "small"
 PROMPTS, GROUP = 16, 8
@@ -84,7 +84,7 @@ def batch(folder: Path) -> Path:
                 }
             )
     assert all(str(solve(problem)) in direct_answer(problem) for problem in problems)
-    return schemas.write("batch", schemas.table("batch", rows), folder / "batch.parquet")
+    return tables.write("batch", tables.table("batch", rows), folder / "batch.parquet")
 
 
 def pad(rows: list[Row]) -> dict[str, Tensor]:
@@ -223,7 +223,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.only_trl:
         with tempfile.TemporaryDirectory() as name:
-            rows = rows_of(schemas.read("batch", arguments.batch or batch(Path(name))))
+            rows = rows_of(tables.read("batch", arguments.batch or batch(Path(name))))
             steps = arguments.rounds + WARM
             print(json.dumps(trl(arguments.model, rows, arguments.only_trl, steps, Path(name))))
         return
@@ -236,7 +236,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         file = arguments.batch or batch(folder)
-        rows = rows_of(schemas.read("batch", file))
+        rows = rows_of(tables.read("batch", file))
         section = UpdateSection(learning_rate=RATE, dtype="float32", max_logprob_gap=1e3)
         subject = Trainer(arguments.model, LossSection(kl="off"), section, 1.0)
         number = [0]

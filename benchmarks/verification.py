@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 from icpo_core.config import VerifySection
-from icpo_core.grading import Question
-from icpo_core.judges import Judges
+from icpo_core.grading.grade import Question
+from icpo_core.grading.pool import Judges
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUP = 8

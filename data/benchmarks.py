@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.sources import from_hub
-from icpo_core.benchmarks import ENTRIES, GROUPS, Benchmark, read
-from icpo_core.files import atomic_path, write_json
+from icpo_core.common.files import atomic_path, write_json
+from icpo_core.evaluation.benchmarks import ENTRIES, GROUPS, Benchmark, read
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from data.language import language_of
 from data.recipes import Row
-from icpo_core.grading import Question, VerdictStatus
-from icpo_core.judges import Judges
-from icpo_core.problems import normal_text
-from icpo_core.templates import Template
+from icpo_core.grading.grade import Question, VerdictStatus
+from icpo_core.grading.pool import Judges
+from icpo_core.method.problems import normal_text
+from icpo_core.method.templates import Template
 
 
 class Reason(StrEnum):

@@ -1,8 +1,8 @@
 """Training problems and demonstrations that are problems of an evaluation set.
 
-Two nets: near-duplicates (`icpo_core.overlap`) of the problems of the sets that the user names, and
-fingerprints of evaluation problems that are known to stand word for word in public training sets,
-which hold without any set at hand.
+Two nets: near-duplicates (`icpo_core.method.near_duplicates`) of the problems of the sets that the
+user names, and fingerprints of evaluation problems that are known to stand word for word in public
+training sets, which hold without any set at hand.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from data.cleaning import Check, Reason, Removal
 from data.recipes import Row
-from icpo_core.overlap import NearDuplicates
-from icpo_core.problems import normal_text
+from icpo_core.method.near_duplicates import NearDuplicates
+from icpo_core.method.problems import normal_text
 
 # Found in DAPO-Math-17k, MATH train and DeepScaleR. `amc-2022-2023` is the AMC validation set of
 # 83 problems, of which the AMC23 benchmark is a part.

@@ -24,14 +24,15 @@ from data.contamination import contaminated
 from data.language import LANGUAGES
 from data.recipes import RECIPES, Row
 from data.sources import Source, from_file, from_hub
-from icpo_core import overlap, schemas
+from icpo_core.common.files import atomic_path, read_json, sha256_file, write_json
 from icpo_core.config import PromptsSection
-from icpo_core.files import atomic_path, read_json, sha256_file, write_json
-from icpo_core.grading import GradingRules
-from icpo_core.judges import Judges
-from icpo_core.models import load_tokenizer
-from icpo_core.problems import read_problems
-from icpo_core.templates import Template
+from icpo_core.grading.grade import GradingRules
+from icpo_core.grading.pool import Judges
+from icpo_core.method import near_duplicates
+from icpo_core.method.problems import read_problems
+from icpo_core.method.templates import Template
+from icpo_core.models.folder import load_tokenizer
+from icpo_core.store import tables
 
 MANIFEST_VERSION = 1
 ANY_LANGUAGE = "any"
@@ -142,9 +143,9 @@ def prepare(
             for path, table in evaluations.items()
         ],
         "overlap": {
-            "gram": overlap.GRAM,
-            "min_shared": overlap.MIN_SHARED,
-            "share": overlap.SHARE,
+            "gram": near_duplicates.GRAM,
+            "min_shared": near_duplicates.MIN_SHARED,
+            "share": near_duplicates.SHARE,
         },
         "rows": {"read": len(rows), "kept": len(kept), "removed": dict(_counts(removed))},
         "outputs": outputs,
@@ -238,7 +239,7 @@ def _table(rows: list[Row]) -> pa.Table:
         "solution": [row.solution for row in rows],
         "source": [row.source for row in rows],
     }
-    table = pa.table(columns, schema=schemas.TABLES["problems"])
+    table = pa.table(columns, schema=tables.TABLES["problems"])
     scores = [row.score for row in rows]
     if any(score is not None for score in scores):
         table = table.append_column("score", pa.array(scores, pa.float64()))

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from icpo_core.extraction import extract
-from icpo_core.problems import problem_id, text_of
+from icpo_core.grading.extraction import extract
+from icpo_core.method.problems import problem_id, text_of
 
 FIELDS = ("id", "problem", "answer", "solution", "source", "score")
 _GOLD_MARK = "####"

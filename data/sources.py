@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icpo_core.files import sha256_file
-from icpo_core.problems import read_rows
+from icpo_core.common.files import sha256_file
+from icpo_core.method.problems import read_rows
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from flows.commands import (
     verify,
 )
 from flows.commands import eval as evaluate
-from flows.terminal import ServerError, one_line
-from icpo_core.files import what_the_disk_says
-from icpo_core.worker import WorkerError
+from flows.prefect_compat.terminal import ServerError, one_line
+from icpo_core.common.files import what_the_disk_says
+from icpo_core.workers.process import WorkerError
 
 
 def parser() -> argparse.ArgumentParser:

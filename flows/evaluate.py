@@ -10,15 +10,15 @@ from prefect import flow
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows import slots
-from flows.alarms import FELL, raise_alarm
 from flows.parameters import Override, RunFolder
-from flows.table import Table, fill, open_targets, protocol_of
-from icpo_core.comparison import compare
-from icpo_core.evaluations import Evaluation
-from icpo_core.history import fell
-from icpo_core.run import Run
-from icpo_core.targets import Target, checkpointed, of_run
+from flows.services import slots
+from flows.services.alarms import FELL, raise_alarm
+from flows.ui.table import Table, fill, open_targets, protocol_of
+from icpo_core.evaluation.comparison import compare
+from icpo_core.evaluation.evaluator import Evaluation
+from icpo_core.evaluation.target import Target
+from icpo_core.run.evaluations import checkpointed, fell, of_run
+from icpo_core.run.run import Run
 
 Targets = Annotated[
     list[Annotated[str, Field(pattern=r"^\S(.*\S)?$")]],

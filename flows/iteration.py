@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from prefect import Task, flow, runtime
 from prefect.context import FlowRunContext
 
-from icpo_core import checkpoints, graph
-from icpo_core.run import opened
-from icpo_core.stages import samples_ahead
+from icpo_core.run import checkpoints, plan
+from icpo_core.run.perform import samples_ahead
+from icpo_core.run.run import opened
 from tasks import artifacts, stages
 
 
@@ -27,7 +27,7 @@ async def iteration(run: str, number: int) -> None:
     """Make what is missing of an iteration. `run`: path of a run that is open here."""
     # It returns nothing: of all that a subflow returns, each number, Prefect keeps track until the
     # flow ends.
-    due = graph.stages_of(opened(run).at(number).config, number)
+    due = plan.stages_of(opened(run).at(number).config, number)
     if number:
         stages.prompts(run, number)
         artifacts.send(run)  # of the iteration before, while the engine samples

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from icpo_core import metrics
-from icpo_core.files import atomic_path
-from icpo_core.paths import RunPaths
+from icpo_core.common.files import atomic_path
+from icpo_core.run import metrics
+from icpo_core.store.paths import RunPaths
 
 
 def draw(roots: list[Path], out: Path) -> Path:

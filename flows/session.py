@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 import httpx
 from prefect.logging import get_run_logger
 
-from flows import slots
-from flows.clients import clients
-from flows.settings import stop_retrying
-from flows.stale import close_stale
-from flows.temporary_server import bound_to_this_process
-from icpo_core.run import Run
+from flows.prefect_compat.clients import clients
+from flows.prefect_compat.settings import stop_retrying
+from flows.prefect_compat.stale import close_stale
+from flows.prefect_compat.temporary_server import bound_to_this_process
+from flows.services import slots
+from icpo_core.run.run import Run
 from tasks.artifacts import Publisher
 from tasks.logs import Forwarder
 

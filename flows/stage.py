@@ -10,8 +10,8 @@ from prefect import Flow, flow, runtime
 
 from flows.parameters import BranchName, Evaluated, Iteration, Override, RunFolder
 from flows.session import session
-from icpo_core import branch, checkpoints
 from icpo_core.config import STAGES
+from icpo_core.run import branch, checkpoints
 from tasks import artifacts
 from tasks.stages import TASKS, Reference
 

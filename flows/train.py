@@ -7,13 +7,13 @@ from pathlib import Path
 from prefect import flow, runtime
 from prefect.logging import get_run_logger
 
-from flows.alarms import Alarms
 from flows.iteration import iteration, number_anew
 from flows.parameters import Configuration, Override, RunName
-from flows.progress import Watcher
+from flows.services.alarms import Alarms
 from flows.session import session
-from icpo_core import checkpoints, graph, metrics
-from icpo_core.run import Run
+from flows.ui.progress import Watcher
+from icpo_core.run import checkpoints, metrics, plan
+from icpo_core.run.run import Run
 
 
 def _name() -> str:
@@ -45,12 +45,12 @@ async def train(
 
 async def _train(run: Run, rerun: bool, watcher: Watcher) -> str:
     logger = get_run_logger()
-    steps = graph.plan(run)
+    steps = plan.plan(run)
     if not rerun:
-        graph.require_same(run, steps)
+        plan.require_same(run, steps)
     run.keep_config()
     checkpoints.settle(run)
-    first, last = graph.first_open(steps), run.config.run.iterations
+    first, last = plan.first_open(steps), run.config.run.iterations
     root = str(run.paths.root)
     if first is None:
         logger.info(f"{root}: all {last} iterations are done")
@@ -59,7 +59,7 @@ async def _train(run: Run, rerun: bool, watcher: Watcher) -> str:
         logger.info(f"{root}: iterations 1 to {first - 1} are done and kept")
     # Both start while problems are read and trackers opened; neither is waited for before it is
     # needed.
-    run.workers.start_engine(run.nearest_policy(graph.sampling_policy(run, first)))
+    run.workers.start_engine(run.nearest_policy(plan.sampling_policy(run, first)))
     run.workers.start_trainer()
     run.prompt_maker  # noqa: B018  a mistake in the data ends the run before it begins
     run.trackers  # noqa: B018  so does a tracker that cannot be had

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from icpo_core import toml
-from icpo_core.grading import GradingRules
+from icpo_core.common import toml
+from icpo_core.grading.grade import GradingRules
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs" / "presets"
 
@@ -530,7 +530,7 @@ def build(raw: dict[str, Any], where: str) -> Config:
     """Validate; every error becomes one line. Raises ValueError."""
     settings = raw.get("update", {}).get("deepspeed") if isinstance(raw.get("update"), dict) else 0
     if isinstance(settings, str):
-        from icpo_core.files import read_json
+        from icpo_core.common.files import read_json
 
         raw = toml.merge(raw, {"update": {"deepspeed": {}}})
         raw["update"]["deepspeed"] = read_json(Path(settings))

@@ -34,9 +34,9 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 
-from icpo_core import metrics
-from icpo_core.run import Run
-from icpo_core.store import Store
+from icpo_core.run import metrics
+from icpo_core.run.run import Run
+from icpo_core.store.store import Store
 from tasks import pages
 from tasks.plot import plot
 

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from icpo_core import manifest, timeline
 from icpo_core.config import STAGES
-from icpo_core.paths import RunPaths
-from icpo_core.schemas import RejectReason
-from icpo_core.store import Store
+from icpo_core.run import timeline
+from icpo_core.store import manifest
+from icpo_core.store.paths import RunPaths
+from icpo_core.store.store import Store
+from icpo_core.store.tables import RejectReason
 
 LONGEST = 3000
 """Characters of a prompt or response that are shown."""
@@ -38,7 +39,7 @@ def by_origin(
 ) -> list[dict[str, Any]]:
     """A row an origin: rollouts, how many are in the batch, mean reward, bonus, advantage, tokens.
 
-    figures: the iteration's row of `icpo_core.metrics`.
+    figures: the iteration's row of `icpo_core.run.metrics`.
     """
     folder = paths.stage("select", iteration)
     batch = _read(folder / "batch.parquet", ["origin", "reward", "bonus", "advantage"])

@@ -30,7 +30,7 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...], bool], ...] = (
 
 
 def plot(rows: Sequence[Row], title: str) -> str:
-    """SVG of a run's metrics (`icpo_core.metrics.read`); figures that are missing are left out."""
+    """SVG of a run's metrics (`run.metrics.read`); figures that are missing are left out."""
     wide = (WIDTH - 2 * _MARGIN - _BETWEEN) / 2
     high = (HEIGHT - _HEAD - 2 * _BELOW) / 2
     parts = [

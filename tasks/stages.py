@@ -18,10 +18,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 
-from icpo_core import stages
 from icpo_core.config import STAGES
-from icpo_core.run import opened
-from icpo_core.worker import EndedError, WorkerError
+from icpo_core.run import perform as stages
+from icpo_core.run.run import opened
+from icpo_core.workers.process import EndedError, WorkerError
 
 Reference = dict[str, Any]
 

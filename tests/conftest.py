@@ -46,7 +46,8 @@ def zygote() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def small_protocol(root: Path) -> Any:
     """The protocol of evaluations of the small base model."""
-    from icpo_core import config, protocol
+    from icpo_core import config
+    from icpo_core.evaluation import protocol
 
     run = config.load(root / "configs" / "demo.toml")
     changes = ["engine.max_model_len=512", "process.shard=512"]
@@ -57,7 +58,7 @@ def small_protocol(root: Path) -> Any:
 def engine(small_protocol: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """An evaluator whose engine is started once for all tests; give it a folder by `root`, and a
     protocol by `follow`."""
-    from icpo_core.evaluations import Evaluator
+    from icpo_core.evaluation.evaluator import Evaluator
 
     with Evaluator(
         tmp_path_factory.mktemp("evaluations"), small_protocol, lambda what, done, all_: None

@@ -19,7 +19,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 
-from icpo_core.ranks import free_port
+from icpo_core.workers.launcher import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("flows", "tasks", "icpo_core", "configs", "data")
@@ -101,7 +101,7 @@ class Services:
 
     def run_processes(self) -> dict[int, str]:
         """Flow runs and their workers: all but the server and the worker that waits for runs."""
-        workers = ("icpo_core.engine", "icpo_core.trainer")
+        workers = ("icpo_core.engine.vllm", "icpo_core.trainer.trainer")
         return self.processes("prefect.engine", "flows.cli", *workers)
 
     def wait_quiet(self, seconds: float = SECONDS) -> None:

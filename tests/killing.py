@@ -99,7 +99,7 @@ class Marks:
 
     def watch_mirror(self) -> None:
         """Say every request to the run's mirror, before and after it."""
-        from icpo_core.object_store import ObjectStore
+        from icpo_core.mirror.object_store import ObjectStore
 
         for kind in MIRRORING:
             setattr(ObjectStore, kind, self._asked(kind, getattr(ObjectStore, kind)))
@@ -132,7 +132,7 @@ class Marks:
 def child(job: dict[str, Any]) -> str:
     import stubs
 
-    from icpo_core.run import Run
+    from icpo_core.run.run import Run
 
     os.environ.update(job["environment"])
     folder = Path(job["folder"])
@@ -187,7 +187,7 @@ def train_with_engines(job: dict[str, Any]) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import stubs
 
-    from icpo_core.run import Run
+    from icpo_core.run.run import Run
 
     folder = Path(job["folder"])
     marks = Marks(job, folder / "marks")

@@ -1,8 +1,8 @@
 """Engine and trainer of `stubs` as real worker processes, for tests of what is around them.
 
 A run uses them by `rollout.python` and `update.python`, which name a script that starts this file
-in the place of `python -m icpo_core.engine` or `-m icpo_core.trainer_process`. `--seconds` is how
-long each job takes.
+in the place of `python -m icpo_core.engine.vllm` or `-m icpo_core.trainer.process`. `--seconds` is
+how long each job takes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from stubs import SMALL, StubEngine, StubTrainer
 
-from icpo_core.rollout import handlers
-from icpo_core.worker import Handler, serve
+from icpo_core.engine.jobs import handlers
+from icpo_core.workers.process import Handler, serve
 
 
 def script(folder: Path, seconds: float = 0.0) -> Path:

@@ -1,9 +1,10 @@
 """A stand-in for vLLM and DeepSpeed: deterministic, in this process, in milliseconds.
 
 It does what the real ones promise the store. The engine samples each request by its own seed and
-the weights it holds, through the real `icpo_core.rollout.handlers`. The trainer names its state,
-replays stored batches to come back to one, takes an Adam step on eight weights, publishes and saves
-them. Both write down in a ledger what they do, so that a test can say that nothing was done twice.
+the weights it holds, through the real `icpo_core.engine.jobs.handlers`. The trainer names its
+state, replays stored batches to come back to one, takes an Adam step on eight weights, publishes
+and saves them. Both write down in a ledger what they do, so that a test can say that nothing was
+done twice.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from icpo_core import checkpoints, graph, metrics, schemas, stages
+from icpo_core.common.files import link_or_copy, model_digest, read_json, write_json
 from icpo_core.config import Config, load
-from icpo_core.engine import Request, Sample
-from icpo_core.files import link_or_copy, model_digest, read_json, write_json
-from icpo_core.rollout import handlers
-from icpo_core.run import Run
-from icpo_core.stages import Outcome
-from icpo_core.workers import Around
+from icpo_core.engine.jobs import handlers
+from icpo_core.engine.vllm import Request, Sample
+from icpo_core.run import checkpoints, metrics, plan
+from icpo_core.run import perform as stages
+from icpo_core.run.perform import Outcome
+from icpo_core.run.run import Run
+from icpo_core.store import tables
+from icpo_core.workers.pool import Around
 
 WIDTH = 8
 Say = Callable[[str], None]
@@ -50,7 +53,7 @@ class StubEngine:
         return 0.0
 
     def prove(self, probe: Path, limit: float | None) -> float:
-        schemas.read("probe", probe)
+        tables.read("probe", probe)
         return 0.0
 
     def sample(
@@ -102,7 +105,7 @@ class StubTrainer:
         return [step["iteration"] for step in restore["replay"]]
 
     def _step(self, batch: Path) -> float:
-        rows = schemas.read("batch", batch).to_pylist()
+        rows = tables.read("batch", batch).to_pylist()
         gradient = np.zeros(WIDTH)
         for row in rows:
             place = sum(row["response_ids"]) % WIDTH
@@ -133,8 +136,8 @@ class StubTrainer:
         self.hook("weights written")
         write_json(out / "config.json", {"width": WIDTH, "steps": self.steps}, durable=False)
         link_or_copy(self.base / "tokenizer.json", out / "tokenizer.json")
-        probe = schemas.table("probe", [{"token_ids": [1, 2], "logprobs": [-0.5]}])
-        schemas.write("probe", probe, out / "probe.parquet")
+        probe = tables.table("probe", [{"token_ids": [1, 2], "logprobs": [-0.5]}])
+        tables.write("probe", probe, out / "probe.parquet")
         return {
             "metrics": {"grad_norm": norm, "optimizer_steps": 1.0, "kl": float("nan")},
             "policy_version": model_digest(out),
@@ -155,7 +158,7 @@ class StubTrainer:
 
 
 class StubWorkers:
-    """In the place of `icpo_core.workers.Workers`."""
+    """In the place of `icpo_core.workers.pool.Workers`."""
 
     def __init__(self, config: Config, model: Path, ledger: Say, hook: Say) -> None:
         from transformers import AutoTokenizer
@@ -243,8 +246,8 @@ def problem_sets(folder: Path) -> list[str]:
     ):
         path = folder / f"{name}.parquet"
         if not path.is_file():
-            schemas.write(
-                "problems", schemas.read("problems", SMALL / f"{name}.parquet")[:rows], path
+            tables.write(
+                "problems", tables.read("problems", SMALL / f"{name}.parquet")[:rows], path
             )
         if key == "heldout":
             changes.append(f'evaluate.benchmarks=[{{name="heldout", problems="{path}"}}]')
@@ -283,12 +286,12 @@ def stubbed(run: Run, ledger: Path | None = None, hook: Say = lambda mark: None)
 
 def train(run: Run, rerun: bool = False, on_stage: Say = lambda mark: None) -> list[Outcome]:
     """What `flows.train` and `flows.iteration` do, without Prefect; what was made or kept."""
-    steps = graph.plan(run)
+    steps = plan.plan(run)
     if not rerun:
-        graph.require_same(run, steps)
+        plan.require_same(run, steps)
     run.keep_config()
     checkpoints.settle(run)
-    first = graph.first_open(steps)
+    first = plan.first_open(steps)
     outcomes: list[Outcome] = []
     if first is None:
         return outcomes
@@ -299,7 +302,7 @@ def train(run: Run, rerun: bool = False, on_stage: Say = lambda mark: None) -> l
         on_stage(f"after {stage} {number}")
 
     for number in range(first, run.config.run.iterations + 1):
-        for stage in graph.stages_of(run.at(number).config, number):
+        for stage in plan.stages_of(run.at(number).config, number):
             if stage == "update" and stages.samples_ahead(run, number):
                 perform("prompts", number + 1)
                 with ThreadPoolExecutor(1) as pool:
@@ -323,7 +326,7 @@ def digests_of(run: Run) -> dict[str, str]:
     """Content digest of every finished stage, by place."""
     found = {}
     for number in run.paths.iterations():
-        for stage in graph.STAGES:
+        for stage in plan.STAGES:
             manifest = run.store.manifest(stage, number)
             if manifest is not None:
                 found[run.paths.place(stage, number)] = manifest.content()

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icpo_core.advantages import group_advantages
-from icpo_core.shaping import gamma
+from icpo_core.method.advantages import group_advantages
+from icpo_core.method.expert_bonus import gamma
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "released_code.json"
 CASES = json.loads(GOLDEN.read_text())["advantage_cases"] if GOLDEN.is_file() else []

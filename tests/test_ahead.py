@@ -12,13 +12,14 @@ import pytest
 import stub_worker
 import stubs
 
-from icpo_core import graph, stages, verify
-from icpo_core.ahead import Ahead
-from icpo_core.grading import Question
-from icpo_core.judges import Judges
-from icpo_core.prompts import PromptMaker
-from icpo_core.run import Run
-from icpo_core.worker import EndedError
+from icpo_core.grading.grade import Question
+from icpo_core.grading.pool import Judges
+from icpo_core.method import verdicts
+from icpo_core.method.prompts import PromptMaker
+from icpo_core.run import perform, plan
+from icpo_core.run.prefetch import Ahead
+from icpo_core.run.run import Run
+from icpo_core.workers.process import EndedError
 from tasks.stages import may_pass
 
 PATIENCE = 20.0
@@ -35,7 +36,7 @@ def opened(folder: Path, *changes: str) -> Run:
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Is set when a part has been judged ahead."""
-    event, judge = threading.Event(), verify.judge_part
+    event, judge = threading.Event(), verdicts.judge_part
 
     def judge_part(*given: Any) -> Any:
         try:
@@ -43,7 +44,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         finally:
             event.set()
 
-    monkeypatch.setattr(verify, "judge_part", judge_part)
+    monkeypatch.setattr(verdicts, "judge_part", judge_part)
     return event
 
 
@@ -59,7 +60,7 @@ def test_a_shard_is_judged_while_another_is_sampled(tmp_path, judged):
 
     with stubs.stubbed(opened(tmp_path), tmp_path / "ledger", hook) as run:
         for stage in ("prompts", "rollout", "verify"):
-            stages.perform(run, stage, 1)
+            perform.perform(run, stage, 1)
         facts = run.store.manifest("verify", 1).facts
         assert facts["parts_ahead"] == 2
         [first, second] = [one for one in facts["spans"] if one["lane"] == "judges"]
@@ -118,22 +119,22 @@ def test_it_comes_to_the_same_without(tmp_path, monkeypatch):
 
 def test_what_is_ahead_of_other_rows_or_rules_is_not_taken(tmp_path, judged):
     with stubs.stubbed(opened(tmp_path)) as run:
-        stages.perform(run, "prompts", 1)
-        stages.perform(run, "rollout", 1)
+        perform.perform(run, "prompts", 1)
+        perform.perform(run, "rollout", 1)
         part = run.store.manifest("rollout", 1).files[0]
-        source = stages._judged_from(run, run.store.manifest("rollout", 1).fingerprint)
-        other = verify.judge_part(
+        source = perform._judged_from(run, run.store.manifest("rollout", 1).fingerprint)
+        other = verdicts.judge_part(
             run.paths.stage("prompts", 1) / "prompts.parquet",
             run.paths.part("rollout", 1, 1, 2),
             run.judges("verify"),
         )
         run.ahead.start("verify", 1, part.name, source, lambda: other)  # verdicts on other rows
-        stages.perform(run, "verify", 1)
+        perform.perform(run, "verify", 1)
         assert run.store.manifest("verify", 1).facts["parts_ahead"] == 1
         right = run.store.table("verify", 1, "verdicts")
-        stages.perform(run, "verify", 1, force=True)  # nothing is ahead any more
+        perform.perform(run, "verify", 1, force=True)  # nothing is ahead any more
         assert run.store.manifest("verify", 1).facts["parts_ahead"] == 0
-        assert verify.changed(right, run.store.table("verify", 1, "verdicts")) == []
+        assert verdicts.changed(right, run.store.table("verify", 1, "verdicts")) == []
     held = Ahead()
     held.start("verify", 1, "part", "these rules", lambda: 1)
     assert held.take("verify", 1, "part", "other rules") is None
@@ -154,13 +155,13 @@ def test_parts_of_an_earlier_attempt_are_judged_ahead_too(tmp_path, judged):
 
     left = 12
     with stubs.stubbed(opened(tmp_path), None, die) as run:
-        stages.perform(run, "prompts", 1)
+        perform.perform(run, "prompts", 1)
         with pytest.raises(KeyboardInterrupt):
-            stages.perform(run, "rollout", 1)
+            perform.perform(run, "rollout", 1)
     with stubs.stubbed(opened(tmp_path)) as run:
-        stages.perform(run, "rollout", 1)
+        perform.perform(run, "rollout", 1)
         assert run.store.manifest("rollout", 1).facts["kept_parts"] == 1
-        stages.perform(run, "verify", 1)
+        perform.perform(run, "verify", 1)
         assert run.store.manifest("verify", 1).facts["parts_ahead"] == 2
 
 
@@ -171,23 +172,23 @@ def test_an_error_ahead_is_the_stage_s_own(tmp_path, monkeypatch):
     with stubs.stubbed(opened(tmp_path)) as run:
         with monkeypatch.context() as patch:
             patch.setattr(Judges, "judge", broken)
-            stages.perform(run, "prompts", 1)
-            stages.perform(run, "rollout", 1)
+            perform.perform(run, "prompts", 1)
+            perform.perform(run, "rollout", 1)
             with pytest.raises(RuntimeError, match="cannot be started"):
-                stages.perform(run, "verify", 1)
-        assert graph.status(run, "rollout", 1).done
-        stages.perform(run, "verify", 1)  # once it is mended, another try goes well
-        assert graph.status(run, "verify", 1).done
+                perform.perform(run, "verify", 1)
+        assert plan.status(run, "rollout", 1).done
+        perform.perform(run, "verify", 1)  # once it is mended, another try goes well
+        assert plan.status(run, "verify", 1).done
 
 
 def test_one_shard_is_judged_by_its_stage(tmp_path, monkeypatch):
     def never(*_: Any) -> Any:
         raise AssertionError("there was nothing to judge it beside")
 
-    monkeypatch.setattr(verify, "judge_part", never)
+    monkeypatch.setattr(verdicts, "judge_part", never)
     with stubs.stubbed(opened(tmp_path, "rollout.shards=1")) as run:
         for stage in ("prompts", "rollout", "verify"):
-            stages.perform(run, stage, 1)
+            perform.perform(run, stage, 1)
 
 
 def test_closing_a_run_does_not_wait_for_a_hard_verdict(tmp_path):
@@ -209,8 +210,8 @@ def test_a_run_that_ends_does_not_wait_for_its_rollouts(tmp_path):
     """What another thread samples ends with the engine, and is not tried again."""
     changes = [*OFF_POLICY, *stub_worker.changes(tmp_path, seconds=60.0)]
     with opened(tmp_path, *changes) as run, ThreadPoolExecutor(1) as pool:
-        stages.perform(run, "prompts", 1)
-        rollouts = pool.submit(stages.perform, run, "rollout", 1)
+        perform.perform(run, "prompts", 1)
+        rollouts = pool.submit(perform.perform, run, "rollout", 1)
         deadline = time.monotonic() + PATIENCE
         while not list(run.logs.glob("engine.log")) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -222,7 +223,7 @@ def test_a_run_that_ends_does_not_wait_for_its_rollouts(tmp_path):
         assert time.monotonic() - clock < PATIENCE / 2
         assert not may_pass(ended.value)
         with pytest.raises(EndedError, match="is being ended"):
-            stages.perform(run, "rollout", 1)
+            perform.perform(run, "rollout", 1)
     # Opened again it goes on.
     with stubs.stubbed(opened(tmp_path, *OFF_POLICY)) as again:
         assert len(stubs.train(again)) == 3 * 6 + 2 * 2

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import main
-from flows.settings import prepare_process
-from flows.terminal import ServerError, plain_errors
+from flows.prefect_compat.settings import prepare_process
+from flows.prefect_compat.terminal import ServerError, plain_errors
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
 

@@ -7,9 +7,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from data.benchmarks import fetch, gather
-from icpo_core import benchmarks, config, protocol
-from icpo_core.benchmarks import ENTRIES, GROUPS, LETTERS, read
-from icpo_core.questions import questions
+from icpo_core import config
+from icpo_core.evaluation import benchmarks, protocol
+from icpo_core.evaluation.benchmarks import ENTRIES, GROUPS, LETTERS, read
+from icpo_core.evaluation.questions import questions
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 FILES = {
@@ -191,7 +192,7 @@ def test_questions_hold_prompts_examples_and_golds(root, small):
     assert bare["gold"].to_pylist() == [one.answer for one in heldout.problems]
     assert tokenizer.decode(bare["prompt_ids"][0].as_py()) == bare["prompt"][0].as_py()
 
-    from icpo_core.problems import read_problems
+    from icpo_core.method.problems import read_problems
 
     pool = read_problems(str(small / "demonstrations.parquet"))
     shots = rules.prompts("math").model_copy(update={"k": 2})

@@ -18,8 +18,8 @@ from fixtures_prefect import Services, wait
 from prefect.client.schemas.filters import LogFilter
 from prefect.client.schemas.objects import FlowRun
 
-from icpo_core.paths import RunPaths
-from icpo_core.store import Store
+from icpo_core.store.paths import RunPaths
+from icpo_core.store.store import Store
 
 pytestmark = [pytest.mark.engine, needs_chromium]
 
@@ -77,8 +77,8 @@ def add(page: Page, count: int, text: str) -> None:
 def submit(services: Services, page: Page) -> FlowRun:
     """Send the form, and open the flow run that the UI then names.
 
-    Prefect's server on SQLite may refuse it for now (503, see `flows.clients`), and then the form
-    stays as it was, with a message: whoever sees that sends it again.
+    Prefect's server on SQLite may refuse it for now (503, `prefect_compat.clients`), and then the
+    form stays as it was, with a message: whoever sees that sends it again.
     """
     refused = "!!document.querySelector('.p-toast__icon--error')"
     made = "[...document.querySelectorAll('a, button')].some(o => o.innerText.includes('View run'))"

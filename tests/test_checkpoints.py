@@ -10,22 +10,14 @@ from pathlib import Path
 import pytest
 import stubs
 
-from icpo_core import (
-    branch,
-    checkpoints,
-    files,
-    graph,
-    integrity,
-    lineage,
-    metrics,
-    retention,
-    schemas,
-    stages,
-)
+from icpo_core.common import files
 from icpo_core.config import override
-from icpo_core.paths import RunPaths
-from icpo_core.run import Run
-from icpo_core.work import Standing
+from icpo_core.run import branch, checkpoints, metrics, perform, plan, retention
+from icpo_core.run.run import Run
+from icpo_core.store import integrity, tables
+from icpo_core.store.paths import RunPaths
+from icpo_core.store.work import Standing
+from icpo_core.views import lineage
 
 LONG = ["run.iterations=8", "prompts.batch_size=2", "evaluate.every=2", "checkpoint.keep_last=8"]
 
@@ -90,7 +82,7 @@ def test_retention_keeps_the_last_and_every_so_many(
     assert kept(run) == (weights, states)
     assert os.readlink(run.paths.latest) == "it-0008/checkpoint"
     assert integrity.check(run.paths) == []
-    assert all(step.status.done for step in graph.plan(run))
+    assert all(step.status.done for step in plan.plan(run))
 
 
 def test_the_best_by_a_score_is_kept(folder: Path) -> None:
@@ -194,7 +186,7 @@ def test_latest_never_leads_to_a_checkpoint_that_is_being_made_again(folder: Pat
     run = opened(folder)
     seen = []
     with stubs.stubbed(run, hook=lambda mark: seen.append(os.readlink(run.paths.latest))):
-        stages.perform(run, "checkpoint", 8, force=True)
+        perform.perform(run, "checkpoint", 8, force=True)
         assert set(seen) == {"it-0007/checkpoint"}
         checkpoints.settle(run)
     assert os.readlink(run.paths.latest) == "it-0008/checkpoint"
@@ -242,7 +234,7 @@ def test_a_damaged_state_is_passed_over_for_an_older_one(folder: Path) -> None:
     before = stubs.digests(folder / "runs" / "run")
     before.pop("it-0007/update", None)
     with stubs.stubbed(run, folder / "ledger"):
-        stages.perform(run, "update", 7)
+        perform.perform(run, "update", 7)
     assert ledger(folder, "replay") == ["5", "6"]  # from the state after 4
     assert any(line.startswith("state of iteration 6 passed over") for line in said)
     # It was marked, and comes back when the run goes on.
@@ -257,11 +249,11 @@ def test_a_batch_that_was_replaced_is_not_replayed(folder: Path) -> None:
     cannot be come to again, and pretending so would be silent damage."""
     run = opened(folder)
     path = run.paths.stage("select", 7) / "batch.parquet"
-    batch = schemas.read("batch", path)
+    batch = tables.read("batch", path)
     with stubs.stubbed(run):
-        work = graph.work(run, "select", 7)
+        work = plan.work(run, "select", 7)
         run.store.begin(work, afresh=True)
-        schemas.write("batch", batch[:-1], path, work.fingerprint)
+        tables.write("batch", batch[:-1], path, work.fingerprint)
         run.store.commit(work, 0.0, 0.0, {})
         with pytest.raises(ValueError, match="another batch than the one that update 7") as caught:
             checkpoints.restore(run, 7)
@@ -281,7 +273,7 @@ def in_branch(folder: Path, name: str, stage: str, iteration: int, *changes: str
     source = Run.read(folder / "runs" / "run")
     run = branch.run_for(source.paths.root, stage, iteration, list(changes), name, force=False)
     with stubs.stubbed(run, folder / "ledger"):
-        stages.perform(run, stage, iteration)
+        perform.perform(run, stage, iteration)
         checkpoints.settle(run)
     return Run.read(run.paths.root)
 
@@ -324,7 +316,7 @@ def test_a_stage_made_again_in_a_branch_shares_the_rest_and_leaves_the_run_alone
     assert str(dict(flat(found.config))[key]) == value
     assert not run.paths.iteration(7).exists()
     # What was shared stays what it is, though this run's configuration is another.
-    for step in graph.plan(run, last=5):
+    for step in plan.plan(run, last=5):
         assert step.status.done, (step.stage, step.iteration, step.status.reason)
     # With its evaluation made again the sixth is whole; otherwise it waits for its update.
     whole = 6 if stage == "evaluate" else 5
@@ -355,9 +347,9 @@ def test_a_branch_may_sample_one_step_off_policy(folder: Path) -> None:
     changes += ["checkpoint.keep_last=8"]
     run = in_branch(folder, "side", "rollout", 6, *changes)
     with stubs.stubbed(run, folder / "ledger"):
-        assert [stages.samples_ahead(run, number) for number in (5, 6)] == [False, False]
+        assert [perform.samples_ahead(run, number) for number in (5, 6)] == [False, False]
         stubs.train(run)
-        assert stages.samples_ahead(run, 7)
+        assert perform.samples_ahead(run, 7)
         for number in (6, 7, 8):
             sampled = run.store.finished("update", number - 2)
             assert sampled is not None
@@ -384,7 +376,7 @@ def test_a_branch_goes_on_by_itself_and_samples_nothing_that_is_shared(folder: P
     # And in a branch of the branch.
     second = branch.create(rest, "further", "update", 7, ["update.learning_rate=0.01"])
     assert [era.last for era in Run.read(second).eras] == [5, 6]
-    assert all(step.status.done for step in graph.plan(Run.read(second), last=6))
+    assert all(step.status.done for step in plan.plan(Run.read(second), last=6))
 
 
 def test_a_branch_comes_to_its_state_with_the_settings_of_the_run_it_leaves(folder: Path) -> None:
@@ -456,19 +448,19 @@ def test_in_the_run_itself_nothing_is_replaced_by_something_else(folder: Path) -
         branch.run_for(root, "select", 6, ["select.alpha=2"], None, force=True)
     run = branch.run_for(root, "verify", 6, ["verify.workers=1"], None, force=True)
     with stubs.stubbed(run):
-        assert stages.perform(run, "verify", 6, force=True).made
+        assert perform.perform(run, "verify", 6, force=True).made
     assert (root / "config.json").read_bytes() == config
     # Made from other data: replaced only if told so.
     other = folder / "other.parquet"
-    problems = schemas.read("problems", Path(run.config.prompts.problems))
-    schemas.write("problems", problems[:-2], other)
+    problems = tables.read("problems", Path(run.config.prompts.problems))
+    tables.write("problems", problems[:-2], other)
     stored = files.read_sealed(root / "config.json")
     stored["prompts"]["problems"] = str(other)
     files.write_sealed(root / "config.json", stored)
     with pytest.raises(ValueError, match=r"input prompts.problems changed.*--force .*--into NAME"):
         branch.run_for(root, "prompts", 6, [], None, force=False)
     again = branch.run_for(root, "prompts", 6, [], None, force=True)
-    assert graph.status(again, "prompts", 6).standing is Standing.STALE
+    assert plan.status(again, "prompts", 6).standing is Standing.STALE
 
 
 def test_a_refused_run_keeps_its_configuration(folder: Path) -> None:

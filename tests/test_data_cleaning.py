@@ -11,9 +11,9 @@ from data.contamination import contaminated, fingerprint
 from data.language import language_of
 from data.recipes import Row
 from icpo_core.config import PromptsSection
-from icpo_core.grading import GradingRules
-from icpo_core.judges import Judges
-from icpo_core.templates import Template
+from icpo_core.grading.grade import GradingRules
+from icpo_core.grading.pool import Judges
+from icpo_core.method.templates import Template
 
 BASE = Path(__file__).resolve().parent.parent / "data" / "small" / "base"
 LONG = (

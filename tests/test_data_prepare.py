@@ -12,8 +12,8 @@ import pytest
 
 from data.preparation import Order, again, prepare
 from data.prepare import main
-from icpo_core.files import sha256_file
-from icpo_core.problems import read_problems
+from icpo_core.common.files import sha256_file
+from icpo_core.method.problems import read_problems
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ROOT / "data" / "small"

@@ -9,7 +9,7 @@ import pytest
 
 from data.recipes import FIELDS, RECIPES, gold_of
 from data.sources import from_file, from_hub
-from icpo_core.problems import problem_id
+from icpo_core.method.problems import problem_id
 
 DAPO_PREFIX = (
     "Solve the following math problem step by step. The last line of your response should be of "

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icpo_core import schemas
-from icpo_core.demonstrations import Demonstrations
-from icpo_core.problems import read_problems
+from icpo_core.method.demonstrations import Demonstrations
+from icpo_core.method.problems import read_problems
+from icpo_core.store import tables
 
 SMALL = Path(__file__).resolve().parent.parent / "data" / "small"
 
 
 def problem_set(*problems: str, solution: str | None = "worked", prefix: str = "p") -> pa.Table:
-    return schemas.table(
+    return tables.table(
         "problems",
         [
             {

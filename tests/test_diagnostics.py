@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from icpo_core import schemas
 from icpo_core.config import SelectSection
-from icpo_core.diagnostics import diversity, iteration_row
-from icpo_core.selection import join, select
+from icpo_core.method.diagnostics import diversity, iteration_row
+from icpo_core.method.selection import join, select
+from icpo_core.store import tables as schemas
 
 Responses = dict[tuple[str, str], list[list[int]]]
 

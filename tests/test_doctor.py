@@ -10,11 +10,11 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.cli import main
-from icpo_core import doctor, machine
+from icpo_core.capacity import doctor, machine
+from icpo_core.capacity.doctor import Level
+from icpo_core.capacity.forecast import forecast
 from icpo_core.config import load, override
-from icpo_core.doctor import Level
-from icpo_core.forecast import forecast
-from icpo_core.shapes import KNOWN, shape_of
+from icpo_core.models.architecture import KNOWN, shape_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"

@@ -18,10 +18,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from icpo_core import schemas
 from icpo_core.config import STAGES
-from icpo_core.manifest import Manifest, read
-from icpo_core.paths import RunPaths
+from icpo_core.store import tables
+from icpo_core.store.manifest import Manifest, read
+from icpo_core.store.paths import RunPaths
 
 pytestmark = pytest.mark.engine
 
@@ -169,7 +169,7 @@ def test_expert_rollouts_stand_behind_the_bare_prompt(trained: Trained, small: P
     tokenizer = AutoTokenizer.from_pretrained(small / "base")
     for iteration in range(1, ITERATIONS + 1):
         stage = trained.paths.stage
-        prompts = schemas.read("prompts", stage("prompts", iteration) / "prompts.parquet")
+        prompts = tables.read("prompts", stage("prompts", iteration) / "prompts.parquet")
         bare = dict(
             zip(
                 prompts["prompt_id"].to_pylist(),
@@ -177,8 +177,8 @@ def test_expert_rollouts_stand_behind_the_bare_prompt(trained: Trained, small: P
                 strict=True,
             )
         )
-        batch = schemas.read("batch", stage("select", iteration) / "batch.parquet")
-        rejects = schemas.read("rejects", stage("select", iteration) / "rejects.parquet")
+        batch = tables.read("batch", stage("select", iteration) / "batch.parquet")
+        rejects = tables.read("rejects", stage("select", iteration) / "rejects.parquet")
         assert batch.num_rows + rejects.num_rows == 6 * 8
         for row in batch.to_pylist():
             assert row["prompt_ids"] == bare[row["prompt_id"]]
@@ -193,7 +193,7 @@ def test_latest_is_a_model_that_transformers_loads(trained: Trained) -> None:
     assert os.readlink(trained.paths.latest) == f"it-{ITERATIONS:04d}/checkpoint"
     folder = trained.paths.latest / "model"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    probe = schemas.read("probe", folder / "probe.parquet").to_pylist()[0]
+    probe = tables.read("probe", folder / "probe.parquet").to_pylist()[0]
     ids = torch.tensor([probe["token_ids"]])
     with torch.inference_mode():
         logprobs = model(ids).logits[:, :-1].log_softmax(-1)

@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from data.arithmetic import bare_prompt, one_shot_prompt
-from icpo_core import schemas
+from icpo_core.common.files import link_or_copy, model_digest, read_json, write_json
 from icpo_core.config import EngineSection
-from icpo_core.engine import Engine, Request, Sample
-from icpo_core.files import link_or_copy, model_digest, read_json, write_json
-from icpo_core.microbatches import Row, collate
-from icpo_core.policy import Policy, load_policy
-from icpo_core.problems import read_problems
-from icpo_core.worker import Worker, python_command
+from icpo_core.engine.vllm import Engine, Request, Sample
+from icpo_core.method.problems import read_problems
+from icpo_core.store import tables
+from icpo_core.trainer.microbatches import Row, collate
+from icpo_core.trainer.policy import Policy, load_policy
+from icpo_core.workers.process import Worker, python_command
 
 pytestmark = pytest.mark.engine
 
@@ -68,7 +68,7 @@ class Published:
             {"token_ids": ids, "logprobs": logprobs}
             for ids, logprobs in zip(sequences, said(self.policy, sequences), strict=True)
         ]
-        return schemas.write("probe", schemas.table("probe", rows), self.folder / "probe.parquet")
+        return tables.write("probe", tables.table("probe", rows), self.folder / "probe.parquet")
 
 
 @torch.no_grad()
@@ -294,7 +294,7 @@ def test_an_untied_model_in_a_process_of_its_own(
     published = Published(tmp_path / "0", config, weights)
     command = python_command(
         None,
-        "icpo_core.engine",
+        "icpo_core.engine.vllm",
         {
             "model": str(published.folder),
             "engine": SECTION.model_dump() | {"cpu_threads": 1},

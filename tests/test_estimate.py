@@ -7,14 +7,16 @@ import torch
 from safetensors import safe_open
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from icpo_core import estimate, graph, machine
-from icpo_core.adapter import inject
+from icpo_core.capacity import machine
+from icpo_core.capacity import memory as estimate
+from icpo_core.capacity.forecast import forecast, measured
 from icpo_core.config import LoraSection, UpdateSection, load
-from icpo_core.forecast import forecast, measured
-from icpo_core.policy import load_policy
-from icpo_core.run import Run
-from icpo_core.shapes import KNOWN, Shape, shape_of
-from icpo_core.stages import perform
+from icpo_core.models.architecture import KNOWN, Shape, shape_of
+from icpo_core.run import plan
+from icpo_core.run.perform import perform
+from icpo_core.run.run import Run
+from icpo_core.trainer.lora import inject
+from icpo_core.trainer.policy import load_policy
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
 
@@ -102,7 +104,7 @@ def test_a_short_run(tmp_path: Path) -> None:
         manifests = [
             perform(run, stage, iteration).manifest
             for iteration in range(1, 7)
-            for stage in graph.stages_of(config, iteration)
+            for stage in plan.stages_of(config, iteration)
         ]
         trainer = run.workers._trainer
         assert trainer is not None

@@ -7,14 +7,14 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from icpo_core import schemas
-from icpo_core.benchmarks import Benchmark, read
-from icpo_core.evaluate import letter_judges
-from icpo_core.evaluations import Evaluator, stored
-from icpo_core.grading import GradingRules, Question, VerdictStatus
-from icpo_core.protocol import Protocol
-from icpo_core.shelf import LABEL, keys_of
-from icpo_core.targets import Target, target
+from icpo_core.evaluation.benchmarks import Benchmark, read
+from icpo_core.evaluation.evaluator import Evaluator, stored
+from icpo_core.evaluation.protocol import Protocol
+from icpo_core.evaluation.samples import LABEL, keys_of, letter_judges
+from icpo_core.evaluation.target import Target
+from icpo_core.grading.grade import GradingRules, Question, VerdictStatus
+from icpo_core.run.evaluations import target
+from icpo_core.store import tables
 
 needs_engine = pytest.mark.engine
 
@@ -99,7 +99,7 @@ def test_what_died_goes_on_and_makes_the_same(
     whole = evaluate(engine, tmp_path / "whole", rules, base, heldout)
     samples = {
         key: row
-        for row in whole.read(*schemas.TABLES["samples"].names).drop_columns("seconds").to_pylist()
+        for row in whole.read(*tables.TABLES["samples"].names).drop_columns("seconds").to_pylist()
         for key in [(row["prompt_id"], row["sample_index"])]
     }
 
@@ -128,7 +128,7 @@ def test_what_died_goes_on_and_makes_the_same(
     engine.protocol = small_shards
     done = engine.evaluate(base, heldout)
     assert done.made == 32
-    found = done.read(*schemas.TABLES["samples"].names).drop_columns("seconds").to_pylist()
+    found = done.read(*tables.TABLES["samples"].names).drop_columns("seconds").to_pylist()
     assert {(row["prompt_id"], row["sample_index"]): row for row in found} == samples
     assert done.figures == whole.figures
 
@@ -138,11 +138,11 @@ def test_what_died_goes_on_and_makes_the_same(
     mended = engine.evaluate(base, heldout)
     assert (mended.made, mended.figures) == (16, whole.figures)
     # A part that was written but not judged is judged, not sampled.
-    table = schemas.read("samples", part)
-    generations = table.select(schemas.TABLES["generations"].names)
-    mark = schemas.part_fingerprint(part)
+    table = tables.read("samples", part)
+    generations = table.select(tables.TABLES["generations"].names)
+    mark = tables.part_fingerprint(part)
     part.unlink()
-    schemas.write(
+    tables.write(
         "generations", generations, folder / f"generations-heldout-{'0' * 12}.parquet", mark
     )
     assert engine.evaluate(base, heldout).made == 0
@@ -155,8 +155,8 @@ def test_samples_are_of_the_contract_and_the_prompts_are_the_model_s(
 ):
     done = evaluate(engine, tmp_path, changed(small_protocol, limit=8), base, heldout)
     [path] = done.folder.glob("samples-*.parquet")
-    table = schemas.read("samples", path)
-    assert table.schema.names == schemas.TABLES["samples"].names
+    table = tables.read("samples", path)
+    assert table.schema.names == tables.TABLES["samples"].names
     assert set(table["policy_version"].to_pylist()) == {base.version}
     assert keys_of(table) == [(one.id, 0) for one in heldout.problems[:8]]
     texts = base.tokenizer.batch_decode(table["response_ids"].to_pylist(), skip_special_tokens=True)
@@ -165,14 +165,14 @@ def test_samples_are_of_the_contract_and_the_prompts_are_the_model_s(
     assert table["gold"].to_pylist() == [gold[one] for one in table["prompt_id"].to_pylist()]
     right = pc.equal(table["status"], "correct").to_pylist()
     assert right == [reward == 1.0 for reward in table["reward"].to_pylist()]
-    asked = schemas.read("questions", done.folder / "questions-heldout.parquet")
+    asked = tables.read("questions", done.folder / "questions-heldout.parquet")
     assert asked["prompt"][0].as_py() == f"Q:{heldout.problems[0].problem}\nA:"
 
 
 @needs_engine
 def test_a_private_benchmark_leaves_no_text_behind(engine, small_protocol, base, tmp_path):
     """Nothing but the samples' own file knows what was asked."""
-    from icpo_core.benchmarks import Problem
+    from icpo_core.evaluation.benchmarks import Problem
 
     secret = "3+4*5-6+7*8"
     problems = tuple(

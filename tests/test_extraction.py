@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icpo_core.answers.notation import tidy
-from icpo_core.answers.reading import read
-from icpo_core.extraction import Extraction, after_thinking, choice_letter, extract
-from icpo_core.grading import GradingRules, Question, prejudge
+from icpo_core.grading.answers.notation import tidy
+from icpo_core.grading.answers.reading import read
+from icpo_core.grading.extraction import Extraction, after_thinking, choice_letter, extract
+from icpo_core.grading.grade import GradingRules, Question, prejudge
 
 MODES = ("boxed", "boxed_or_last", "choice")
 FUZZ_SECONDS = 600

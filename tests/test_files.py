@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icpo_core import files
-from icpo_core.worker import attempt
+from icpo_core.common import files
+from icpo_core.workers.process import attempt
 
 
 def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:

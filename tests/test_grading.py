@@ -13,10 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from icpo_core.answers.equivalence import Comparison
-from icpo_core.answers.exact import exactly_equal
-from icpo_core.grading import GradingRules, Question, Verdict, VerdictStatus, grade
-from icpo_core.judges import Judges
+from icpo_core.grading.answers.equivalence import Comparison
+from icpo_core.grading.answers.exact import exactly_equal
+from icpo_core.grading.grade import GradingRules, Question, Verdict, VerdictStatus, grade
+from icpo_core.grading.pool import Judges
 
 DATA = Path(__file__).resolve().parent / "data"
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data"

@@ -13,11 +13,14 @@ import pytest
 import stubs
 from pydantic import BaseModel
 
-from icpo_core import graph, schemas, stages, verify
 from icpo_core.config import STAGES, Benchmark, Config, Section, build
-from icpo_core.grading import GradingRules
-from icpo_core.run import Run
-from icpo_core.work import Standing
+from icpo_core.grading.grade import GradingRules
+from icpo_core.method import verdicts
+from icpo_core.run import perform
+from icpo_core.run import plan as graph
+from icpo_core.run.run import Run
+from icpo_core.store import tables
+from icpo_core.store.work import Standing
 
 NOBODY = frozenset[str]()
 
@@ -225,12 +228,12 @@ def test_no_stage_reads_what_its_fingerprint_does_not_hold(
 
     monkeypatch.setattr(Section, "__getattribute__", record)
     monkeypatch.setattr(GradingRules, "__getattribute__", record)
-    for stage, function in stages.STAGES.items():
-        monkeypatch.setitem(stages.STAGES, stage, recorded(stage, function))
+    for stage, function in perform.STAGES.items():
+        monkeypatch.setitem(perform.STAGES, stage, recorded(stage, function))
     for stage, module, name in (
-        ("verify", stages, "_verdicts_ahead"),
-        ("verify", verify, "judge_part"),
-        ("prompts", stages, "_prompts_ahead"),
+        ("verify", perform, "_verdicts_ahead"),
+        ("verify", verdicts, "judge_part"),
+        ("prompts", perform, "_prompts_ahead"),
     ):
         monkeypatch.setattr(module, name, recorded(stage, getattr(module, name)))
     with stubs.stubbed(run):
@@ -331,7 +334,12 @@ def test_one_step_off_policy_a_batch_does_not_come_after_the_update_before(tmp_p
         assert after[stage, 2] is None, "sampled from the base model"
         assert after[stage, 3] == "it-0001/update"
     assert after["update", 2] == "it-0001/update"
-    assert [stages.samples_ahead(changed_run, n) for n in (1, 2, 3, 4)] == [True, True, True, False]
+    assert [perform.samples_ahead(changed_run, n) for n in (1, 2, 3, 4)] == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_data_counts_by_content_not_by_place(trained: Path, tmp_path: Path) -> None:
@@ -362,7 +370,7 @@ def test_data_counts_by_content_not_by_place(trained: Path, tmp_path: Path) -> N
         moved, other = tmp_path / f"{name}.parquet", tmp_path / f"{name}-other.parquet"
         shutil.copy(file, moved)
         assert stale(**{name: str(moved)}) == set()
-        schemas.write("problems", schemas.read("problems", file)[:-1], other)
+        tables.write("problems", tables.read("problems", file)[:-1], other)
         assert stale(**{name: str(other)}) == {"evaluate" if name == "benchmark" else "prompts"}
     model = tmp_path / "base"
     shutil.copytree(config.model.path, model)

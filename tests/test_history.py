@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from test_report import evaluated
 
-from flows import alarms
-from icpo_core import schemas
+from flows.services import alarms
 from icpo_core.config import load
-from icpo_core.history import against_best, history
-from icpo_core.run import Run
+from icpo_core.run.evaluations import against_best, history
+from icpo_core.run.run import Run
+from icpo_core.store import tables
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def run(root, tmp_path):
 
 
 def samples(run: Run, number: int):
-    return schemas.read("samples", run.paths.stage("evaluate", number) / "samples.parquet")
+    return tables.read("samples", run.paths.stage("evaluate", number) / "samples.parquet")
 
 
 def test_an_evaluation_is_held_against_the_best_before_it(run):

@@ -17,10 +17,11 @@ import stubs
 
 from flows import cli
 from flows.commands import train
-from icpo_core import branch, stages, transcript
-from icpo_core.lock import RunLock
-from icpo_core.paths import RunPaths
-from icpo_core.run import Run
+from icpo_core.common.lock import RunLock
+from icpo_core.run import branch, perform
+from icpo_core.run.run import Run
+from icpo_core.store.paths import RunPaths
+from icpo_core.views import rollouts
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "store.md"
 
@@ -141,7 +142,7 @@ def test_show_says_what_is_there_of_an_unfinished_iteration(
     _, out, _ = icpo(capsys, "show", runs / "run", "--prompt", 1)
     assert "not judged yet" in out
     assert "not selected yet" in out
-    assert transcript.newest(Run.read(runs / "run")) == 3
+    assert rollouts.newest(Run.read(runs / "run")) == 3
 
 
 def test_diff_tells_where_two_runs_part(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +194,7 @@ def test_lineage_goes_down_to_model_and_data(
         run.config = run.config.model_copy(
             update={"verify": run.config.verify.model_copy(update={"seconds": 4.0})}
         )
-        stages.perform(run, "verify", 2)
+        perform.perform(run, "verify", 2)
     status, out, _ = icpo(capsys, "lineage", runs / "run" / "it-0002" / "select")
     assert status == 0
     assert "it-0002/verify as it was then: replaced since" in out
@@ -311,7 +312,7 @@ def test_what_the_documentation_asks_of_the_parquet_has_an_answer(
 
 
 def test_the_documentation_names_every_column() -> None:
-    from icpo_core.schemas import TABLES
+    from icpo_core.store.tables import TABLES
 
     text = DOCS.read_text()
     for name in ("prompts", "rollout", "verdicts", "batch", "rejects", "samples", "probe"):

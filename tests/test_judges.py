@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from icpo_core.grading import GradingRules, Question, VerdictStatus, grade
-from icpo_core.judges import Judges
+from icpo_core.grading.grade import GradingRules, Question, VerdictStatus, grade
+from icpo_core.grading.pool import Judges
 
 HANGS = r"\boxed{\int_0^1 x^{x^{x^x}} dx}"
 EATS_MEMORY = r"\boxed{(1, 10^{10^{9}}!)}"
@@ -203,7 +203,7 @@ def test_an_interrupt_leaves_no_stale_finding(
 
 def test_judges_do_not_outlive_a_killed_run() -> None:
     code = (
-        "from icpo_core.judges import *\n"
+        "from icpo_core.grading.pool import *\n"
         "pool = Judges(2, 60.0, 512, GradingRules())\n"
         f"pool.judge([Question('x', '\\\\boxed{{1+x}}'), Question('y', '\\\\boxed{{1+y}}')])\n"
         "print('ready', flush=True)\n"

@@ -18,9 +18,10 @@ import stubs
 from killing import Zygote
 from safetensors.numpy import load_file
 
-from icpo_core import integrity, metrics, schemas
-from icpo_core.paths import RunPaths
-from icpo_core.run import Run
+from icpo_core.run import metrics
+from icpo_core.run.run import Run
+from icpo_core.store import integrity, tables
+from icpo_core.store.paths import RunPaths
 
 PART = "it-0002/{stage}/part-0000{part}-of-00002.parquet"
 
@@ -121,9 +122,9 @@ def finished_samples(paths: RunPaths) -> set[str]:
     found: set[str] = set()
     for stage in ("rollout", "evaluate"):
         for path in paths.root.glob(f"it-*/{stage}/*.parquet"):
-            table = schemas.table_name(path)
+            table = tables.table_name(path)
             if table in ("rollout", "generations", "samples"):
-                columns = schemas.read(table, path).select(["seed", "policy_version"])
+                columns = tables.read(table, path).select(["seed", "policy_version"])
                 found |= {f"{one['seed']} {one['policy_version']}" for one in columns.to_pylist()}
     return found
 

@@ -17,9 +17,9 @@ import pytest
 import stubs
 import torch
 
-from icpo_core import integrity
-from icpo_core.paths import RunPaths
-from icpo_core.run import Run
+from icpo_core.run.run import Run
+from icpo_core.store import integrity
+from icpo_core.store.paths import RunPaths
 
 pytestmark = pytest.mark.engine
 

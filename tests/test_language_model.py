@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from language_model import convert, needs_language_model
 
-from flows.table import fill, open_targets
-from icpo_core import schemas
-from icpo_core.grading import Question, grade
-from icpo_core.protocol import load
+from flows.ui.table import fill, open_targets
+from icpo_core.evaluation.protocol import load
+from icpo_core.grading.grade import Question, grade
+from icpo_core.store import tables
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 FILES = {
@@ -55,7 +55,7 @@ def test_every_local_benchmark_runs_on_a_real_language_model(tmp_path):
     for name, one in row.items():
         [path] = one.folder.glob("samples-*.parquet")
         [asked] = one.folder.glob("questions-*.parquet")
-        prompts = schemas.read("questions", asked).to_pylist()
+        prompts = tables.read("questions", asked).to_pylist()
         prompt = prompts[0]["prompt"]
         assert prompt.startswith("<|im_start|>system\n"), name
         assert prompt.endswith("<|im_end|>\n<|im_start|>assistant\n"), name
@@ -63,7 +63,7 @@ def test_every_local_benchmark_runs_on_a_real_language_model(tmp_path):
         assert instruction in prompt, name
         ids = targets[0].tokenizer(prompt, add_special_tokens=False)["input_ids"]
         assert prompts[0]["prompt_ids"] == ids, name
-        samples = schemas.read("samples", path).to_pylist()
+        samples = tables.read("samples", path).to_pylist()
         assert len(samples) == one.figures["samples"] == (5 if name == "easy" else 2)
         for sample in samples:
             text, tokens = sample["response"], sample["response_ids"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from icpo_core.logprobs import token_logprobs
+from icpo_core.trainer.logprobs import token_logprobs
 
 
 def inputs(

@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from test_trainer import SETTINGS, Steps, assert_same, join, moments, stored, update  # noqa: F401
 from transformers import AutoModelForCausalLM
 
-from icpo_core import adapter, schemas
 from icpo_core.config import LoraSection, LossSection, UpdateSection, load
-from icpo_core.microbatches import Row, collate, rows_of
-from icpo_core.policy import load_policy
-from icpo_core.ranks import free_port
-from icpo_core.trainer import Trainer
+from icpo_core.store import tables
+from icpo_core.trainer import lora as adapter
+from icpo_core.trainer.microbatches import Row, collate, rows_of
+from icpo_core.trainer.policy import load_policy
+from icpo_core.trainer.trainer import Trainer
+from icpo_core.workers.launcher import free_port
 
 RATE = 1e-3
 LORA = {"rank": 4, "alpha": 8}
@@ -69,7 +70,7 @@ def test_updates_are_those_of_a_loop_with_peft(
     trained = [value for value in model.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
     for file in stored[:2]:
-        micro = collate(rows_of(schemas.read("batch", file)), 0, torch.device("cpu"))
+        micro = collate(rows_of(tables.read("batch", file)), 0, torch.device("cpu"))
 
         def logprobs(micro: Any = micro) -> torch.Tensor:
             flat = model(input_ids=micro.tokens_BS).logits.log_softmax(-1).flatten(0, 1)
@@ -140,7 +141,7 @@ def test_merged_weights_say_what_the_trainer_says(
         name: value.shape for name, value in base.items()
     }
     model = AutoModelForCausalLM.from_pretrained(folder)
-    rows = schemas.read("probe", folder / "probe.parquet").to_pylist()
+    rows = tables.read("probe", folder / "probe.parquet").to_pylist()
     micro = collate(
         [Row(np.array(r["token_ids"][:1]), np.array(r["token_ids"][1:])) for r in rows],
         0,

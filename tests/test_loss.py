@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from icpo_core.config import PRESETS, Config, LossSection, build
-from icpo_core.kl import kl_divergence
-from icpo_core.loss import LossInputs, LossOutputs, Totals, has_signal, icpo_loss, token_weights
+from icpo_core.method.kl import kl_divergence
+from icpo_core.method.loss import (
+    LossInputs,
+    LossOutputs,
+    Totals,
+    has_signal,
+    icpo_loss,
+    token_weights,
+)
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "released_code.json"
 CASES = json.loads(GOLDEN.read_text())["loss_cases"] if GOLDEN.is_file() else []

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icpo_core import schemas
-from icpo_core.microbatches import (
+from icpo_core.store import tables
+from icpo_core.trainer.microbatches import (
     BUNDLES_A_RANK,
     MICRO_BATCH_COST,
     Layout,
@@ -117,7 +117,7 @@ def test_rows_are_found_in_a_shared_row(sizes: list[tuple[int, int]]) -> None:
 
 def test_batch_columns_become_rows(tmp_path: Path) -> None:
     shared = {"reward": 0.0, "bonus": 0.0, "shaped_reward": 0.0, "advantage": 0.5}
-    table = schemas.table(
+    table = tables.table(
         "batch",
         [
             {"prompt_id": "a", "sample_index": 0, "origin": "on_policy", "prompt_ids": [5, 6],

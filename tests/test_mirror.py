@@ -20,14 +20,16 @@ from killing import Zygote
 from test_store import flip
 
 from flows.cli import main
-from icpo_core import claim, graph, integrity, object_store, uploads
-from icpo_core.claim import Claim
-from icpo_core.fetch import fetch
-from icpo_core.lock import RefusedError
-from icpo_core.mirror import Mirror
-from icpo_core.object_store import AwayError, ObjectStore
-from icpo_core.paths import RunPaths
-from icpo_core.run import Run
+from icpo_core.common.lock import RefusedError
+from icpo_core.mirror import claim, object_store, uploader
+from icpo_core.mirror.claim import Claim
+from icpo_core.mirror.download import fetch
+from icpo_core.mirror.mirror import Mirror
+from icpo_core.mirror.object_store import AwayError, ObjectStore
+from icpo_core.run import plan
+from icpo_core.run.run import Run
+from icpo_core.store import integrity
+from icpo_core.store.paths import RunPaths
 
 
 @pytest.fixture(scope="module")
@@ -248,9 +250,9 @@ def test_a_store_that_is_away_does_not_hold_the_run_up(
     data: Path, whole: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     requests: Requests,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(uploads, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(uploads, "LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(uploads, "GIVE_UP_SECONDS", 0.3)
+    monkeypatch.setattr(uploader, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(uploader, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(uploader, "GIVE_UP_SECONDS", 0.3)
     url, away = f"file://{tmp_path}/mirror", threading.Event()
     ask = ObjectStore._ask
 
@@ -342,7 +344,7 @@ def test_two_runs_of_one_name_do_not_mix(
 def test_the_mirror_follows_what_is_made_again_pruned_and_brought_back(
     data: Path, tmp_path: Path
 ) -> None:
-    from icpo_core import stages
+    from icpo_core.run import perform as stages
 
     url, folder = f"file://{tmp_path}/mirror", machine(data, tmp_path / "here")
     train(folder, url)
@@ -439,5 +441,5 @@ def test_the_setting_changes_no_result(data: Path, tmp_path: Path) -> None:
         stubs.configuration(machine(data, tmp_path / name), "run", *changes)
         for name, changes in (("a", []), ("b", ['run.mirror="memory://x"']))
     )
-    for stage in graph.STAGES:
-        assert graph.config_slice(one, stage) == graph.config_slice(other, stage)
+    for stage in plan.STAGES:
+        assert plan.config_slice(one, stage) == plan.config_slice(other, stage)

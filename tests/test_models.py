@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from icpo_core.models import AS_SAVED, load_tokenizer
+from icpo_core.models.folder import AS_SAVED, load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "data" / "small" / "base"
@@ -50,8 +50,8 @@ import sys
 from pathlib import Path
 import flows.evaluate, flows.stage, flows.train
 from icpo_core.config import load
-from icpo_core.models import load_tokenizer
-from icpo_core.trackers import open_trackers
+from icpo_core.models.folder import load_tokenizer
+from icpo_core.run.trackers import open_trackers
 load_tokenizer(Path({str(BASE)!r}))
 [tracker] = open_trackers(load(Path("configs/demo.toml")), Path({str(tmp_path)!r}))
 tracker.log(1, {{"reward": 1.0}})

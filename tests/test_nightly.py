@@ -11,13 +11,13 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from icpo_core import files, schemas
+from icpo_core.common import files
 from icpo_core.config import load
-from icpo_core.evaluations import Evaluator
-from icpo_core.history import best, history
-from icpo_core.run import Run
-from icpo_core.targets import target
-from icpo_core.work import Work
+from icpo_core.evaluation.evaluator import Evaluator
+from icpo_core.run.evaluations import best, history, target
+from icpo_core.run.run import Run
+from icpo_core.store import tables
+from icpo_core.store.work import Work
 
 
 def checkpoint(run: Run, number: int, base: Path, noise: float) -> None:
@@ -30,7 +30,7 @@ def checkpoint(run: Run, number: int, base: Path, noise: float) -> None:
     noisy = {name: one + noise * torch.randn_like(one) for name, one in weights.items()}
     save_file(noisy, model / "model.safetensors", {"format": "pt"})
     rows = _probe_rows(model)
-    schemas.write("probe", schemas.table("probe", rows), model / "probe.parquet")
+    tables.write("probe", tables.table("probe", rows), model / "probe.parquet")
     run.store.commit(work, 0.0, 0.1, {}, files.model_digest(model))
     done = Work(stage="checkpoint", iteration=number, version=1, inputs={}, config={}, seed=None)
     run.store.begin(done)
@@ -63,7 +63,9 @@ def test_a_checkpoint_is_evaluated_once_and_a_fall_is_told(
 ):
     from prefect.testing.utilities import prefect_test_harness
 
-    from flows import alarms, evaluate, table
+    from flows import evaluate
+    from flows.services import alarms
+    from flows.ui import table
 
     class OnTheSameEngine(Evaluator):
         """The tests' engine is started already: it serves here too."""

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icpo_core import devices, graph
 from icpo_core.config import Config, load
-from icpo_core.placement import place
-from icpo_core.run import Run
-from icpo_core.stages import perform
+from icpo_core.run import plan
+from icpo_core.run.perform import perform
+from icpo_core.run.run import Run
+from icpo_core.workers import devices
+from icpo_core.workers.placement import place
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
 EIGHT = [str(number) for number in range(8)]
@@ -128,7 +129,7 @@ def test_two_engines_sample_sleep_and_die(tmp_path: Path, monkeypatch: pytest.Mo
         ]
         assert [f"{devices.VARIABLE}={n}".encode() in words.split(b"\0")
                 for n, words in enumerate(theirs)] == [True, True]  # fmt: skip
-        for stage in graph.stages_of(settings, 1):
+        for stage in plan.stages_of(settings, 1):
             perform(run, stage, 1)
         assert run.workers._asleep == {0, 1}  # since the update
         perform(run, "prompts", 2)

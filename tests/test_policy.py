@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from icpo_core.microbatches import Layout, Row, collate
-from icpo_core.policy import load_policy
+from icpo_core.trainer.microbatches import Layout, Row, collate
+from icpo_core.trainer.policy import load_policy
 
 SHAPE = {
     "vocab_size": 60,

@@ -22,9 +22,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
 from icpo_core.config import load
-from icpo_core.paths import RunPaths
-from icpo_core.run import Run
-from icpo_core.store import Store
+from icpo_core.run.run import Run
+from icpo_core.store.paths import RunPaths
+from icpo_core.store.store import Store
 
 pytestmark = pytest.mark.engine
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prefect.utilities.callables import parameter_schema
 
-from flows import alarms
+from flows.services import alarms
 from flows.stage import STAGE_FLOWS
 from flows.train import train
-from icpo_core import metrics
-from icpo_core.run import Run
-from icpo_core.worker import WorkerError
+from icpo_core.run import metrics
+from icpo_core.run.run import Run
+from icpo_core.workers.process import WorkerError
 from tasks import pages
 from tasks.logs import BURST, WINDOW_SECONDS, Tail
 from tasks.plot import PANELS, plot

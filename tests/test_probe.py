@@ -7,12 +7,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from icpo_core import probe
-from icpo_core.benchmarks import read
-from icpo_core.comparison import compare
-from icpo_core.evaluations import Evaluation
-from icpo_core.probe import Advice, Reach, Shot, flips, gradient_share, judge
-from icpo_core.targets import target
+from icpo_core.evaluation import steerability
+from icpo_core.evaluation.benchmarks import read
+from icpo_core.evaluation.comparison import compare
+from icpo_core.evaluation.evaluator import Evaluation
+from icpo_core.evaluation.steerability import Advice, Reach, Shot, flips, gradient_share, judge
+from icpo_core.run.evaluations import target
 
 
 def rewards(table: dict[str, list[float]]) -> pa.Table:
@@ -100,7 +100,7 @@ def test_the_small_model_is_steerable(engine, small_protocol, small, tmp_path, m
         )
     )
     drawn = read("heldout", str(small / "heldout.parquet")).drawn(48, 0)
-    found = probe.probe(engine, target(str(small / "base")), drawn, [0, 1])
+    found = steerability.probe(engine, target(str(small / "base")), drawn, [0, 1])
     assert found.advice is Advice.STEER, found.sentence
     bare, one = found.shots
     assert 0.1 < bare.evaluation.figures["accuracy"] < 0.45
@@ -116,5 +116,5 @@ def test_the_small_model_is_steerable(engine, small_protocol, small, tmp_path, m
     assert found.reach.whole < found.reach.rarest < found.reach.token
     # Known now: nothing is sampled or scored again.
     monkeypatch.setattr(engine, "workers", None)
-    again = probe.probe(engine, target(str(small / "base")), drawn, [0, 1])
+    again = steerability.probe(engine, target(str(small / "base")), drawn, [0, 1])
     assert again.as_json() == found.as_json()

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icpo_core import schemas
-from icpo_core.overlap import NearDuplicates, words
-from icpo_core.problems import normal_text, problem_id, read_problems
+from icpo_core.method.near_duplicates import NearDuplicates, words
+from icpo_core.method.problems import normal_text, problem_id, read_problems
+from icpo_core.store import tables
 
 SMALL = Path(__file__).resolve().parent.parent / "data" / "small"
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
@@ -43,7 +43,7 @@ def write(path: Path, rows: list[dict]) -> str:
 def test_reads_every_format_alike(tmp_path: Path, ending: str) -> None:
     rows = [{**row, "meta": "left out"} for row in ROWS]
     table = read_problems(write(tmp_path / f"set.{ending}", rows))
-    assert table.schema.equals(schemas.TABLES["problems"])
+    assert table.schema.equals(tables.TABLES["problems"])
     assert table.to_pylist() == ROWS
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from icpo_core import schemas
 from icpo_core.config import PromptsSection
-from icpo_core.problems import read_problems
-from icpo_core.prompts import PromptMaker
+from icpo_core.method.problems import read_problems
+from icpo_core.method.prompts import PromptMaker
+from icpo_core.store import tables
 
 SMALL = Path(__file__).resolve().parent.parent / "data" / "small"
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
@@ -83,7 +83,7 @@ def byte_level() -> Any:
 
 
 def problem_set(lengths: list[int], prefix: str, word: str = "word") -> pa.Table:
-    return schemas.table(
+    return tables.table(
         "problems",
         [
             {
@@ -116,7 +116,7 @@ def test_prompts_of_the_small_family(
         zip(pool.column("id").to_pylist(), pool.column("problem").to_pylist(), strict=True)
     )
     table = maker.batch(1)
-    assert table.schema.equals(schemas.TABLES["prompts"])
+    assert table.schema.equals(tables.TABLES["prompts"])
     assert table.num_rows == 16
     for row in table.to_pylist():
         assert row["policy_prompt"] == f"Q:{row['problem']}\nA:"

@@ -13,12 +13,12 @@ import psutil
 import pytest
 from transformers import AutoTokenizer
 
-from icpo_core import schemas
+from icpo_core.common.files import model_digest
 from icpo_core.config import load
-from icpo_core.files import model_digest
-from icpo_core.ranks import slots
-from icpo_core.worker import WorkerError
-from icpo_core.workers import Workers
+from icpo_core.store import tables
+from icpo_core.workers.launcher import slots
+from icpo_core.workers.pool import Workers
+from icpo_core.workers.process import WorkerError
 
 SECONDS = 20.0
 
@@ -55,7 +55,7 @@ def batch(small: Path, folder: Path) -> Path:
                     "advantage": 1.0 if index == 0 else -0.5,
                 }
             )
-    return schemas.write("batch", schemas.table("batch", rows), folder / "batch.parquet")
+    return tables.write("batch", tables.table("batch", rows), folder / "batch.parquet")
 
 
 def job(small: Path, tmp_path: Path) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def ranks_of(tmp_path: Path) -> dict[int, psutil.Process]:
             words, environment = process.cmdline(), process.environ()
         except psutil.Error:
             continue
-        ours = "icpo_core.trainer_process" in words and "RANK" in environment
+        ours = "icpo_core.trainer.process" in words and "RANK" in environment
         if ours and str(tmp_path) in os.readlink(f"/proc/{process.pid}/fd/1"):
             found[int(environment["RANK"])] = process
     return found

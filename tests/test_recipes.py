@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from icpo_core import graph
-from icpo_core.benchmarks import ENTRIES, GROUPS
 from icpo_core.config import Config, load
-from icpo_core.run import Run
-from icpo_core.stages import perform
+from icpo_core.evaluation.benchmarks import ENTRIES, GROUPS
+from icpo_core.run import plan
+from icpo_core.run.perform import perform
+from icpo_core.run.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = sorted(ROOT.glob("configs/paper/*.toml"))
@@ -82,7 +82,7 @@ def test_the_small_model_takes_the_big_ones_place(file: Path, preset: str, tmp_p
     assert changed <= allowed | {"loss.constant_length"}
     run = Run(config)
     run.require_sources()
-    steps = graph.plan(run, last=1)
+    steps = plan.plan(run, last=1)
     assert [step.stage for step in steps] == [
         "evaluate", "prompts", "rollout", "verify", "select", "update", "checkpoint",
     ]  # fmt: skip
@@ -123,9 +123,9 @@ def test_a_recipe_from_prompts_to_checkpoint(name: str, tmp_path: Path) -> None:
     with Run(config) as run:
         run.workers.start_engine(run.base_model)
         run.workers.start_trainer()
-        for stage in graph.stages_of(config, 1):
+        for stage in plan.stages_of(config, 1):
             perform(run, stage, 1)
-        assert all(step.status.done for step in graph.plan(run) if step.iteration)
+        assert all(step.status.done for step in plan.plan(run) if step.iteration)
         update = run.store.manifest("update", 1)
         assert update is not None
         metrics = json.loads((run.paths.stage("update", 1) / "metrics.json").read_text())

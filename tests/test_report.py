@@ -11,15 +11,16 @@ import pyarrow as pa
 import pytest
 from chromium import Page, needs_chromium
 
-from icpo_core import metrics, schemas, stages
+from icpo_core.common.files import write_json
 from icpo_core.config import load
-from icpo_core.files import write_json
-from icpo_core.report.excerpts import HEAD, TAIL, clipped
-from icpo_core.report.gather import gather
-from icpo_core.report.page import write
-from icpo_core.run import Run
-from icpo_core.scores import scores
-from icpo_core.work import Work
+from icpo_core.evaluation.scores import scores
+from icpo_core.run import metrics, perform
+from icpo_core.run.run import Run
+from icpo_core.store import tables as schemas
+from icpo_core.store.work import Work
+from icpo_core.views.report.excerpts import HEAD, TAIL, clipped
+from icpo_core.views.report.gather import gather
+from icpo_core.views.report.page import write
 
 NASTY = (
     "</script><script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'> \u2028 漢字 🙂"
@@ -47,10 +48,10 @@ def make_run(
     with Run(config) as run:
         run.keep_config()
         for number in stored:
-            stages.perform(run, "prompts", number)
+            perform.perform(run, "prompts", number)
             put(run, "rollout", number, rollouts(run, number, expert, filler, rng))
-            stages.perform(run, "verify", number)
-            stages.perform(run, "select", number)
+            perform.perform(run, "verify", number)
+            perform.perform(run, "select", number)
             put(run, "update", number, {}, policy_version=f"{name} {number}")
         for number in range(0, iterations + 1, max(1, iterations // 10)):
             evaluated(run, number, 0.25 + 0.7 * number / iterations * (expert > 0), rng)

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icpo_core import schemas
-from icpo_core.comparison import compare, sign_flip
-from icpo_core.scores import (
+from icpo_core.evaluation.comparison import compare, sign_flip
+from icpo_core.evaluation.scores import (
     consensus,
     interval,
     intervals,
@@ -20,6 +19,7 @@ from icpo_core.scores import (
     pass_at_k,
     scores,
 )
+from icpo_core.store import tables
 
 
 def samples(rewards: dict[str, list[float]], **columns: list) -> pa.Table:
@@ -41,7 +41,7 @@ def samples(rewards: dict[str, list[float]], **columns: list) -> pa.Table:
         "gold": ["1"] * count,
         "seconds": [0.0] * count,
     }
-    return schemas.check("samples", pa.table({**whole, **columns}), "test")
+    return tables.check("samples", pa.table({**whole, **columns}), "test")
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 10, 32, 200])

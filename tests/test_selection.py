@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icpo_core import schemas
-from icpo_core.advantages import group_advantages
 from icpo_core.config import SelectSection
-from icpo_core.selection import Selection, select
+from icpo_core.method.advantages import group_advantages
+from icpo_core.method.selection import Selection, select
+from icpo_core.store import tables as schemas
 
 MODES = ["drop", "replace", "mask", "off"]
 KEYS = ["prompt_id", "sample_index", "origin"]

@@ -17,13 +17,15 @@ from typing import Any
 import httpx
 import pytest
 
-from icpo_core import graph, schemas, served
 from icpo_core.config import EngineSection, load
-from icpo_core.engine import Request
-from icpo_core.placement import place
-from icpo_core.run import Run
-from icpo_core.served import EndpointError, ServedEngine
-from icpo_core.stages import perform
+from icpo_core.engine import remote
+from icpo_core.engine.remote import EndpointError, ServedEngine
+from icpo_core.engine.vllm import Request
+from icpo_core.run import plan
+from icpo_core.run.perform import perform
+from icpo_core.run.run import Run
+from icpo_core.store import tables
+from icpo_core.workers.placement import place
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"
@@ -86,7 +88,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
-    monkeypatch.setattr(served, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
     with Stub() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -103,7 +105,7 @@ def test_token_ids_go_in_and_come_out_in_order(stub: Stub, small: Path) -> None:
     assert [len(sample.response_ids) for sample in samples] == [3, 1, 3, 2]
     assert samples[0].logprobs == [-0.5] * 3
     sent = sorted(
-        (body for _, body in stub.asked[served.COLD_TOKENS :]), key=lambda body: body["token_ids"]
+        (body for _, body in stub.asked[remote.COLD_TOKENS :]), key=lambda body: body["token_ids"]
     )
     assert [body["token_ids"] for body in sent] == [[3], [3, 3], [3] * 3, [3] * 4]
     params = sent[0]["sampling_params"]
@@ -121,7 +123,7 @@ def test_passing_failures_are_tried_again(stub: Stub, small: Path) -> None:
 
 
 def test_a_dead_address(monkeypatch: pytest.MonkeyPatch, small: Path) -> None:
-    monkeypatch.setattr(served, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -135,7 +137,7 @@ def test_a_server_started_otherwise_is_refused(stub: Stub, small: Path) -> None:
         engine(stub, small)
     stub.cold = 0.0
     there = engine(stub, small)
-    version = served.model_digest(small / "base")
+    version = remote.model_digest(small / "base")
     with pytest.raises(ValueError, match="holds weights"):
         there.load(small / "base", "another")
     for method in ("reload_weights", "repack"):
@@ -151,9 +153,9 @@ def test_a_server_started_otherwise_is_refused(stub: Stub, small: Path) -> None:
 def test_a_server_that_is_restarted_midway(stub: Stub, small: Path, tmp_path: Path) -> None:
     """It would sample from the weights that it was started with."""
     rows = [{"token_ids": [3, 7], "logprobs": [-0.5]}]
-    probe = schemas.write("probe", schemas.table("probe", rows), tmp_path / "probe.parquet")
+    probe = tables.write("probe", tables.table("probe", rows), tmp_path / "probe.parquet")
     there = engine(stub, small)
-    there.load(small / "base", served.model_digest(small / "base"))
+    there.load(small / "base", remote.model_digest(small / "base"))
     assert there.prove(probe, None) == 0.0
     there.sample([Request([3], 0)], 1.0, 1)
     stub.prompt_logprob = -2.0
@@ -195,7 +197,7 @@ def start(folder: Path, model: Path, number: int) -> Server:
     words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     words += ["--host", "127.0.0.1", "--port", str(port), "--tokens-only", "--enforce-eager"]
     words += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
-    words += ["--worker-extension-cls", "icpo_core.engine.WorkerExtension"]
+    words += ["--worker-extension-cls", "icpo_core.engine.vllm.WorkerExtension"]
     words += ["--dtype", "float32", "--max-model-len", "256"]
     environment = {
         **os.environ,
@@ -245,7 +247,7 @@ def test_a_run_on_two_servers_of_which_one_dies(servers: list[Server], tmp_path:
     config = load(DEMO, [*changes, f"run.directory={tmp_path}"])
     with Run(config) as run:
         run.keep_config()
-        for stage in graph.stages_of(config, 1):
+        for stage in plan.stages_of(config, 1):
             perform(run, stage, 1)
         perform(run, "prompts", 2)
 

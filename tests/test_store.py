@@ -15,13 +15,15 @@ import pyarrow as pa
 import pytest
 import stubs
 
-from icpo_core import files, graph, integrity, lock, schemas, stages
-from icpo_core.files import what_the_disk_says
-from icpo_core.lock import RefusedError, RunLock
-from icpo_core.paths import RunPaths
-from icpo_core.run import Run
-from icpo_core.store import Store
-from icpo_core.work import Standing, Work
+from icpo_core.common import files, lock
+from icpo_core.common.files import what_the_disk_says
+from icpo_core.common.lock import RefusedError, RunLock
+from icpo_core.run import perform, plan
+from icpo_core.run.run import Run
+from icpo_core.store import integrity, tables
+from icpo_core.store.paths import RunPaths
+from icpo_core.store.store import Store
+from icpo_core.store.work import Standing, Work
 
 
 def work(**changes: object) -> Work:
@@ -39,7 +41,7 @@ def part(name: str, work: Work, store: Store) -> Path:
         "seed": 1, "policy_version": "p",
     }  # fmt: skip
     path = store.paths.stage(work.stage, work.iteration) / f"{name}.parquet"
-    return schemas.write("rollout", schemas.table("rollout", [row]), path, work.fingerprint)
+    return tables.write("rollout", tables.table("rollout", [row]), path, work.fingerprint)
 
 
 def flip(path: Path, place: int | None = None) -> None:
@@ -102,7 +104,7 @@ def test_a_damaged_part_is_told_by_its_digest_wherever_the_bit_lies(store: Store
     good, bad = part("good", work(), store), part("bad", work(), store)
     store.commit(work(), 0.0, 0.0, {})
     flip(bad, place=bad.read_bytes().rindex(b"parquet-cpp"))
-    assert schemas.read("rollout", bad).num_rows == 1
+    assert tables.read("rollout", bad).num_rows == 1
     assert Store(store.paths).verify("rollout", 1, files.sha256_file).keys() == {"bad.parquet"}
     fresh = Store(store.paths)
     fresh.begin(work())
@@ -240,7 +242,7 @@ def test_damage_is_healed_by_making_again_just_what_is_damaged(
     before = stubs.digests(paths.root)
     flip(paths.root / damaged)
     assert integrity.check(paths)
-    steps = graph.plan(Run.read(paths.root))
+    steps = plan.plan(Run.read(paths.root))
     planned = [step for step in steps if not step.status.done]
     named = {
         f"it-{step.iteration:04d}/{step.stage}"
@@ -264,7 +266,7 @@ def test_damage_is_healed_by_making_again_just_what_is_damaged(
 def test_force_makes_all_of_a_stage_again(folder: Path) -> None:
     run = Run.read(folder / "runs" / "run")
     with stubs.stubbed(run, folder / "ledger"):
-        outcome = stages.perform(run, "rollout", 3, force=True)
+        outcome = perform.perform(run, "rollout", 3, force=True)
     assert outcome.made
     assert outcome.reason == "forced"
     assert outcome.manifest.facts["kept_parts"] == 0
@@ -277,7 +279,7 @@ def test_pruned_weights_come_back_when_something_old_is_made_again(folder: Path)
     assert not run.has_weights(1)
     before = stubs.digests(run.paths.root)
     with stubs.stubbed(run, folder / "ledger"):
-        stages.perform(run, "rollout", 2, force=True)
+        perform.perform(run, "rollout", 2, force=True)
     assert run.has_weights(1)
     assert (folder / "ledger").read_text().count("step") == 1
     assert stubs.digests(run.paths.root) == before
@@ -289,7 +291,7 @@ def test_pruned_weights_come_back_when_something_old_is_made_again(folder: Path)
 HOLDER = """
 import sys, time
 from pathlib import Path
-from icpo_core.lock import RunLock
+from icpo_core.common.lock import RunLock
 lock = RunLock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)
@@ -348,11 +350,11 @@ def test_a_clock_that_is_set_back_changes_nothing(
     run = Run(stubs.configuration(tmp_path, "run"))
     with stubs.stubbed(run):
         for stage in ("prompts", "rollout"):
-            stages.perform(run, stage, 1)
+            perform.perform(run, stage, 1)
     assert go_on(tmp_path)[:2] == ["it-0000/evaluate", "it-0001/verify"]
     root = tmp_path / "runs" / "run"
     assert stubs.digests(root) == stubs.digests(trained / "runs" / "run")
-    found = [Store(RunPaths(root)).manifest(s, n) for s in graph.STAGES for n in range(4)]
+    found = [Store(RunPaths(root)).manifest(s, n) for s in plan.STAGES for n in range(4)]
     assert all(0 <= one.seconds < 60 for one in found if one is not None)
     assert go_on(tmp_path) == []
 
@@ -397,14 +399,14 @@ def test_a_read_only_disk_is_one_line_and_can_be_looked_at(
     run = Run(stubs.configuration(tmp_path, "run"))
     with stubs.stubbed(run):
         run.keep_config()
-        stages.perform(run, "prompts", 1)
+        perform.perform(run, "prompts", 1)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(OSError, match="Read-only file system") as caught:
         go_on(tmp_path)
     assert "make it writable, or set run.directory elsewhere" in str(
         what_the_disk_says(caught.value)
     )
-    assert graph.plan(Run.read(disk / "run"))[1].status.done
+    assert plan.plan(Run.read(disk / "run"))[1].status.done
     assert integrity.check(RunPaths(disk / "run")) == []
     assert lock.holder(RunPaths(disk / "run").lock) is None
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)

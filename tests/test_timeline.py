@@ -7,11 +7,11 @@ import json
 import pytest
 import stubs
 
-from icpo_core import metrics, timeline
-from icpo_core.report.gather import gather
-from icpo_core.run import Run
-from icpo_core.shapes import KNOWN
-from icpo_core.utilization import peak, training_flops, utilization
+from icpo_core.models.architecture import KNOWN
+from icpo_core.models.flops import peak, training_flops, utilization
+from icpo_core.run import metrics, timeline
+from icpo_core.run.run import Run
+from icpo_core.views.report.gather import gather
 from tasks import pages
 
 

@@ -12,8 +12,8 @@ from threading import Event, Thread
 
 import pytest
 
-from icpo_core.grading import GradingRules, Question, VerdictStatus
-from icpo_core.judges import Judges
+from icpo_core.grading.grade import GradingRules, Question, VerdictStatus
+from icpo_core.grading.pool import Judges
 
 SECONDS = 0.25
 WORKERS = 2

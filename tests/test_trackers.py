@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from icpo_core.config import load
-from icpo_core.run import Run
-from icpo_core.trackers import open_trackers
+from icpo_core.run.run import Run
+from icpo_core.run.trackers import open_trackers
 
 ROWS = {1: {"reward/on_policy": 0.25, "kl": float("nan")}, 2: {"reward/on_policy": 0.5}}
 

@@ -16,18 +16,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.arithmetic import bare_prompt, one_shot_prompt, solve
 from data.base_model import sample
-from icpo_core import logprobs, schemas, trainer
-from icpo_core import policy as policy_module
+from icpo_core.common.files import model_digest
 from icpo_core.config import LossSection, SelectSection, UpdateSection
-from icpo_core.files import model_digest
-from icpo_core.microbatches import Layout, Row, collate, rows_of
-from icpo_core.policy import load_policy
-from icpo_core.problems import read_problems
-from icpo_core.ranks import free_port
-from icpo_core.schemas import Origin
-from icpo_core.selection import select
-from icpo_core.trainer import Trainer
-from icpo_core.worker import Worker, python_command
+from icpo_core.method.problems import read_problems
+from icpo_core.method.selection import select
+from icpo_core.store import tables
+from icpo_core.store.tables import Origin
+from icpo_core.trainer import logprobs, trainer
+from icpo_core.trainer import policy as policy_module
+from icpo_core.trainer.microbatches import Layout, Row, collate, rows_of
+from icpo_core.trainer.policy import load_policy
+from icpo_core.trainer.trainer import Trainer
+from icpo_core.workers.launcher import free_port
+from icpo_core.workers.process import Worker, python_command
 
 pytestmark = pytest.mark.engine
 
@@ -175,15 +176,15 @@ def batches(small: Path, folder: Path, count: int) -> list[Path]:
                     }
                 )
         chosen_rows = select(
-            schemas.table("prompts", prompts),
-            schemas.table("rollout", rollouts),
-            schemas.table("verdicts", verdicts),
+            tables.table("prompts", prompts),
+            tables.table("rollout", rollouts),
+            tables.table("verdicts", verdicts),
             SelectSection(),
             number + 1,
             0,
         )
         path = folder / f"batch-{number + 1}.parquet"
-        files.append(schemas.write("batch", chosen_rows.batch, path))
+        files.append(tables.write("batch", chosen_rows.batch, path))
     return files
 
 
@@ -234,7 +235,7 @@ def whole(small: Path, stored: list[Path], tmp_path_factory: pytest.TempPathFact
 
 def test_one_update_is_the_loss_by_hand(small: Path, stored: list[Path], plain: Steps) -> None:
     """Plain PyTorch: the whole batch padded, one backward, clip, AdamW."""
-    rows = rows_of(schemas.read("batch", stored[0]))
+    rows = rows_of(tables.read("batch", stored[0]))
     policy = load_policy(small / "base", torch.float32, 1.0)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=RATE, weight_decay=0.0)
     micro = collate(rows, 0, torch.device("cpu"))
@@ -313,14 +314,14 @@ def test_the_order_of_rows_changes_nothing(
 ) -> None:
     shuffled = []
     for file in stored[:2]:
-        table = schemas.read("batch", file)
+        table = tables.read("batch", file)
         order = np.random.default_rng(0).permutation(table.num_rows)
-        shuffled.append(schemas.write("batch", table.take(order), tmp_path / file.name))
+        shuffled.append(tables.write("batch", table.take(order), tmp_path / file.name))
     assert_same(train(small, shuffled, tmp_path), plain)
 
 
 def with_advantages(table: pa.Table, advantages: list[float]) -> pa.Table:
-    field = schemas.TABLES["batch"].field("advantage")
+    field = tables.TABLES["batch"].field("advantage")
     place = table.column_names.index("advantage")
     return table.set_column(place, field, pa.array(advantages, pa.float32()))
 
@@ -329,10 +330,10 @@ def test_rows_without_signal_are_left_out_of_the_work_only(
     small: Path, stored: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their tokens count in the loss's mean; the other figures are of tokens that were computed."""
-    table = schemas.read("batch", stored[0])
+    table = tables.read("batch", stored[0])
     pairs = zip(table["prompt_id"].to_pylist(), table["advantage"].to_pylist(), strict=True)
     half = with_advantages(table, [0.0 if group < "004" else one for group, one in pairs])
-    file = schemas.write("batch", half, tmp_path / "batch.parquet")
+    file = tables.write("batch", half, tmp_path / "batch.parquet")
     skipping = train(small, [file], tmp_path / "skipping")
     assert skipping.metrics[0]["rows_without_signal"] >= 28
     monkeypatch.setattr(trainer, "has_signal", lambda advantages, _: advantages == advantages)
@@ -347,9 +348,9 @@ def test_without_any_signal_no_step_is_taken(
     small: Path, stored: list[Path], tmp_path: Path
 ) -> None:
     """Adam would move the weights by its momentum."""
-    table = schemas.read("batch", stored[1])
+    table = tables.read("batch", stored[1])
     silent = with_advantages(table, [0.0] * table.num_rows)
-    schemas.write("batch", silent, tmp_path / "batch.parquet")
+    tables.write("batch", silent, tmp_path / "batch.parquet")
     steps = train(small, [stored[0], tmp_path / "batch.parquet"], tmp_path)
     assert steps.metrics[1]["optimizer_steps"] == 0
     assert_same(Steps([], steps.weights[1:]), Steps([], steps.weights[:1]), 0.0)
@@ -375,10 +376,10 @@ def test_two_ranks_come_to_the_same(
     small: Path, stored: list[Path], plain: Steps, whole: Steps, tmp_path: Path
 ) -> None:
     """With every stage of ZeRO, several micro-batches a rank, padded, and a rank without a row."""
-    table = schemas.read("batch", stored[0])
+    table = tables.read("batch", stored[0])
     advantages = [0.0] * table.num_rows
     advantages[3] = 1.0
-    lonely = schemas.write("batch", with_advantages(table, advantages), tmp_path / "lonely.parquet")
+    lonely = tables.write("batch", with_advantages(table, advantages), tmp_path / "lonely.parquet")
     cases: list[Case] = []
     for stage in range(4):
         deepspeed = {"zero_optimization": {"stage": stage}}
@@ -551,9 +552,9 @@ def test_one_step_off_policy_the_gap_is_what_was_learned_since(
 def test_a_loss_that_is_no_number_publishes_nothing(
     small: Path, stored: list[Path], tmp_path: Path
 ) -> None:
-    table = schemas.read("batch", stored[0])
+    table = tables.read("batch", stored[0])
     spoiled = with_advantages(table, [float("nan")] * table.num_rows)
-    file = schemas.write("batch", spoiled, tmp_path / "batch.parquet")
+    file = tables.write("batch", spoiled, tmp_path / "batch.parquet")
     with pytest.raises(FloatingPointError):
         train(small, [file], tmp_path)
     assert not (tmp_path / "it-1").exists()
@@ -573,7 +574,7 @@ def test_published_weights(small: Path, stored: list[Path], plain: Steps, tmp_pa
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.dtype == torch.float32
     assert model.lm_head.weight is model.model.embed_tokens.weight
-    rows = schemas.read("probe", folder / "probe.parquet").to_pylist()
+    rows = tables.read("probe", folder / "probe.parquet").to_pylist()
     assert len(rows) == 8
     for row in rows:
         ids = torch.tensor(row["token_ids"])
@@ -612,7 +613,7 @@ def test_one_process_learns_on_where_another_stopped(
     }
     weights = []
     for number, file in enumerate(stored[:2], 1):
-        command = python_command(None, "icpo_core.trainer_process", settings)
+        command = python_command(None, "icpo_core.trainer.process", settings)
         worker = Worker("trainer", command, tmp_path / "log", 120.0)
         ready = worker.wait_ready()
         assert ready == {"state_id": model_digest(small / "base"), "ranks": 1}

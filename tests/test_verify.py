@@ -3,10 +3,10 @@
 import pyarrow as pa
 import pytest
 
-from icpo_core import schemas
-from icpo_core.grading import GradingRules
-from icpo_core.judges import Judges
-from icpo_core.verify import changed, failure_rate, require_few_failures, verdicts
+from icpo_core.grading.grade import GradingRules
+from icpo_core.grading.pool import Judges
+from icpo_core.method.verdicts import changed, failure_rate, require_few_failures, verdicts
+from icpo_core.store import tables
 
 
 def prompts() -> pa.Table:
@@ -14,7 +14,7 @@ def prompts() -> pa.Table:
         "prompt_id": "p", "answer": "4", "policy_prompt_ids": [1], "expert_prompt": None,
         "expert_prompt_ids": None, "demo_ids": [], "trace": None,
     }  # fmt: skip
-    return schemas.table("prompts", [row])
+    return tables.table("prompts", [row])
 
 
 def rollouts(*responses: str, prompt_id: str = "p", finish: str = "stop") -> pa.Table:
@@ -26,7 +26,7 @@ def rollouts(*responses: str, prompt_id: str = "p", finish: str = "stop") -> pa.
         }
         for index, response in enumerate(responses)
     ]  # fmt: skip
-    return schemas.table("rollout", rows)
+    return tables.table("rollout", rows)
 
 
 def judged(*responses: str, rules: GradingRules | None = None, **more: str) -> pa.Table:
@@ -36,7 +36,7 @@ def judged(*responses: str, rules: GradingRules | None = None, **more: str) -> p
 
 def test_a_verdict_on_every_rollout_in_order() -> None:
     table = judged(r"\boxed{4}", r"\boxed{5}", "four, I think")
-    assert table.schema.equals(schemas.TABLES["verdicts"])
+    assert table.schema.equals(tables.TABLES["verdicts"])
     assert table["status"].to_pylist() == ["correct", "wrong", "no_answer"]
     assert table["reward"].to_pylist() == [1.0, 0.0, 0.0]
     assert table["sample_index"].to_pylist() == [0, 1, 2]

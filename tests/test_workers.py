@@ -12,8 +12,8 @@ import pytest
 import stub_worker
 import stubs
 
-from icpo_core.worker import EndedError, Worker
-from icpo_core.workers import Workers
+from icpo_core.workers.pool import Workers
+from icpo_core.workers.process import EndedError, Worker
 
 PATIENCE = 60.0
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from icpo_core.differences import Differences, Rows
+    from icpo_core.views.diff import Differences, Rows
 
 SHOWN = 20
 """Rows shown without --all."""
@@ -36,10 +36,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core import differences
-    from icpo_core.run import Run
+    from icpo_core.run.run import Run
+    from icpo_core.views import diff
 
-    found = differences.between(Run.read(arguments.a), Run.read(arguments.b), arguments.iteration)
+    found = diff.between(Run.read(arguments.a), Run.read(arguments.b), arguments.iteration)
     if arguments.json:
         print(json.dumps(found.as_json(), indent=2))
         return 0

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from icpo_core.capacity.doctor import Finding
+    from icpo_core.capacity.forecast import Forecast
     from icpo_core.config import Config
-    from icpo_core.doctor import Finding
-    from icpo_core.forecast import Forecast
 
 SIGNS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fail": "[red]fail[/]"}
 
@@ -47,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core import doctor, forecast, machine
+    from icpo_core.capacity import doctor, forecast, machine
     from icpo_core.config import load
 
     if (arguments.dry_run or arguments.overrides) and not arguments.config:
@@ -84,8 +84,8 @@ def check_prefect() -> Iterator[Finding]:
     """Whether the configured API answers, or where `icpo up` would start one."""
     import httpx
 
-    from flows.services import configured_api
-    from icpo_core.doctor import Finding, Level, port_in_use
+    from flows.services.services import configured_api
+    from icpo_core.capacity.doctor import Finding, Level, port_in_use
 
     api = configured_api()
     if api is None:
@@ -115,7 +115,7 @@ def show(
     findings: list[Finding], config: Config | None, found: Forecast | None, console: Console
 ) -> None:
     """Print findings, and the estimate part by part."""
-    from icpo_core.machine import GIB
+    from icpo_core.capacity.machine import GIB
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)

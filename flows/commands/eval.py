@@ -58,8 +58,8 @@ def add_parser(subparsers: Any) -> None:
 def call(arguments: argparse.Namespace) -> int:
     if arguments.history:
         return _history(arguments)
-    from flows.counter import Counter
-    from flows.table import fill, open_targets, show
+    from flows.ui.counter import Counter
+    from flows.ui.table import fill, open_targets, show
 
     with Counter() as counter:
         table = fill(
@@ -92,8 +92,7 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
 def _history(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
-    from icpo_core.history import best, history
-    from icpo_core.targets import run_at
+    from icpo_core.run.evaluations import best, history, run_at
 
     found: dict[str, list[dict[str, Any]]] = {}
     console = Console(stderr=arguments.json)

@@ -12,8 +12,8 @@ from rich.filesize import decimal
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from icpo_core.retention import Holding
-    from icpo_core.run import Run
+    from icpo_core.run.retention import Holding
+    from icpo_core.run.run import Run
 
 
 def add_parser(subparsers: Any) -> None:
@@ -42,9 +42,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
+    from icpo_core.common.lock import RunLock
     from icpo_core.config import override
-    from icpo_core.lock import RunLock
-    from icpo_core.run import Run
+    from icpo_core.run.run import Run
 
     run = Run.read(arguments.run)
     run.config = override(run.config, arguments.overrides)
@@ -55,7 +55,7 @@ def call(arguments: argparse.Namespace) -> int:
 
 
 def _report(run: Run, arguments: argparse.Namespace) -> int:
-    from icpo_core import retention
+    from icpo_core.run import retention
 
     pinned = (retention.protected(run.paths) | set(arguments.protect)) - set(arguments.unprotect)
     if strangers := set(arguments.protect) - set(retention.lineage(run)):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.tree import Tree
 
 if TYPE_CHECKING:
-    from icpo_core.lineage import Node
+    from icpo_core.views.lineage import Node
 
 
 def add_parser(subparsers: Any) -> None:
@@ -35,8 +35,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core import lineage
-    from icpo_core.run import Run
+    from icpo_core.run.run import Run
+    from icpo_core.views import lineage
 
     root, stage, iteration = lineage.locate(arguments.path)
     run = Run.read(root)

@@ -14,10 +14,10 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from icpo_core.config import STAGES
-from icpo_core.paths import RunPaths
+from icpo_core.store.paths import RunPaths
 
 if TYPE_CHECKING:
-    from icpo_core.runs import Summary
+    from icpo_core.views.listing import Summary
 
 COLOURS = {"running": "green", "stopped": "yellow", "damaged": "red"}
 
@@ -37,13 +37,13 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core import runs
-    from icpo_core.run import Run
+    from icpo_core.run.run import Run
+    from icpo_core.views import listing
 
     console = Console()
     if RunPaths(arguments.path).config.is_file():
         run = Run.read(arguments.path)
-        found = runs.iterations(run)
+        found = listing.iterations(run)
         if arguments.json:
             rows = {
                 number: {stage: asdict(line) for stage, line in stages.items()}
@@ -67,7 +67,7 @@ def call(arguments: argparse.Namespace) -> int:
             table.add_row(str(number), *cells, size + pruned)
         console.print(table)
         return 0
-    summaries = [runs.summary(root) for root in runs.found_in(arguments.path)]
+    summaries = [listing.summary(root) for root in listing.found_in(arguments.path)]
     if arguments.json:
         print(json.dumps([one.as_json() for one in summaries], indent=2))
     elif not summaries:

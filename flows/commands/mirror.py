@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from rich.progress import Progress
 
 if TYPE_CHECKING:
-    from icpo_core.mirror import Mirror
+    from icpo_core.mirror.mirror import Mirror
 
 
 def add_parser(subparsers: Any) -> None:
@@ -48,9 +48,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call_push(arguments: argparse.Namespace) -> int:
-    from icpo_core.lock import RefusedError, RunLock
-    from icpo_core.mirror import Mirror
-    from icpo_core.run import Run
+    from icpo_core.common.lock import RefusedError, RunLock
+    from icpo_core.mirror.mirror import Mirror
+    from icpo_core.run.run import Run
 
     run = Run.read(arguments.run)
     if not arguments.url and not run.config.run.mirror:
@@ -74,10 +74,10 @@ def call_push(arguments: argparse.Namespace) -> int:
 
 
 def call_pull(arguments: argparse.Namespace) -> int:
-    from icpo_core.fetch import fetch
-    from icpo_core.lock import RunLock
-    from icpo_core.mirror import Mirror
-    from icpo_core.paths import RunPaths
+    from icpo_core.common.lock import RunLock
+    from icpo_core.mirror.download import fetch
+    from icpo_core.mirror.mirror import Mirror
+    from icpo_core.store.paths import RunPaths
 
     folder = arguments.folder or Path("runs") / arguments.url.rstrip("/").rpartition("/")[2]
     paths = RunPaths(folder)
@@ -115,7 +115,7 @@ def _bar(what: str, silent: bool) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def _answering(mirror: Mirror) -> Iterator[None]:
-    from icpo_core.object_store import AwayError
+    from icpo_core.mirror.object_store import AwayError
 
     try:
         yield

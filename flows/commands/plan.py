@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from icpo_core.graph import Step
+    from icpo_core.run.plan import Step
 
 SHOWN = 14
 """Stages listed without --all."""
@@ -37,12 +37,12 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core import graph
     from icpo_core.config import override
-    from icpo_core.run import Run, stored_config
+    from icpo_core.run import plan
+    from icpo_core.run.run import Run, stored_config
 
     run = Run(override(stored_config(arguments.run), arguments.overrides), arguments.run)
-    steps = graph.plan(run)
+    steps = plan.plan(run)
     if arguments.json:
         rows = [
             {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from icpo_core.probe import Probe
+    from icpo_core.evaluation.steerability import Probe
 
 
 def add_parser(subparsers: Any) -> None:
@@ -48,11 +48,12 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from flows.counter import Counter
-    from icpo_core import benchmarks, config, protocol
-    from icpo_core.evaluations import Evaluator
-    from icpo_core.probe import probe
-    from icpo_core.targets import target
+    from flows.ui.counter import Counter
+    from icpo_core import config
+    from icpo_core.evaluation import benchmarks, protocol
+    from icpo_core.evaluation.evaluator import Evaluator
+    from icpo_core.evaluation.steerability import probe
+    from icpo_core.run.evaluations import target
 
     place, run = arguments.target, None
     if place.endswith(".toml"):
@@ -95,7 +96,7 @@ def show(found: Probe, console: Console) -> None:
     """Print what was measured, and the sentence."""
     from rich.table import Table
 
-    from icpo_core.scores import shown
+    from icpo_core.evaluation.scores import shown
 
     grid = Table(title=f"{found.target} with k worked examples", title_justify="left")
     for column in ("k", "accuracy [95%]", "gained", "lost", "p", "format", "tokens", "diverse"):

@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core.report.page import write
+    from icpo_core.views.report.page import write
 
     alone = arguments.runs[0] / "report.html" if len(arguments.runs) == 1 else Path("report.html")
     out = write(arguments.runs, arguments.out or alone, arguments.evaluations)

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from icpo_core.transcript import Group as Prompt
-    from icpo_core.transcript import Spoken
+    from icpo_core.views.rollouts import Group as Prompt
+    from icpo_core.views.rollouts import Spoken
 
 LONG = 600
 """Characters of a response that are shown without --full."""
@@ -40,13 +40,13 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core import transcript
-    from icpo_core.run import Run
+    from icpo_core.run.run import Run
+    from icpo_core.views import rollouts
 
     run = Run.read(arguments.run)
-    number = transcript.newest(run) if arguments.iteration is None else arguments.iteration
-    groups = transcript.read(run, number)
-    chosen = groups if arguments.prompt is None else [transcript.find(groups, arguments.prompt)]
+    number = rollouts.newest(run) if arguments.iteration is None else arguments.iteration
+    groups = rollouts.read(run, number)
+    chosen = groups if arguments.prompt is None else [rollouts.find(groups, arguments.prompt)]
     if arguments.json:
         rows = [group.as_json() for group in chosen]
         print(

@@ -11,10 +11,10 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from icpo_core import toml
+from icpo_core.common import toml
 from icpo_core.config import STAGES
-from icpo_core.run import Run
-from icpo_core.verify import changed
+from icpo_core.method.verdicts import changed
+from icpo_core.run.run import Run
 
 
 def add_parser(subparsers: Any) -> None:
@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
 def call(arguments: argparse.Namespace) -> int:
     import asyncio
 
-    from flows.terminal import plain_errors, quiet_prefect
+    from flows.prefect_compat.terminal import plain_errors, quiet_prefect
 
     for text in arguments.overrides:
         toml.put({}, text)  # says what is wrong with it; Prefect would say which pattern it misses

@@ -34,22 +34,22 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core import graph
-    from icpo_core.lock import RefusedError, require_free
-    from icpo_core.run import Run
+    from icpo_core.common.lock import RefusedError, require_free
+    from icpo_core.run import plan
+    from icpo_core.run.run import Run
 
     run = Run.named(arguments.config, arguments.overrides, arguments.run)
     # What the run will refuse it refuses now, and not when a Prefect server has started.
     run.require_sources()
     require_free(run.paths.lock)
     if not arguments.rerun:
-        graph.require_same(run, graph.plan(run))
+        plan.require_same(run, plan.plan(run))
     root = run.paths.root
-    from flows.terminal import plain_errors, quiet_prefect
+    from flows.prefect_compat.terminal import plain_errors, quiet_prefect
 
     quiet_prefect()
-    from flows.summary import as_json, show
     from flows.train import train
+    from flows.ui.summary import as_json, show
 
     try:
         with plain_errors():

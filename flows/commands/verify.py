@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-from icpo_core.paths import RunPaths
+from icpo_core.store.paths import RunPaths
 
 
 def add_parser(subparsers: Any) -> None:
@@ -28,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core import integrity
+    from icpo_core.store import integrity
 
     paths = RunPaths(arguments.run)
     if not paths.record.is_file() and not paths.config.is_file():

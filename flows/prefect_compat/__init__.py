@@ -1,0 +1,1 @@
+"""Every place where Prefect is worked around."""

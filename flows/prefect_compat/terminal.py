@@ -1,0 +1,85 @@
+"""What a command shows on the terminal of what Prefect and the workers have to say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from flows.prefect_compat.settings import prepare_process
+
+if TYPE_CHECKING:
+    import httpx
+
+
+class ServerError(RuntimeError):
+    """The Prefect API is gone or refuses; the message is one line."""
+
+
+def quiet_prefect() -> None:
+    """Take Prefect's log off this terminal; its API and the Prefect UI still get all of it.
+
+    Comes before anything else of Prefect is imported: it also sets what runs here are made for.
+    """
+    prepare_process()
+    from prefect.logging.configuration import setup_logging
+
+    setup_logging()
+    # Its console handler, and the one by which its internals print what they could not send.
+    names = ["prefect", *(n for n in logging.root.manager.loggerDict if n.startswith("prefect."))]
+    for logger in [logging.root, *map(logging.getLogger, names)]:
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setLevel(logging.CRITICAL + 1)
+    # What could not be sent to the API would be written here instead.
+    logging.raiseExceptions = False
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn what Prefect says of its API and of a flow's parameters into one line. Raises
+    ServerError, and ValueError for a parameter."""
+    import httpx
+    from prefect.exceptions import ParameterTypeError
+
+    try:
+        yield
+    except ParameterTypeError as error:
+        # Behind a title, a line each: " - iteration: Input should be …".
+        name, _, words = str(error).splitlines()[1].removeprefix(" - ").partition(": ")
+        raise ValueError(f"--{name}: {words[:1].lower()}{words[1:]}") from None
+    except httpx.HTTPError as error:
+        raise ServerError(_trouble(error)) from None
+    except RuntimeError as error:  # Prefect's own, at its first call
+        if "ephemeral Prefect API server" in str(error):
+            raise ServerError(
+                "the embedded Prefect server does not start; `prefect server start` says why"
+            ) from None
+        if not isinstance(error.__cause__, httpx.HTTPError):
+            raise
+        raise ServerError(_trouble(error.__cause__)) from None
+
+
+def _trouble(error: httpx.HTTPError) -> str:
+    import httpx
+    from prefect.settings import PREFECT_API_URL
+
+    api = PREFECT_API_URL.value()
+    if not isinstance(error, httpx.HTTPStatusError):
+        return (
+            f"{api}: the Prefect API does not answer ({error}); start it, for example with "
+            "`icpo up`, or unset PREFECT_API_URL to do without"
+        )
+    if error.response.status_code in (401, 403):
+        return f"{api}: the Prefect API wants a password: set PREFECT_API_AUTH_STRING=USER:PASSWORD"
+    return (
+        f"{api}: the Prefect API answers {error.response.status_code} to {error.request.url.path}"
+    )
+
+
+def one_line(error: Exception) -> str:
+    """An error as one line: of a worker's last words, which its log has in full, the very last."""
+    first, *rest = str(error).splitlines() or [type(error).__name__]
+    words = [line.strip() for line in rest if line.strip()]
+    return f"{first} {words[-1]}" if words else first.removesuffix(":")

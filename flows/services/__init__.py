@@ -1,0 +1,1 @@
+"""The Prefect server, work pool, worker, deployments and automations of this project."""

@@ -1,0 +1,95 @@
+"""What a person sees while a run trains: a bar over iterations, or a line each off a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from icpo_core.run.run import Run
+
+
+class Watcher:
+    """Shows a run's progress on standard error."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(file=sys.stderr)
+        self._bar: Progress | None = None
+        self._accuracy = ""
+        self._figures = ""
+
+    @contextmanager
+    def watching(self, run: Run, first: int) -> Iterator[None]:
+        """Follow `run` from iteration `first` on."""
+        config = run.config
+        self._last, self._first = config.run.iterations, first
+        self._started = self._since = time.monotonic()
+        group = f"{config.rollout.on_policy}+{config.rollout.expert}"
+        self._console.print(
+            f"[bold]{config.run.name}[/] {config.preset or 'icpo'}: iterations {max(1, first)} to "
+            f"{self._last} of {config.prompts.batch_size} prompts x ({group}) rollouts, "
+            f"in {run.paths.root}",
+            highlight=False,
+        )
+        run.on_progress = self._progress
+        if not self._console.is_terminal:
+            yield
+            return
+        self._bar = Progress(
+            TextColumn("[bold]it"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=self._console,
+            refresh_per_second=4,
+        )
+        with self._bar:
+            self._task = self._bar.add_task(
+                "", total=self._last, completed=max(0, first - 1), figures="engines start", left=""
+            )
+            yield
+
+    def row(self, iteration: int, figures: Mapping[str, float]) -> None:
+        """An iteration is done, with these figures."""
+        now = time.monotonic()
+        for name, value in figures.items():
+            if name.startswith("accuracy/"):
+                self._accuracy = f"{name.partition('/')[2]} {value:.1%}"
+        parts = [self._accuracy] if self._accuracy else []
+        for name, label in (("reward/on_policy", "reward"), ("reward/expert", "expert")):
+            if name in figures:
+                parts.append(f"{label} {figures[name]:.2f}")
+        self._figures = "  ".join(parts)
+        left = self._left(iteration, now)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=iteration, figures=self._figures, left=left)
+        else:
+            self._console.print(
+                f"it {iteration}/{self._last}  {self._figures}  {now - self._since:.1f} s  {left}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        self._since = now
+
+    def _left(self, iteration: int, now: float) -> str:
+        done = iteration - max(1, self._first) + 1
+        if done < 1 or iteration == self._last:
+            return ""
+        # The first iteration waits for the engines, so the pace is that of the others.
+        if iteration == max(1, self._first):
+            self._pace_from = (iteration, now)
+            return ""
+        since, at = self._pace_from
+        seconds = (now - at) / (iteration - since) * (self._last - iteration)
+        return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
+
+    def _progress(self, stage: str, iteration: int, done: int, all_: int) -> None:
+        if self._bar is not None:
+            figures = f"{self._figures}  {stage} {done}/{all_}"
+            self._bar.update(self._task, figures=figures)

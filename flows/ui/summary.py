@@ -1,0 +1,71 @@
+"""What a finished run says at the end: accuracies, seconds a stage, where it is, what is next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.plot import draw
+from icpo_core.config import STAGES
+from icpo_core.run import metrics
+from icpo_core.store.paths import RunPaths
+
+ENGINES = ("rollout", "update", "evaluate")
+
+
+def as_json(root: Path) -> dict[str, Any]:
+    """Accuracies by iteration, median seconds by stage, seconds of the whole and the run's path."""
+    rows = metrics.read(RunPaths(root))
+    accuracies = {
+        name.partition("/")[2]: {int(row["iteration"]): row[name] for row in rows if name in row}
+        for name in sorted({name for row in rows for name in row if name.startswith("accuracy/")})
+    }
+    seconds = {
+        stage: median(row[f"seconds/{stage}"] for row in rows if f"seconds/{stage}" in row)
+        for stage in STAGES
+        if any(f"seconds/{stage}" in row for row in rows)
+    }
+    return {"run": str(root), "accuracy": accuracies, "seconds": seconds}
+
+
+def show(root: Path, console: Console) -> None:
+    """Print the summary."""
+    summary = as_json(root)
+    for name, by_iteration in summary["accuracy"].items():
+        table = Table(title=f"accuracy on {name}, zero-shot", title_justify="left")
+        for iteration in by_iteration:
+            table.add_column("before" if iteration == 0 else f"it {iteration}", justify="right")
+        table.add_row(*(f"{value:.1%}" for value in by_iteration.values()))
+        console.print(table)
+    table = Table(title="seconds a stage, median", title_justify="left")
+    for stage in summary["seconds"]:
+        table.add_column(stage, justify="right")
+    table.add_row(*(f"{value:.2f}" for value in summary["seconds"].values()))
+    console.print(table)
+    picture = draw([root], root / "progress.png")
+    console.print(f"The run       {root}", highlight=False)
+    console.print(f"newest model  {root}/LATEST/model", highlight=False)
+    console.print(f"picture       {picture}", highlight=False)
+    console.print("Try next:", highlight=False)
+    for command in (
+        f"icpo show {root} --iteration 1    # what was sampled, judged, rejected and why",
+        f"icpo stage verify {root} --iteration 2 --force    # one stage again, on stored Parquet",
+        f"icpo report {root}    # one HTML page with plots and a browser of rollouts",
+    ):
+        console.print(f"  {command}", highlight=False, soft_wrap=True)
+    console.print(ui(), highlight=False, soft_wrap=True)
+
+
+def ui() -> str:
+    """Where the Prefect UI is, in a sentence."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+
+    api = PREFECT_API_URL.value()
+    if not api:
+        return "No Prefect server was configured: `icpo up` starts one, with its UI."
+    page = PREFECT_UI_URL.value() or api.removesuffix("/api")
+    return f"Prefect UI: {page}   (`icpo down` ends what `icpo up` started)"

@@ -1,0 +1,192 @@
+"""The table that a paper prints: models by benchmarks, with intervals, and models compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from data.benchmarks import gather
+from icpo_core.evaluation.benchmarks import Benchmark
+from icpo_core.evaluation.comparison import Comparison, compare
+from icpo_core.evaluation.evaluator import Evaluation, Evaluator, Progress
+from icpo_core.evaluation.protocol import RUN, Protocol, load
+from icpo_core.evaluation.scores import shown
+from icpo_core.evaluation.target import Target
+from icpo_core.run.evaluations import target
+
+DATA = "data"
+"""Folder, below that of the evaluations, of what came from the hub."""
+FLIPS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Table:
+    """Evaluations of targets, in order, on benchmarks, in order."""
+
+    rows: dict[str, dict[str, Evaluation]]
+    """By target, then benchmark."""
+
+    @property
+    def benchmarks(self) -> list[str]:
+        return list(dict.fromkeys(name for row in self.rows.values() for name in row))
+
+    def comparisons(self) -> dict[str, dict[str, Comparison]]:
+        """Every target but the first against the first, by benchmark."""
+        (_, first), *others = self.rows.items()
+        return {
+            label: {
+                name: compare(first[name].rewards, one.rewards)
+                for name, one in row.items()
+                if name in first
+            }
+            for label, row in others
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "targets": [
+                {
+                    "target": label,
+                    "mean": _mean(row),
+                    "benchmarks": {
+                        name: {
+                            **one.figures,
+                            "folder": str(one.folder),
+                            "made": one.made,
+                            "protocol": one.manifest.facts["protocol"],
+                        }
+                        for name, one in row.items()
+                    },
+                }
+                for label, row in self.rows.items()
+            ],
+            "comparisons": {
+                label: {name: one.as_json() for name, one in row.items()}
+                for label, row in self.comparisons().items()
+            },
+        }
+
+
+def fill(
+    targets: Sequence[Target],
+    names: Sequence[str],
+    protocol: str | None,
+    overrides: Sequence[str],
+    root: Path,
+    on_progress: Progress,
+) -> Table:
+    """Evaluate every target on every benchmark, as far as it is not done.
+
+    names: as `data.benchmarks.gather` takes them; empty: the benchmarks of the run. protocol: a
+    preset or a file; None: a run's own for a run, the paper's for a model. root: folder of all
+    evaluations.
+
+    Raises ValueError with one line for a user's mistake, WorkerError if an engine fails.
+    """
+    rows: dict[str, dict[str, Evaluation]] = {}
+    evaluator: Evaluator | None = None
+    try:
+        for one in targets:
+            rules = protocol_of(one, protocol, overrides)
+            if evaluator is None or evaluator.protocol != rules:
+                if evaluator is not None:
+                    evaluator.close()
+                evaluator = Evaluator(root, rules, on_progress)
+            asked = benchmarks_of(one, names, root, rules)
+            rows[one.label] = {bench.name: evaluator.evaluate(one, bench) for bench in asked}
+    finally:
+        if evaluator is not None:
+            evaluator.close()
+    return Table(rows)
+
+
+def protocol_of(one: Target, name: str | None, overrides: Sequence[str]) -> Protocol:
+    """The protocol of a target. Raises ValueError as `protocol.load` does."""
+    return load(name or (RUN if one.config else "paper"), list(overrides), one.config)
+
+
+def benchmarks_of(
+    one: Target, names: Sequence[str], root: Path, protocol: Protocol
+) -> list[Benchmark]:
+    """The benchmarks of a target. Raises ValueError if none is named and none is its own."""
+    chosen = list(names)
+    if not chosen and one.config is not None:
+        chosen = [f"{bench.name}={bench.problems}" for bench in one.config.evaluate.benchmarks]
+    if not chosen:
+        raise ValueError(
+            f"{one.label}: name what to evaluate on with --bench, as --bench paper or "
+            "--bench math500=FILE"
+        )
+    return gather(chosen, root / DATA, protocol.prompting.option_seed)
+
+
+def open_targets(texts: Sequence[str]) -> list[Target]:
+    """The targets that these name. Raises ValueError for one that is not there, or stands twice."""
+    found = [target(text) for text in texts]
+    labels = [one.label for one in found]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"{labels[-1]}: stands twice; name each model once")
+    return found
+
+
+def show(table: Table, console: Console) -> None:
+    """Print accuracies with intervals, what else there is to see, and the comparisons."""
+    names = table.benchmarks
+    grid = RichTable(title="accuracy in percent [95% interval, by problem]", title_justify="left")
+    grid.add_column("")
+    for name in names:
+        evaluation = next(row[name] for row in table.rows.values() if name in row)
+        grid.add_column(f"{name}\n{evaluation.manifest.config['samples']} a problem")
+    if len(names) > 1:
+        grid.add_column("mean", justify="right")
+    for label, row in table.rows.items():
+        cells = [shown(row[name].figures) if name in row else "" for name in names]
+        mean = [f"{100 * _mean(row):.1f}"] if len(names) > 1 else []
+        grid.add_row(label, *cells, *mean)
+    console.print(grid)
+    for label, row in table.rows.items():
+        for name, one in row.items():
+            figures = one.figures
+            extra = [
+                f"{kind}@{k} {100 * found['value']:.1f}"
+                for kind in ("pass", "maj", "cons")
+                for k, found in list(figures[f"{kind}@k"].items())[-1:]
+                if figures["k"] > 1
+            ]
+            extra += [
+                f"{what} {100 * figures[what]:.1f}"
+                for what in ("format", "truncated", "no_answer", "unjudged")
+                if figures[what] or what == "format"
+            ]
+            made = f"{one.made} samples made" if one.made else "found again"
+            console.print(
+                f"{label} {name}: {'  '.join(extra)}  {figures['mean_tokens']:.0f} tokens; {made} "
+                f"in {one.folder}",
+                highlight=False,
+                soft_wrap=True,
+            )
+    for label, against in table.comparisons().items():
+        for name, change in against.items():
+            low, high = change.interval
+            console.print(
+                f"{label} against {next(iter(table.rows))} on {name}: "
+                f"{100 * change.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], "
+                f"p = {change.p_value:.2g}, {len(change.gained)} problems gained"
+                f"{_some(change.gained)}, {len(change.lost)} lost{_some(change.lost)}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _mean(row: dict[str, Evaluation]) -> float:
+    return sum(one.figures["accuracy"] for one in row.values()) / len(row)
+
+
+def _some(ids: list[str]) -> str:
+    more = ", …" if len(ids) > FLIPS_SHOWN else ""
+    return f" ({', '.join(ids[:FLIPS_SHOWN])}{more})" if ids else ""

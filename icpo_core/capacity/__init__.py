@@ -1,0 +1,1 @@
+"""What a machine offers, what a run would take, and what is missing."""

@@ -1,0 +1,1 @@
+"""The rollout engine: vLLM in a process of its own, or a running server."""

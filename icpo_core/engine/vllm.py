@@ -1,0 +1,307 @@
+"""The rollout engine: vLLM behind token ids, in a process of its own.
+
+Token ids in, token ids out: nothing is ever tokenised again. The engine is proven to hold the
+weights it was told to load: weights come with a probe (sequences and the trainer's logprobs of
+them), and after every load the engine's own logprobs of the same sequences must agree. On the CPU
+build a reload leaves the packed copy of a tied LM head stale without an error (`repack`), and only
+such a comparison notices what else may go wrong in this way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icpo_core.common.files import model_digest
+from icpo_core.config import EngineSection
+from icpo_core.models.folder import load_tokenizer
+from icpo_core.store import tables
+from icpo_core.workers.process import Handler, serve
+
+DEFAULT_GAP = {"float32": 3e-4, "bfloat16": 0.5, "float16": 0.5}
+PROGRESS_SECONDS = 1.0
+CPU_BATCHED_TOKENS = 4096
+"""Tokens that the CPU build takes in one step; a longer prompt is one step of its own."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sequence to sample."""
+
+    prompt_ids: Sequence[int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sampled sequence. `response_ids` ends with EOS if and only if it finished by itself."""
+
+    response_ids: list[int]
+    logprobs: list[float]
+    """Natural logarithm, temperature-scaled, one a token of `response_ids`."""
+    finish_reason: str
+    """`stop` or `length`."""
+
+
+class WorkerExtension:
+    """Methods that vLLM adds to its worker processes (`worker_extension_cls`)."""
+
+    def repack(self) -> int:
+        """Pack linear layers again whose weight is still there beside the packed copy.
+
+        The CPU build packs each weight for oneDNN when the model is loaded. A reload packs the
+        layers it loads, but a tied LM head shares its weight with the embedding, is not loaded by
+        itself, and keeps the old packed copy. Returns how many layers were packed.
+        """
+        from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+        packed = 0
+        for module in self.model_runner.model.modules():  # type: ignore[attr-defined]
+            weight = getattr(module, "weight", None)
+            if hasattr(module, "cpu_linear") and weight is not None and weight.numel():
+                dispatch_cpu_unquantized_gemm(module, remove_weight=False)
+                packed += 1
+        return packed
+
+
+class Engine:
+    """A vLLM engine that lives in this process."""
+
+    def __init__(
+        self, model: Path, settings: EngineSection, seed: int, sleeps: bool = False
+    ) -> None:
+        """Start with the weights in `model`; takes 30 s and more. sleeps: `sleep` will be used."""
+        # One process for scheduler and model starts in a quarter of the time on two cores.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        whole: dict[str, Any] = {}
+        if current_platform.is_cpu():
+            # A prompt that is prefilled in parts draws a token too many, and vLLM 0.32 takes back a
+            # draw from the generator of a seeded request in a way that CPU generators cannot.
+            whole = {
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(CPU_BATCHED_TOKENS, settings.max_model_len),
+            }
+        self.llm = LLM(
+            model=str(model),
+            dtype=settings.dtype,
+            max_model_len=settings.max_model_len,
+            tensor_parallel_size=settings.tensor_parallel,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            max_num_seqs=settings.max_num_seqs,
+            enforce_eager=settings.enforce_eager,
+            enable_prefix_caching=settings.prefix_caching,
+            logprobs_mode="processed_logprobs",
+            generation_config="vllm",  # no sampling defaults of the model's own
+            skip_tokenizer_init=True,
+            worker_extension_cls="icpo_core.engine.vllm.WorkerExtension",
+            disable_log_stats=True,
+            # The CPU build takes `sleep` and does nothing, and refuses this.
+            enable_sleep_mode=sleeps and current_platform.is_sleep_mode_available(),
+            seed=seed & 0x7FFFFFFF,
+            **whole,
+        )
+        self.settings = settings
+        self.asleep = False
+        self.eos_ids = eos_token_ids(model)
+        self.policy_version = model_digest(model)
+
+    def load(self, model: Path, policy_version: str) -> float:
+        """Replace the weights in place and forget all cached prefixes; wakes the engine. Seconds
+        it took.
+
+        Raises ValueError if the folder's weights are not those of `policy_version`.
+        """
+        started = time.perf_counter()
+        if policy_version == self.policy_version:
+            return 0.0
+        found = model_digest(model)
+        if found != policy_version:
+            raise ValueError(
+                f"{model}: holds weights {found[:12]}, the run recorded {policy_version[:12]}; "
+                "make the update that wrote them again"
+            )
+        self.policy_version = ""  # neither the old nor the new until the reload is through
+        if self.asleep:
+            self.llm.wake_up(tags=["weights"])
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
+        from vllm.platforms import current_platform
+
+        if current_platform.is_cpu():
+            self.llm.collective_rpc("repack")
+        if self.asleep:
+            self.llm.wake_up(tags=["kv_cache"])
+            self.asleep = False
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM kept prefixes of the weights before: some are still in use")
+        self.policy_version = policy_version
+        return time.perf_counter() - started
+
+    def sleep(self) -> None:
+        """Give the device's memory back, weights and KV cache alike, until the next `load`."""
+        self.llm.sleep(level=2)
+        self.asleep, self.policy_version = True, ""
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Logprob of each token given those before it, at temperature 1; none for the first."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False, flat_logprobs=True
+        )
+        outputs = self._run(sequences, params)
+        scores = []
+        for output, ids in zip(outputs, sequences, strict=True):
+            flat = output.prompt_logprobs
+            # Position 0 has no logprob; the others hold the token itself and the likeliest one.
+            scores.append(
+                [flat.logprobs[flat.start_indices[position]] for position in range(1, len(ids))]
+            )
+        return scores
+
+    def prove(self, probe: Path, limit: float | None) -> float:
+        """Largest gap to the trainer's logprobs of the probe's tokens, nats.
+
+        Raises ValueError past the limit: the engine holds other weights than it was told to load.
+        """
+        limit = limit or DEFAULT_GAP[self.settings.dtype]
+        table = tables.read("probe", probe).to_pylist()
+        scores = self.score([row["token_ids"] for row in table])
+        gap = max(
+            abs(ours - theirs)
+            for row, score in zip(table, scores, strict=True)
+            for ours, theirs in zip(score, row["logprobs"], strict=True)
+        )
+        if not gap <= limit:
+            self.policy_version = ""
+            raise ValueError(
+                f"the engine does not hold the weights it was told to load: its logprobs are off "
+                f"by {gap:.3g} nats from the trainer's (limit {limit:g}, "
+                f"rollout.max_logprob_gap); no rollout was taken. {probe}"
+            )
+        return gap
+
+    def sample(
+        self,
+        requests: Sequence[Request],
+        temperature: float,
+        max_tokens: int,
+        top_p: float = 1.0,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Sample]:
+        """Sample every request with its own seed; samples in the order given.
+
+        Long prompts go in first, so that no long prefill is left for the end; requests of one
+        prompt stay together.
+        """
+        from vllm import SamplingParams
+
+        order = sorted(range(len(requests)), key=lambda at: -len(requests[at].prompt_ids))
+        params = [
+            SamplingParams(
+                temperature=temperature,
+                top_p=top_p,
+                max_tokens=max_tokens,
+                seed=request.seed & 0x7FFFFFFFFFFFFFFF,
+                logprobs=0,
+                flat_logprobs=True,
+                detokenize=False,
+                stop_token_ids=self.eos_ids,
+                ignore_eos=True,  # its own EOS id is unknown without a tokenizer; ours are given
+            )
+            for request in (requests[at] for at in order)
+        ]
+        outputs = self._run([requests[at].prompt_ids for at in order], params, on_progress)
+        samples = dict(zip(order, (_sample(output.outputs[0]) for output in outputs), strict=True))
+        return [samples[at] for at in range(len(requests))]
+
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: Any,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Any]:
+        """What `LLM.generate` does, reporting (finished, all) about once a second."""
+        from vllm.inputs import TokensPrompt
+
+        tokens = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompts]
+        self.llm.enqueue(tokens, params, use_tqdm=False)
+        finished: list[Any] = []
+        said = time.monotonic()
+        while self.llm.llm_engine.has_unfinished_requests():
+            finished += [output for output in self.llm.llm_engine.step() if output.finished]
+            if on_progress and time.monotonic() - said > PROGRESS_SECONDS:
+                said = time.monotonic()
+                on_progress(len(finished), len(tokens))
+        # Request ids count up in the order of asking.
+        return sorted(finished, key=lambda output: int(output.request_id))
+
+
+def _sample(output: Any) -> Sample:
+    ids = list(output.token_ids)
+    flat = output.logprobs
+    assert flat.token_ids == ids, "one logprob a sampled token, that of the token itself"
+    return Sample(ids, list(flat.logprobs), output.finish_reason)
+
+
+def eos_token_ids(model: Path) -> list[int]:
+    """End-of-sequence ids of a model folder, from its generation config or its config."""
+    for name in ("generation_config.json", "config.json"):
+        file = model / name
+        if file.is_file():
+            ids = json.loads(file.read_text()).get("eos_token_id")
+            if ids is not None:
+                return list(ids) if isinstance(ids, list) else [ids]
+    raise ValueError(f"{model}: neither generation_config.json nor config.json has eos_token_id")
+
+
+def keep_to_cores(threads: int) -> None:
+    """Give this process its cores, as many threads as there are; 0: all that it may use.
+
+    vLLM binds the threads of processes that it spawns, and here it spawns none. OpenMP counts the
+    cores when torch is loaded, which must not have happened.
+    """
+    assert "torch" not in sys.modules
+    cores = sorted(os.sched_getaffinity(0))
+    if bound := re.fullmatch(r"\d+(,\d+)*", os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "")):
+        cores = [int(core) for core in bound.group().split(",")]
+    os.sched_setaffinity(0, cores[: threads or None])
+
+
+def main() -> None:
+    """Serve jobs. The one argument is JSON: `model`, `engine`, `seed`, `sleeps`."""
+    settings = json.loads(sys.argv[1])
+    keep_to_cores(settings["engine"]["cpu_threads"])
+
+    def build() -> tuple[dict[str, Any], dict[str, Handler]]:
+        from icpo_core.engine.jobs import handlers
+
+        engine = Engine(
+            Path(settings["model"]),
+            EngineSection.model_validate(settings["engine"]),
+            settings["seed"],
+            settings["sleeps"],
+        )
+        # The first calls compile for seconds, for sampling and for scoring alike.
+        warm = [Request([engine.eos_ids[0]] * 8, seed) for seed in range(8)]
+        engine.sample(warm, 1.0, 8)
+        engine.score([request.prompt_ids for request in warm])
+        tokenizer = load_tokenizer(settings["model"])
+        return {"policy_version": engine.policy_version}, handlers(engine, tokenizer)
+
+    serve(build)
+
+
+if __name__ == "__main__":
+    main()

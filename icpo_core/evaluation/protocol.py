@@ -1,0 +1,273 @@
+"""How a model is evaluated: sampling, prompts, grading. Presets in `configs/protocols`.
+
+Order of precedence, later wins: defaults, what a run was trained with (where a run is evaluated),
+the protocol's TOML file, `-o section.key=value`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from icpo_core.common import toml
+from icpo_core.config import (
+    Config,
+    Count,
+    EngineSection,
+    NonNegative,
+    Operational,
+    PromptsSection,
+    Section,
+    Source,
+    slice_of,
+)
+from icpo_core.evaluation.benchmarks import ENTRIES, Kind
+from icpo_core.grading.grade import GradingRules
+
+PROTOCOLS = Path(__file__).resolve().parents[2] / "configs" / "protocols"
+RUN = "run"
+"""Name of the protocol that a run was evaluated with in training."""
+
+_PROMPTS = PromptsSection()
+
+
+class Sampling(Section):
+    """What is sampled."""
+
+    temperature: NonNegative = 0.6
+    """0: greedy, and then one sample a problem is enough."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_tokens: Count = 8192
+    """Longest response in tokens."""
+    samples: Annotated[int | None, Field(ge=1)] = None
+    """Samples a problem. Unset: the registry's number for the benchmark (the paper's: 32 for AIME
+    and AMC), else 1."""
+    limit: Annotated[int | None, Field(ge=1)] = None
+    """Only the first so many problems."""
+    seed: int = 0
+    """A sample's seed is a hash of this, the benchmark, the problem and the sample's number, so
+    that models are compared on common random numbers and the first 8 of 32 samples are those of an
+    evaluation with 8."""
+
+
+class Prompting(Section):
+    """How a problem is put."""
+
+    format: Literal["chat", "raw"] = "chat"
+    """`chat`: the model's own chat template; `raw`: plain text by `question_template`."""
+    thinking: bool | None = None
+    """Thinking switch of the chat template, where it has one."""
+    instruction: str = _PROMPTS.instruction
+    """`chat` format: text on the line after the problem."""
+    choice_instruction: str = (
+        "Please reason step by step, and put the letter of your final answer within \\boxed{{}}."
+    )
+    """The same for multiple choice."""
+    question_template: str = _PROMPTS.question_template
+    example_template: str = _PROMPTS.example_template
+    shots: Annotated[int, Field(ge=0)] = 0
+    """Worked examples before the problem; fewer where the limit leaves no room."""
+    demonstrations: Annotated[str | None, Source] = None
+    """Pool of the worked examples. The question and near-duplicates of it are never shown."""
+    selection: Literal["random", "similar", "best"] = "random"
+    option_seed: int | None = 0
+    """Order of a multiple choice's options; `"none"`: as the benchmark gives them."""
+
+
+class Judging(Section):
+    """The judges' processes and their limits on one verdict."""
+
+    workers: Annotated[int, Field(ge=1), Operational] = 2
+    seconds: Annotated[float, Field(gt=0.0)] = 2.0
+    memory_mb: Annotated[int, Field(ge=256)] = 512
+
+
+class Process(Section):
+    """The engine's process and the size of what is lost when it dies."""
+
+    shard: Annotated[int, Field(ge=1), Operational] = 2048
+    """Samples a shard: what is lost when an engine dies."""
+    engines: Annotated[int, Field(ge=0), Operational] = 1
+    """vLLM engines on this machine; 0: as many as its devices hold."""
+    endpoints: Annotated[list[str], Operational] = Field(default=[])
+    """Addresses of running `vllm serve` in the place of engines of our own."""
+    python: Annotated[str | None, Operational] = None
+    """Interpreter of the engine's process, if not this one."""
+    seconds: Annotated[float, Field(gt=0.0), Operational] = 14400.0
+    """Wall-clock limit of one shard."""
+    start_seconds: Annotated[float, Field(gt=0.0), Operational] = 900.0
+    """Wall-clock limit of the engine's start."""
+
+
+class Override(Section):
+    """What one benchmark has of its own."""
+
+    samples: Annotated[int | None, Field(ge=1)] = None
+    limit: Annotated[int | None, Field(ge=1)] = None
+
+
+class Protocol(Section):
+    """A whole protocol."""
+
+    name: Annotated[str, Operational] = ""
+    """What it is called: a preset, a file's name, or `run`."""
+    sampling: Sampling = Sampling()
+    prompting: Prompting = Prompting()
+    grading: GradingRules = GradingRules()
+    judging: Judging = Judging()
+    engine: EngineSection = EngineSection()
+    process: Process = Process()
+    benchmarks: dict[str, Override] = Field(default={})
+    """By name of the benchmark, in the place of `sampling`."""
+
+    def samples(self, benchmark: str) -> int:
+        """Samples a problem of a benchmark."""
+        own = self.benchmarks.get(benchmark, Override()).samples or self.sampling.samples
+        known = ENTRIES.get(benchmark)
+        # Greedy samples are all alike.
+        default = known.samples if known and self.sampling.temperature else 1
+        return own or default
+
+    def limit(self, benchmark: str) -> int | None:
+        """Problems of a benchmark that are asked; None: all."""
+        return self.benchmarks.get(benchmark, Override()).limit or self.sampling.limit
+
+    def rules(self, kind: Kind) -> GradingRules:
+        """Grading rules; an answer to a multiple choice is a letter."""
+        if kind == "choice":
+            return self.grading.model_copy(update={"extraction": "choice"})
+        return self.grading
+
+    def prompts(self, kind: Kind) -> PromptsSection:
+        """The same settings in the words of a run's section `prompts`."""
+        own = self.prompting
+        room = self.engine.max_model_len - self.sampling.max_tokens
+        return PromptsSection(
+            k=own.shots,
+            selection=own.selection,
+            format=own.format,
+            thinking=own.thinking,
+            instruction=own.choice_instruction if kind == "choice" else own.instruction,
+            question_template=own.question_template,
+            example_template=own.example_template,
+            max_tokens=max(1, room),
+        )
+
+    def asked(self) -> dict[str, Any]:
+        """What decides which tokens are sampled, but for model and benchmark."""
+        sampling = self.sampling.model_dump(include={"temperature", "top_p", "max_tokens", "seed"})
+        return {
+            "sampling": sampling,
+            "prompting": slice_of(self.prompting),
+            "engine": slice_of(self.engine),
+        }
+
+    def graded(self) -> dict[str, Any]:
+        """What decides the verdicts."""
+        return {"grading": self.grading.model_dump(), "judging": slice_of(self.judging)}
+
+    def worker_config(self, problems: str) -> Config:
+        """The configuration that workers are started with; `problems`: any problem set's path."""
+        process = self.process.model_dump(exclude={"shard"})
+        return Config.model_validate(
+            {
+                "run": {"seed": self.sampling.seed},
+                "prompts": {"problems": problems, "max_tokens": 1},
+                "rollout": {
+                    **process,
+                    "expert": 0,
+                    "max_tokens": 1,
+                    "engine": self.engine.model_dump(),
+                },
+                "evaluate": {"every": 0},
+            }
+        )
+
+
+def load(name: str, overrides: list[str] | None = None, run: Config | None = None) -> Protocol:
+    """A protocol by its preset's name or its file; `run`: the configuration of a run to evaluate,
+    whose prompts, grading and engine hold where the protocol says nothing. `"run"`: all of its own.
+
+    Raises ValueError with one line that names the key and the mend.
+    """
+    raw: dict[str, Any] = {}
+    if name != RUN:
+        file = Path(name) if name.endswith(".toml") else PROTOCOLS / f"{name}.toml"
+        if not file.is_file():
+            known = sorted(path.stem for path in PROTOCOLS.glob("*.toml"))
+            raise ValueError(
+                f"protocol {name}: no such file; give a TOML file, or one of "
+                f"{', '.join([*known, RUN])}"
+            )
+        raw = toml.read(file)
+        toml.anchor(raw, file.resolve().parent)
+    elif run is None:
+        raise ValueError(
+            "protocol run is what a run was trained with, and this is a model: name a protocol"
+        )
+    base: dict[str, Any] = {"name": Path(name).stem}
+    if run is not None:
+        base |= of_run(run, whole=name == RUN)
+    return build(toml.merge(base, raw), overrides or [], f"protocol {name}")
+
+
+def build(raw: dict[str, Any], overrides: list[str], where: str) -> Protocol:
+    """A protocol of these tables and changes. Raises ValueError as `load` does."""
+    changes: dict[str, Any] = {}
+    for text in overrides:
+        toml.put(changes, text)
+    toml.anchor(changes, Path.cwd())
+    try:
+        made = Protocol.model_validate(toml.nones(toml.merge(raw, changes)))
+    except ValidationError as error:
+        raise ValueError(f"{where}: {toml.first_line(error, Protocol)}") from None
+    _require_possible(made)
+    return made
+
+
+def of_run(config: Config, whole: bool) -> dict[str, Any]:
+    """A run's own settings as a protocol, with (`whole`) or without its sampling."""
+    evaluate, prompts = config.evaluate, config.prompts
+    shared = set(Prompting.model_fields) & set(PromptsSection.model_fields)
+    made: dict[str, Any] = {
+        # Its demonstrations are for training; an evaluation has none unless it names some.
+        "prompting": prompts.model_dump(include=shared - {"selection", "demonstrations"}),
+        "grading": evaluate.rules.model_dump(),
+        "judging": config.verify.model_dump(include={"workers", "seconds", "memory_mb"}),
+        "engine": config.rollout.engine.model_dump(),
+        "process": config.rollout.model_dump(
+            include={"python", "start_seconds", "engines", "endpoints"}
+        ),
+    }
+    if whole:
+        made["sampling"] = evaluate.model_dump(include={"temperature", "top_p", "max_tokens"})
+        made["benchmarks"] = {
+            one.name: {"samples": one.samples, "limit": one.limit} for one in evaluate.benchmarks
+        }
+    return made
+
+
+def of_rollouts(config: Config) -> dict[str, Any]:
+    """The settings of a run's rollouts as a protocol."""
+    sampling = config.rollout.model_dump(include={"temperature", "max_tokens"})
+    return toml.merge(
+        of_run(config, whole=False),
+        {"sampling": {**sampling, "top_p": 1.0}, "grading": config.verify.rules.model_dump()},
+    )
+
+
+def _require_possible(protocol: Protocol) -> None:
+    sampling, prompting, engine = protocol.sampling, protocol.prompting, protocol.engine
+    if engine.max_model_len <= sampling.max_tokens:
+        raise ValueError(
+            f"sampling.max_tokens = {sampling.max_tokens} leaves no room for a prompt in "
+            f"engine.max_model_len = {engine.max_model_len}: -o sampling.max_tokens=N or "
+            "-o engine.max_model_len=N"
+        )
+    if prompting.shots and not prompting.demonstrations:
+        raise ValueError(
+            f"prompting.shots = {prompting.shots} needs prompting.demonstrations: name a pool of "
+            "worked examples"
+        )

@@ -1,0 +1,1 @@
+"""The verdict on one response, and the processes in which verdicts are made."""

@@ -1,0 +1,177 @@
+"""The verdict on one response: what it answers, and whether that is the gold answer.
+
+`grade` runs in this process without limits, so it is for tests and notebooks: some answers take
+math-verify minutes or gigabytes. A run judges through `icpo_core.grading.pool`, which applies the
+same rules in processes that can be killed.
+"""
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from icpo_core.grading.answers.exact import exactly_equal
+from icpo_core.grading.extraction import Mode, choice_letter, extract
+
+
+class VerdictStatus(StrEnum):
+    """What came of judging one response."""
+
+    correct = "correct"  # the response gives the gold answer, in whatever clothes
+    wrong = "wrong"  # the response gives an answer, and it is another one
+    no_answer = "no_answer"  # no answer was found in the response
+    truncated = "truncated"  # the response hit its token limit, and such responses do not count
+    timeout = "timeout"  # judging took longer than the limit: right or wrong is not known
+    error = "error"  # judging failed (memory, a crash, gold that cannot be read): not known
+
+
+@dataclass(frozen=True)
+class Question:
+    """A response to be judged against the gold answer (`truncated`: it stopped for its length)."""
+
+    gold: str
+    response: str
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The status, the answer that was judged, the reward (1.0 if correct, else 0.0), the seconds
+    that comparing took (0.0 where a rule on the text or an earlier verdict decided) and how it was
+    decided. `extracted` and `detail` are valid Unicode; `detail` is the same on every repetition.
+    """
+
+    status: VerdictStatus
+    extracted: str | None
+    reward: float
+    seconds: float
+    detail: str
+
+
+class GradingRules(BaseModel):
+    """What counts as an answer, and as the right one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    extraction: Mode = Field(
+        default="boxed",
+        description="`boxed`: only a \\boxed or \\fbox answer counts (training: the format is part "
+        "of the task). `boxed_or_last`: without a box, what follows the last 'answer is', else a "
+        "one-line response, else the last formula or number (evaluation of models that do not "
+        "box). `choice`: the letter of a multiple choice.",
+    )
+    accept_truncated: bool = Field(
+        default=False,
+        description="Judge a response that hit its token limit, if it holds an answer.",
+    )
+    thinking_end_tag: str = Field(
+        default="</think>",
+        description="The answer is looked for after the last such tag; a response that opens the "
+        "thinking part (the tag without its slash) and never closes it has no answer. Empty: the "
+        "whole response counts.",
+    )
+    max_answer_chars: int = Field(
+        default=2000,
+        ge=16,
+        le=100_000,
+        description="A longer answer counts only where it is the gold answer letter for letter; "
+        "it is never parsed.",
+    )
+    significant_digits: int = Field(
+        default=4,
+        ge=2,
+        le=15,
+        description="A decimal approximation of a gold answer that no finite decimal can express "
+        "(1/3, sqrt(2)) counts from this many correct significant digits on.",
+    )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A gold answer and a candidate, both short enough to parse, that text rules left undecided."""
+
+    gold: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether a pair is equal, and by which rule."""
+
+    status: VerdictStatus
+    detail: str
+
+
+def grade(question: Question, rules: GradingRules) -> Verdict:
+    """Return the verdict on `question`. Runs in this process: nothing limits its time or memory."""
+    extracted, finding = prejudge(question, rules)
+    if isinstance(finding, Finding):
+        return verdict(extracted, finding, 0.0)
+    started = time.perf_counter()
+    finding = compare(finding, rules)
+    return verdict(extracted, finding, time.perf_counter() - started)
+
+
+def prejudge(question: Question, rules: GradingRules) -> tuple[str | None, Finding | Pair]:
+    """Decide what the text alone decides, in microseconds; else return the pair to be compared.
+
+    The comparison proper starts with the same rules, so that both ways give one verdict.
+    """
+    if question.truncated and not rules.accept_truncated:
+        return None, Finding(VerdictStatus.truncated, "the response hit its token limit")
+    found = extract(question.response, rules.extraction, rules.thinking_end_tag)
+    answer = found.answer
+    if answer is None:
+        if question.truncated:
+            return None, Finding(VerdictStatus.truncated, "cut off before an answer")
+        return None, Finding(VerdictStatus.no_answer, "no answer found")
+    gold = question.gold.strip()
+    if rules.extraction == "choice":
+        same = choice_letter(answer) == (choice_letter(gold) or gold)
+        return answer, _decided(same, "letter")
+    if answer == gold:
+        return answer, _decided(True, "identical")
+    if len(gold) > rules.max_answer_chars:
+        return _shortened(answer, rules), Finding(
+            VerdictStatus.error, f"gold answer of {len(gold)} characters is not parsed"
+        )
+    if len(answer) > rules.max_answer_chars:
+        detail = f"answer of {len(answer)} characters is not parsed"
+        return _shortened(answer, rules), _decided(False, detail)
+    same_exactly = exactly_equal(gold, answer)
+    if same_exactly is not None:
+        return answer, _decided(same_exactly, "exact")
+    answers: tuple[str, ...] = (answer,)
+    if len(found.boxes) > 1:
+        joined = ", ".join(dict.fromkeys(found.boxes))
+        if joined != answer and len(joined) <= rules.max_answer_chars:
+            answers = (answer, joined)
+    return answer, Pair(gold, answers)
+
+
+def compare(pair: Pair, rules: GradingRules) -> Finding:
+    """Compare what the text left undecided. Nothing limits the time or the memory it takes."""
+    # math-verify and sympy take seconds to import, and only comparing needs them.
+    from icpo_core.grading.answers.equivalence import Comparison
+
+    comparison = Comparison(rules.significant_digits)
+    for answer in pair.answers:
+        how = comparison.judge(pair.gold, answer)
+        if how:
+            return _decided(True, how)
+    return _decided(False, "another answer")
+
+
+def verdict(extracted: str | None, finding: Finding, seconds: float) -> Verdict:
+    """Return the verdict that `finding` makes of the answer `extracted`."""
+    reward = 1.0 if finding.status is VerdictStatus.correct else 0.0
+    return Verdict(finding.status, extracted, reward, seconds, finding.detail)
+
+
+def _decided(equal: bool, detail: str) -> Finding:
+    return Finding(VerdictStatus.correct if equal else VerdictStatus.wrong, detail)
+
+
+def _shortened(answer: str, rules: GradingRules) -> str:
+    return answer[: rules.max_answer_chars] + "…"

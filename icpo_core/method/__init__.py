@@ -1,0 +1,1 @@
+"""The method, as functions over tables and tensors: prompts, selection, advantages, loss."""

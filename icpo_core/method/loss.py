@@ -1,0 +1,328 @@
+"""The ICPO loss: one pure function, of which GRPO and its variants are switches.
+
+Shapes: B sequences, T response tokens (padded). Every token tensor is aligned with the response:
+`logprobs_BT[b, t]` is the log probability, in nats and under the sampling temperature, of response
+token t given the **bare** prompt and the tokens before it, also where the rollout was sampled with
+demonstrations (IEF).
+
+    loss = Σ_bt w_bt · (L_bt + β·KL_bt − η·H_bt)
+
+    on-policy   L = −min(r·A, clip(r, 1−ε_low, 1+ε_high)·A), at most −c·A where A < 0    `ppo`
+                L = −sg(clip(r, 1−ε_low, 1+ε_high))·A·log π_θ                            `cispo`
+                L as ppo without c, r the geometric mean over the sequence               `gspo`
+                r = π_θ/π_old
+    expert      L = −f(ρ)·A,  f(ρ) = ρ/(ρ+λ),  ρ = π_θ(τ_t | x, τ_<t), never clipped by default
+
+The weights w hold the aggregation: their totals run over the whole mini-batch, so partial losses
+add up, over micro-batches and ranks, to exactly the loss of the mini-batch. The released code
+averages tokens a micro-batch, which weighs tokens by how rows happened to be split.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from icpo_core.config import LossSection
+from icpo_core.method.kl import kl_divergence
+
+HISTOGRAM_BINS = 10
+
+# A log ratio beyond this says only "far": exp stays finite in float32, so that no 0·inf reaches a
+# gradient through the branch that `min` and `where` did not take.
+_LOG_BOUND = 20.0
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """What the loss needs of B sequences. Values where the mask is 0 are never looked at."""
+
+    logprobs_BT: Tensor
+    """Under the policy being trained, given the bare prompt; carries the gradient."""
+    old_logprobs_BT: Tensor
+    """Under the policy that sampled, by the trainer, given the bare prompt. On-policy rows only."""
+    advantages_B: Tensor
+    mask_BT: Tensor
+    """1 on response tokens, by position: a pad token may have the id of EOS."""
+    expert_B: Tensor
+    """True where the origin is expert or trace."""
+    reference_logprobs_BT: Tensor | None = None
+    behaviour_logprobs_BT: Tensor | None = None
+    """The engine's, given the prompt that was sampled from; zeros where unknown."""
+    behaviour_known_B: Tensor | None = None
+    """Rows whose behaviour logprobs are known (default: all, if there are any)."""
+    entropy_BT: Tensor | None = None
+    """Of the policy being trained, nats; carries the gradient."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Of the whole mini-batch, all micro-batches and all ranks, also rows skipped in compute."""
+
+    tokens: float
+    """Response tokens."""
+    sequences: float
+
+
+@dataclass
+class LossOutputs:
+    """Partial loss and figures of the rows given."""
+
+    loss: Tensor
+    """Scalar. Sums over micro-batches and ranks to the mini-batch's loss. An engine that averages
+    gradients over ranks must have it multiplied by their number."""
+    metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Name to (sum, count), both additive over micro-batches and ranks; mean = sum / count."""
+    maxima: dict[str, Tensor] = field(default_factory=dict)
+    """Name to largest value, merged by maximum."""
+
+
+def icpo_loss(inputs: LossInputs, settings: LossSection, totals: Totals) -> LossOutputs:
+    """Partial loss of B sequences and detached metrics; no device synchronisation.
+
+    Raises ValueError if a switch that is on needs a tensor that was not given.
+    """
+    mask_BT = inputs.mask_BT.bool()
+    expert_BT = mask_BT & inputs.expert_B.bool()[:, None]
+    policy_BT = mask_BT & ~expert_BT
+    outside_BT = ~mask_BT
+    advantages_BT = inputs.advantages_B.to(inputs.logprobs_BT.dtype)[:, None].expand(mask_BT.shape)
+    # Padding is replaced before any arithmetic: it may hold NaN or -inf, and 0·NaN is NaN.
+    logprobs_BT = inputs.logprobs_BT.masked_fill(outside_BT, 0.0)
+    log_ratio_BT = (logprobs_BT - inputs.old_logprobs_BT.detach()).masked_fill(~policy_BT, 0.0)
+
+    ratio_BT = _ratio(log_ratio_BT, policy_BT, settings)
+    policy_loss_BT = _policy_loss(ratio_BT, logprobs_BT, advantages_BT, settings)
+    correction_BT = None
+    if settings.correction != "off":
+        correction_BT = _correction(inputs, policy_BT, settings)
+        policy_loss_BT = policy_loss_BT * correction_BT
+    log_rho_BT = _log_rho(inputs, logprobs_BT, expert_BT, settings)
+    shaped_BT = _shape(log_rho_BT, settings)
+    loss_BT = torch.where(expert_BT, -shaped_BT * advantages_BT, policy_loss_BT)
+
+    kl_BT = None
+    total_BT = loss_BT
+    if settings.kl != "off" and inputs.reference_logprobs_BT is not None:
+        reference_BT = inputs.reference_logprobs_BT.masked_fill(outside_BT, 0.0)
+        kl_BT = kl_divergence(settings.kl, logprobs_BT, reference_BT)
+    if uses_kl(settings):
+        if kl_BT is None:
+            raise ValueError("loss.kl is on: reference_logprobs_BT must be given")
+        total_BT = total_BT + settings.kl_coefficient * kl_BT
+    entropy_BT = None
+    if inputs.entropy_BT is not None:
+        entropy_BT = inputs.entropy_BT.masked_fill(outside_BT, 0.0)
+    if settings.entropy_coefficient:
+        if entropy_BT is None:
+            raise ValueError("loss.entropy_coefficient is not 0: entropy_BT must be given")
+        total_BT = total_BT - settings.entropy_coefficient * entropy_BT
+
+    weights_BT = token_weights(mask_BT, settings, totals).to(total_BT.dtype)
+    outputs = LossOutputs((weights_BT * total_BT).sum())
+    with torch.no_grad():
+        figures = _Figures(outputs, policy_BT, expert_BT)
+        figures.policy(loss_BT, ratio_BT, log_ratio_BT, advantages_BT, settings)
+        figures.expert(loss_BT, logprobs_BT, shaped_BT)
+        if kl_BT is not None:
+            figures.of_all("kl", kl_BT)
+        if entropy_BT is not None:
+            figures.of_all("entropy", entropy_BT)
+        if inputs.behaviour_logprobs_BT is not None:
+            figures.steering(logprobs_BT, inputs.behaviour_logprobs_BT, _known(inputs))
+        if correction_BT is not None:
+            figures.of_policy("correction", correction_BT)
+    return outputs
+
+
+def token_weights(mask_BT: Tensor, settings: LossSection, totals: Totals) -> Tensor:
+    """Weight of every token in the loss, float64 or the mask's float dtype, 0 on padding.
+
+    `token-mean` 1/tokens; `seq-mean-token-sum` 1/sequences; `seq-mean-token-mean`
+    1/(sequences·own length); `constant` 1/(sequences·constant_length) (Dr.GRPO). Totals are those
+    of the mini-batch: no further division by micro-batches, gradient accumulation or ranks.
+    Raises ValueError for `constant` without `constant_length`.
+    """
+    weights_BT = mask_BT if mask_BT.is_floating_point() else mask_BT.to(torch.float64)
+    if settings.aggregation == "token-mean":
+        return weights_BT / totals.tokens
+    if settings.aggregation == "seq-mean-token-sum":
+        return weights_BT / totals.sequences
+    if settings.aggregation == "seq-mean-token-mean":
+        lengths_B1 = weights_BT.sum(1, keepdim=True).clamp_min(1.0)
+        return weights_BT / (lengths_B1 * totals.sequences)
+    if settings.constant_length is None:
+        raise ValueError("loss.aggregation = constant needs loss.constant_length")
+    return weights_BT / (totals.sequences * settings.constant_length)
+
+
+def uses_kl(settings: LossSection) -> bool:
+    """Whether the KL term is part of the loss, so that reference logprobs are needed."""
+    return settings.kl != "off" and settings.kl_coefficient > 0
+
+
+def has_signal(advantages_B: Tensor, settings: LossSection) -> Tensor:
+    """Rows that can move a weight. The others may be skipped in compute, never in `Totals`."""
+    if uses_kl(settings) or settings.entropy_coefficient:
+        return torch.ones_like(advantages_B, dtype=torch.bool)
+    return advantages_B != 0
+
+
+def _ratio(log_ratio_BT: Tensor, policy_BT: Tensor, settings: LossSection) -> Tensor:
+    """π_θ/π_old a token; GSPO: its geometric mean over the sequence (its paper's s_i)."""
+    if settings.policy == "gspo":
+        log_ratio_BT = _sequence_mean(log_ratio_BT, policy_BT)
+    return log_ratio_BT.clamp(-_LOG_BOUND, _LOG_BOUND).exp()
+
+
+def _sequence_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean over a row's tokens, at every token. Values off the mask must be 0."""
+    mean_B1 = values_BT.sum(1, keepdim=True) / mask_BT.sum(1, keepdim=True).clamp_min(1)
+    return mean_B1.expand(values_BT.shape)
+
+
+def _bounds(settings: LossSection) -> tuple[float, float]:
+    low = -math.inf if settings.clip_low is None else 1.0 - settings.clip_low
+    high = math.inf if settings.clip_high is None else 1.0 + settings.clip_high
+    return low, high
+
+
+def _policy_loss(
+    ratio_BT: Tensor, logprobs_BT: Tensor, advantages_BT: Tensor, settings: LossSection
+) -> Tensor:
+    clipped_BT = ratio_BT.clamp(*_bounds(settings))
+    if settings.policy == "cispo":
+        return -clipped_BT.detach() * advantages_BT * logprobs_BT
+    loss_BT = torch.maximum(-ratio_BT * advantages_BT, -clipped_BT * advantages_BT)
+    if settings.policy == "ppo" and settings.dual_clip is not None:
+        bound_BT = torch.minimum(loss_BT, -settings.dual_clip * advantages_BT)
+        loss_BT = torch.where(advantages_BT < 0, bound_BT, loss_BT)
+    return loss_BT
+
+
+def _known(inputs: LossInputs) -> Tensor:
+    """(B, 1): rows whose behaviour logprobs are known."""
+    if inputs.behaviour_known_B is None:
+        return torch.ones_like(inputs.expert_B, dtype=torch.bool)[:, None]
+    return inputs.behaviour_known_B.bool()[:, None]
+
+
+def _correction(inputs: LossInputs, policy_BT: Tensor, settings: LossSection) -> Tensor:
+    """Weight w = π_old/π_engine of on-policy tokens, without gradient; 1 elsewhere.
+
+    The sample came from the engine, whose kernels and precision give slightly other probabilities
+    than the trainer's. `truncate`: min(w, cap); `mask`: 0 unless 1/cap <= w <= cap. A masked token
+    keeps its place in the normaliser. GSPO: one weight a sequence, as its ratio.
+    """
+    if inputs.behaviour_logprobs_BT is None:
+        raise ValueError("loss.correction is on: behaviour_logprobs_BT must be given")
+    gap_BT = (inputs.old_logprobs_BT - inputs.behaviour_logprobs_BT).detach()
+    gap_BT = gap_BT.masked_fill(~(policy_BT & _known(inputs)), 0.0)
+    if settings.policy == "gspo":
+        gap_BT = _sequence_mean(gap_BT, policy_BT)
+    bound = math.log(settings.correction_cap)
+    if settings.correction == "truncate":
+        return gap_BT.clamp_max(bound).exp()
+    inside_BT = gap_BT.abs() <= bound
+    return gap_BT.masked_fill(~inside_BT, 0.0).exp() * inside_BT
+
+
+def _log_rho(
+    inputs: LossInputs, logprobs_BT: Tensor, expert_BT: Tensor, settings: LossSection
+) -> Tensor:
+    """log ρ of expert tokens, 0 elsewhere.
+
+    `importance` divides by the probability under the expert prompt; rows of unknown behaviour keep
+    behaviour probability 1.
+    """
+    log_rho_BT = logprobs_BT
+    if settings.expert_ratio == "importance":
+        if inputs.behaviour_logprobs_BT is None:
+            raise ValueError("loss.expert_ratio = importance needs behaviour_logprobs_BT")
+        behaviour_BT = inputs.behaviour_logprobs_BT.detach()
+        behaviour_BT = behaviour_BT.masked_fill(~(expert_BT & _known(inputs)), 0.0)
+        log_rho_BT = logprobs_BT - behaviour_BT
+    log_rho_BT = log_rho_BT.masked_fill(~expert_BT, 0.0).clamp_max(_LOG_BOUND)
+    if settings.expert_clip is not None:
+        log_rho_BT = log_rho_BT.clamp_max(math.log(settings.expert_clip))
+    return log_rho_BT
+
+
+def _shape(log_rho_BT: Tensor, settings: LossSection) -> Tensor:
+    """f(ρ) = ρ/(ρ+λ), or ρ itself.
+
+    ρ/(ρ+λ) is the logistic function of log ρ − log λ; so ∇f = f(1−f)·∇log ρ = λρ/(ρ+λ)²·∇log ρ,
+    largest at ρ = λ, and nothing under- or overflows.
+    """
+    if settings.expert == "unshaped":
+        return log_rho_BT.exp()
+    return torch.sigmoid(log_rho_BT - math.log(settings.expert_lambda))
+
+
+class _Figures:
+    """Metrics of one call: sums and counts as scalars on the device."""
+
+    def __init__(self, outputs: LossOutputs, policy_BT: Tensor, expert_BT: Tensor) -> None:
+        self.outputs = outputs
+        self.policy_BT, self.policy_count = policy_BT, policy_BT.sum()
+        self.expert_BT, self.expert_count = expert_BT, expert_BT.sum()
+
+    def of_policy(self, name: str, values_BT: Tensor) -> None:
+        total = values_BT.masked_fill(~self.policy_BT, 0).sum()
+        self.outputs.metrics[f"policy/{name}"] = (total, self.policy_count)
+
+    def of_expert(self, name: str, values_BT: Tensor) -> None:
+        total = values_BT.masked_fill(~self.expert_BT, 0).sum()
+        self.outputs.metrics[f"expert/{name}"] = (total, self.expert_count)
+
+    def of_all(self, name: str, values_BT: Tensor) -> None:
+        """Values must be 0 on padding."""
+        self.outputs.metrics[name] = (values_BT.sum(), self.policy_count + self.expert_count)
+
+    def policy(
+        self,
+        loss_BT: Tensor,
+        ratio_BT: Tensor,
+        log_ratio_BT: Tensor,
+        advantages_BT: Tensor,
+        settings: LossSection,
+    ) -> None:
+        low, high = _bounds(settings)
+        below_BT, above_BT = ratio_BT < low, ratio_BT > high
+        negative_BT = advantages_BT < 0
+        if settings.policy != "cispo":  # there the ratio itself is clipped, whatever the sign
+            below_BT, above_BT = below_BT & negative_BT, above_BT & (advantages_BT > 0)
+        self.of_policy("loss", loss_BT)
+        self.of_policy("ratio", ratio_BT)
+        self.of_policy("clip_low", below_BT)
+        self.of_policy("clip_high", above_BT)
+        if settings.policy == "ppo" and settings.dual_clip is not None:
+            self.of_policy("clip_dual", negative_BT & (ratio_BT > settings.dual_clip))
+        self.of_policy("approx_kl", -log_ratio_BT)
+        ratio_BT = ratio_BT.masked_fill(~self.policy_BT, 0.0)
+        self.outputs.maxima["policy/ratio_max"] = ratio_BT.amax()
+
+    def expert(self, loss_BT: Tensor, logprobs_BT: Tensor, shaped_BT: Tensor) -> None:
+        self.of_expert("loss", loss_BT)
+        self.of_expert("rho", logprobs_BT.exp())
+        self.of_expert("f", shaped_BT)
+        bins_BT = (shaped_BT * HISTOGRAM_BINS).clamp(0, HISTOGRAM_BINS - 1).long()
+        # One bin more than the histogram has, for tokens of no expert.
+        bins_BT = bins_BT.masked_fill(~self.expert_BT, HISTOGRAM_BINS)
+        counts = shaped_BT.new_zeros(HISTOGRAM_BINS + 1)
+        counts.scatter_add_(0, bins_BT.flatten(), counts.new_ones(()).expand(bins_BT.numel()))
+        for index, total in enumerate(counts[:HISTOGRAM_BINS].unbind()):
+            self.outputs.metrics[f"expert/f_bin_{index}"] = (total, self.expert_count)
+
+    def steering(self, logprobs_BT: Tensor, behaviour_BT: Tensor, known_B1: Tensor) -> None:
+        """How much less likely the bare prompt makes what the demonstrations led to."""
+        known_BT = self.expert_BT & known_B1
+        count = known_BT.sum()
+        log_ratio_BT = (logprobs_BT - behaviour_BT).masked_fill(~known_BT, 0.0)
+        ratio_BT = log_ratio_BT.clamp_max(_LOG_BOUND).exp().masked_fill(~known_BT, 0.0)
+        self.outputs.metrics["expert/log_ratio"] = (log_ratio_BT.sum(), count)
+        self.outputs.metrics["expert/ratio"] = (ratio_BT.sum(), count)
+        self.outputs.maxima["expert/ratio_max"] = ratio_BT.amax()

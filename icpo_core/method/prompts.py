@@ -1,0 +1,245 @@
+"""Stage `prompts`: the problems of an iteration, bare and with worked examples (IEF)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from icpo_core.common.seeds import generator
+from icpo_core.config import PromptsSection
+from icpo_core.method.demonstrations import Demonstrations
+from icpo_core.method.templates import Template
+from icpo_core.store import tables
+
+JOINT_TOKENS = 2
+"""Tokens that an example may lose where it is joined to the next text."""
+
+
+class PromptMaker:
+    """Makes the prompts of any iteration; built once a run, since it reads all texts.
+
+    problems: the training set, table "problems". pool: demonstrations, or None for none.
+    excluded: problem sets that are never shown as demonstrations. tokenizer: the policy's.
+    seed: the run's. traces: fill column `trace` with the data set's own solutions (LUFFY).
+
+    `left_out` counts the pool's rows that are never shown, by reason.
+
+    Raises ValueError with one line that names the mend: a batch larger than the set, a problem
+    whose bare prompt is longer than `settings.max_tokens`, a pool that cannot serve, a template
+    that the tokenizer cannot fill, a missing trace.
+    """
+
+    def __init__(
+        self,
+        problems: pa.Table,
+        pool: pa.Table | None,
+        excluded: Sequence[pa.Table],
+        tokenizer: Any,
+        settings: PromptsSection,
+        seed: int,
+        traces: bool = False,
+    ) -> None:
+        if settings.batch_size > problems.num_rows:
+            raise ValueError(
+                f"prompts.batch_size = {settings.batch_size} is more than the "
+                f"{problems.num_rows} training problems: lower it, or give more problems"
+            )
+        self._settings = settings
+        self._seed = seed
+        self._rows: list[dict[str, Any]] = problems.to_pylist()
+        self._traces = traces
+        if traces:
+            _require_traces(self._rows)
+        self._template = Template(tokenizer, settings)
+        self._require_short()
+        self._epochs: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()  # the next batch is made while another thread may ask
+        self._lengths: list[int] | None = None
+        self._demonstrations: Demonstrations | None = None
+        self.left_out: dict[str, int] = {}
+        if pool is not None and settings.k:
+            shown = Demonstrations(pool, problems, excluded, settings.selection, seed)
+            if settings.k > len(shown):
+                raise ValueError(
+                    f"prompts.k = {settings.k} is more than the {len(shown)} demonstrations that "
+                    "can be shown: lower it, or give a larger pool"
+                )
+            self._demonstrations = shown
+            self.left_out = shown.left_out
+
+    def batch(self, iteration: int) -> pa.Table:
+        """Table "prompts" of an iteration, counted from 1: a function of seed and iteration alone.
+
+        Batches are consecutive parts of an endless stream of epochs, each a seeded permutation of
+        the set. No problem stands twice in a batch, also where it reaches over an epoch's end.
+
+        If the first choice of k examples makes a prompt longer than `max_tokens`, shorter ones are
+        drawn; if no k fit, fewer; if not even one fits, `expert_prompt` is null and `demo_ids`
+        empty. Nothing is cut.
+        """
+        assert iteration >= 1, iteration
+        with self._lock:
+            return self._batch(iteration)
+
+    def _batch(self, iteration: int) -> pa.Table:
+        chosen = self.places(iteration)
+        bare = [self._template.render(self._rows[place]["problem"]) for place in chosen]
+        bare_ids = self._template.tokenize(bare)
+        shown, expert, expert_ids = self._with_examples(chosen, iteration)
+        rows = []
+        for order, place in enumerate(chosen):
+            row = self._rows[place]
+            examples = self._demonstrations.ids if self._demonstrations else []
+            rows.append(
+                {
+                    "prompt_id": row["id"],
+                    "problem": row["problem"],
+                    "answer": row["answer"],
+                    "source": row["source"],
+                    "policy_prompt": bare[order],
+                    "policy_prompt_ids": bare_ids[order],
+                    "expert_prompt": expert[order],
+                    "expert_prompt_ids": expert_ids[order],
+                    "demo_ids": [examples[example] for example in shown[order]],
+                    "trace": row["solution"] if self._traces else None,
+                }
+            )
+        return tables.table("prompts", rows)
+
+    def places(self, iteration: int) -> list[int]:
+        """Rows of the training set that make up an iteration's batch."""
+        size, total = self._settings.batch_size, len(self._rows)
+        start = (iteration - 1) * size
+        epoch, offset = divmod(start, total)
+        first = self._epoch(epoch)[offset : offset + size]
+        rest = self._epoch(epoch + 1)[: size - len(first)] if len(first) < size else first[:0]
+        return [*first.tolist(), *rest.tolist()]
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """Order of an epoch, (problems,) int64.
+
+        Its beginning shares a batch with the end of the epoch before, so the problems of that end
+        are moved behind that batch.
+        """
+        if epoch not in self._epochs:
+            size, total = self._settings.batch_size, len(self._rows)
+            if total >= 2 * size:
+                # An epoch's end is as drawn: only places of its first batch were moved.
+                before = self._drawn(epoch - 1) if epoch else None
+                self._epochs[epoch] = self._moved(epoch, before)
+            else:
+                for next_ in range(len(self._epochs), epoch + 1):
+                    self._epochs[next_] = self._moved(next_, self._epochs.get(next_ - 1))
+        return self._epochs[epoch]
+
+    def _drawn(self, epoch: int) -> np.ndarray:
+        return generator(self._seed, "epoch", epoch).permutation(len(self._rows))
+
+    def _moved(self, epoch: int, before: np.ndarray | None) -> np.ndarray:
+        order, size = self._drawn(epoch), self._settings.batch_size
+        overhang = (epoch * len(self._rows)) % size  # rows of the shared batch in the epoch before
+        if before is None or not overhang:
+            return order
+        own = np.flatnonzero(~np.isin(order, before[-overhang:]))[: size - overhang]
+        return np.concatenate([order[own], np.delete(order, own)])
+
+    def _with_examples(
+        self, chosen: list[int], iteration: int
+    ) -> tuple[list[list[int]], list[str | None], list[list[int] | None]]:
+        """Examples shown, expert prompts and their token ids, one a chosen problem."""
+        shown: list[list[int]] = [[] for _ in chosen]
+        texts: list[str | None] = [None] * len(chosen)
+        ids: list[list[int] | None] = [None] * len(chosen)
+        pool, limit = self._demonstrations, self._settings.max_tokens
+        if pool is None:
+            return shown, texts, ids
+        orders = [pool.choices(place, iteration) for place in chosen]
+        shown = [order[: self._settings.k].tolist() for order in orders]
+        waiting = [at for at in range(len(chosen)) if shown[at]]
+        room: dict[int, int] = {}  # tokens for examples, where the first choice was too long
+        while waiting:
+            drawn = [self._expert(chosen[at], shown[at]) for at in waiting]
+            over = []
+            for at, text, row in zip(waiting, drawn, self._template.tokenize(drawn), strict=True):
+                if len(row) <= limit:
+                    texts[at], ids[at] = text, row
+                    continue
+                # Examples joined can be some tokens shorter than examples apart, so the room is
+                # first guessed with that much to spare and then taken in.
+                sizes = self._sizes()
+                joints = JOINT_TOKENS * len(shown[at])
+                left = sum(sizes[one] for one in shown[at]) + joints - (len(row) - limit)
+                room[at] = min(left, room[at] - 1) if at in room else left
+                shown[at] = self._fitting(orders[at], room[at])
+                if shown[at]:
+                    over.append(at)
+            waiting = over
+        return shown, texts, ids
+
+    def _expert(self, place: int, examples: list[int]) -> str:
+        """The expert prompt's text. The first choice stands last, next to the question."""
+        assert self._demonstrations is not None
+        pool = self._demonstrations.examples
+        return self._template.render(
+            self._rows[place]["problem"], [pool[example] for example in reversed(examples)]
+        )
+
+    def _fitting(self, order: np.ndarray, room: int) -> list[int]:
+        """The first choices of at most `room` tokens together: k of them, or fewer, or none.
+
+        The longest is given up for the next choice that is shorter, until they fit.
+        """
+        sizes = self._sizes()
+        for count in range(min(self._settings.k, len(order)), 0, -1):
+            held = order[:count].tolist()
+            total = sum(sizes[one] for one in held)
+            for spare in order[count:].tolist():
+                if total <= room:
+                    break
+                longest = max(held, key=sizes.__getitem__)
+                if sizes[spare] < sizes[longest]:
+                    held.remove(longest)
+                    held.append(spare)
+                    total += sizes[spare] - sizes[longest]
+            if total <= room:
+                return held
+        return []
+
+    def _sizes(self) -> list[int]:
+        """Tokens of each example's text; counted when the first prompt is too long."""
+        if self._lengths is None:
+            assert self._demonstrations is not None
+            texts = [self._template.example(one) for one in self._demonstrations.examples]
+            self._lengths = [len(row) for row in self._template.tokenize(texts)]
+        return self._lengths
+
+    def _require_short(self) -> None:
+        limit = self._settings.max_tokens
+        # A token covers at least a byte, so only long texts need counting.
+        around = len(self._template.render("").encode()) + 1
+        sizes = [len(row["problem"].encode()) + around for row in self._rows]
+        long = [place for place, size in enumerate(sizes) if size > limit]
+        texts = [self._template.render(self._rows[place]["problem"]) for place in long]
+        counts = [len(row) for row in self._template.tokenize(texts)]
+        over = [(place, count) for place, count in zip(long, counts, strict=True) if count > limit]
+        if over:
+            place, count = max(over, key=lambda item: item[1])
+            raise ValueError(
+                f"{len(over)} of {len(self._rows)} training problems are longer than "
+                f"prompts.max_tokens = {limit} as bare prompts (id {self._rows[place]['id']!r}: "
+                f"{count} tokens): drop them with `icpo data prepare`, or raise prompts.max_tokens"
+            )
+
+
+def _require_traces(rows: list[dict[str, Any]]) -> None:
+    bare = [row["id"] for row in rows if row["solution"] is None]
+    if bare:
+        raise ValueError(
+            f"rollout.expert_source = traces needs a solution of every training problem, and "
+            f"{len(bare)} of {len(rows)} have none (id {bare[0]!r} first): use a set with expert "
+            "traces, or in_context"
+        )

@@ -1,0 +1,323 @@
+"""Stage `select`: ERRS, RS and group advantages, as one function over tables.
+
+IEF (implicit expert forcing) ends here: whatever prompt a rollout was sampled from, its row in the
+batch carries the bare prompt. ERRS (expert region reject sampling) decides which expert rollouts
+take part; RS adds the annealed bonus to their rewards; the advantage is relative to the mixed
+group. The authors' released code has no reject sampling (`errs = "off"`).
+
+Legend: N rollouts, G groups (one a problem).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from icpo_core.common.seeds import generator
+from icpo_core.config import SelectSection
+from icpo_core.grading.grade import VerdictStatus
+from icpo_core.method.advantages import group_advantages
+from icpo_core.method.expert_bonus import gamma
+from icpo_core.store.tables import TABLES, Origin, RejectReason
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+_ORIGINS = list(Origin)
+_REASONS = list(RejectReason)
+_UNKNOWN = [VerdictStatus.timeout.value, VerdictStatus.error.value]
+_KEPT = -1  # in place of a reason
+
+
+class Selection(NamedTuple):
+    """What the update learns from, what it does not, and why."""
+
+    batch: pa.Table
+    rejects: pa.Table
+    summary: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N rollouts in order of prompts, origins and sample indices, with their verdicts."""
+
+    take: Ints  # row in the rollout table
+    group: Ints  # row in the prompts table
+    origin: Ints  # index into _ORIGINS
+    reward: Floats
+    correct: Bools
+    known: Bools  # the judge came to a verdict
+    length: Ints  # tokens of the response
+
+    @property
+    def empty(self) -> Bools:
+        return self.length == 0
+
+    @property
+    def policy(self) -> Bools:
+        return self.origin == _ORIGINS.index(Origin.ON_POLICY)
+
+
+def select(
+    prompts: pa.Table,
+    rollouts: pa.Table,
+    verdicts: pa.Table,
+    settings: SelectSection,
+    iteration: int,
+    seed: int,
+) -> Selection:
+    """Batch and rejects of one iteration (counted from 1), in an order free of sharding.
+
+    Every rollout is in one of the two tables. A rollout that no judge came to a verdict on
+    (`timeout`, `error`) is unknown, not wrong: it is rejected and counts in no statistic.
+    Raises ValueError, naming the row, if keys are not unique, a rollout has no verdict or no
+    prompt, a verdict no rollout, or a rollout not one logprob a token.
+    """
+    _check_logprobs(rollouts)
+    rows = join(prompts, rollouts, verdicts)
+    reason_N = _reject(rows, prompts, settings, iteration, seed)
+    kept_N = reason_N == _KEPT
+
+    factor = gamma(settings.bonus, iteration - 1, settings.horizon, settings.decay)
+    accepted_N = ~rows.policy & (rows.reward >= _delta(settings))
+    bonus_N = settings.alpha * factor * (kept_N & accepted_N & rows.correct)
+    shaped_N = rows.reward + bonus_N
+    counted_N = kept_N | (reason_N == _REASONS.index(RejectReason.MASKED))
+    advantage_N = group_advantages(shaped_N, rows.group, settings.divide_by_std, counted_N)
+
+    take = pa.array(rows.take[kept_N])
+    groups = pa.array(rows.group[kept_N])
+    batch = _table(
+        "batch",
+        rollouts.select(["prompt_id", "sample_index", "origin"]).take(take),
+        prompt_ids=prompts["policy_prompt_ids"].take(groups),
+        response_ids=rollouts["response_ids"].take(take),
+        behaviour_logprobs=rollouts["logprobs"].take(take),
+        reward=rows.reward[kept_N],
+        bonus=bonus_N[kept_N],
+        shaped_reward=shaped_N[kept_N],
+        advantage=advantage_N[kept_N],
+    )
+    rejects = _table(
+        "rejects",
+        rollouts.select(["prompt_id", "sample_index", "origin"]).take(rows.take[~kept_N]),
+        reward=rows.reward[~kept_N],
+        reason=pa.array([reason.value for reason in _REASONS]).take(reason_N[~kept_N]),
+    )
+    assert batch.num_rows + rejects.num_rows == rollouts.num_rows
+    summary = _summary(rows, reason_N, counted_N, bonus_N, shaped_N, settings)
+    summary["bonus/gamma"] = factor
+    return Selection(batch, rejects, summary)
+
+
+def _reject(
+    rows: Rows, prompts: pa.Table, settings: SelectSection, iteration: int, seed: int
+) -> Ints:
+    """Index into _REASONS of every rollout, or _KEPT."""
+    reason_N = np.full(len(rows.take), _KEPT, dtype=np.int64)
+    reason_N[~rows.known] = _REASONS.index(RejectReason.UNJUDGED)
+    reason_N[rows.empty] = _REASONS.index(RejectReason.EMPTY)
+    usable_N = reason_N == _KEPT
+    if settings.errs == "off":
+        return reason_N
+    below_N = usable_N & ~rows.policy & (rows.reward < _delta(settings))
+    why = RejectReason.MASKED if settings.errs == "mask" else RejectReason.BELOW_DELTA
+    reason_N[below_N] = _REASONS.index(why)
+    if settings.errs == "replace":
+        accepted_N = usable_N & ~rows.policy & ~below_N
+        _replace(rows, prompts, usable_N & rows.policy, accepted_N, reason_N, iteration, seed)
+    return reason_N
+
+
+def _delta(settings: SelectSection) -> float:
+    """δ in the precision that rewards are stored in: 0.9 must not exceed a reward of 0.9."""
+    return float(np.float32(settings.delta))
+
+
+def _replace(
+    rows: Rows,
+    prompts: pa.Table,
+    policy_N: Bools,
+    accepted_N: Bools,
+    reason_N: Ints,
+    iteration: int,
+    seed: int,
+) -> None:
+    """Algorithm 1 of the paper: an accepted expert rollout displaces a random on-policy one.
+
+    A group keeps as many rollouts as it had usable on-policy ones. Marks `reason_N` in place.
+    """
+    for group in np.unique(rows.group[accepted_N]):
+        first, last = np.searchsorted(rows.group, [group, group + 1])
+        experts = first + np.flatnonzero(accepted_N[first:last])
+        places = first + np.flatnonzero(policy_N[first:last])
+        count = min(len(experts), len(places))
+        prompt_id = prompts["prompt_id"][int(group)].as_py()
+        chosen = generator(seed, "errs", iteration, prompt_id).permutation(len(places))[:count]
+        reason_N[places[chosen]] = _REASONS.index(RejectReason.REPLACED)
+        reason_N[experts[count:]] = _REASONS.index(RejectReason.SPARE_EXPERT)
+
+
+def join(prompts: pa.Table, rollouts: pa.Table, verdicts: pa.Table) -> Rows:
+    """Rollouts and verdicts by (prompt_id, sample_index, origin), in order of those keys.
+
+    Raises ValueError, naming the row, if the keys of the three tables do not fit together.
+    """
+    ids = prompts["prompt_id"].combine_chunks()
+    repeated = _first_repeated(np.sort(ids.dictionary_encode().indices.to_numpy()))
+    if repeated is not None:
+        raise ValueError(f"prompts: problem {ids.unique()[repeated]} is in the batch twice")
+    group_R, sample_R, origin_R = _keys(rollouts, ids, "rollouts")
+    group_V, sample_V, origin_V = _keys(verdicts, ids, "verdicts")
+    order_R = np.lexsort((sample_R, origin_R, group_R))
+    order_V = np.lexsort((sample_V, origin_V, group_V))
+    keys_R = np.stack([group_R, origin_R, sample_R])[:, order_R]
+    keys_V = np.stack([group_V, origin_V, sample_V])[:, order_V]
+    for name, keys in (("rollouts", keys_R), ("verdicts", keys_V)):
+        same = (keys[:, 1:] == keys[:, :-1]).all(0)
+        if same.any():
+            raise ValueError(f"{name}: {_name(ids, keys[:, same.argmax()])} is there twice")
+    if keys_R.shape != keys_V.shape or (keys_R != keys_V).any():
+        _raise_unmatched(ids, keys_R, keys_V)
+
+    status = verdicts["status"].combine_chunks()
+    reward_N = verdicts["reward"].to_numpy().astype(np.float64)[order_V]
+    failed_V = pc.is_in(status, value_set=pa.array(_UNKNOWN)).to_numpy(zero_copy_only=False)
+    correct_V = pc.equal(status, VerdictStatus.correct.value).to_numpy(zero_copy_only=False)
+    lengths_R = pc.list_value_length(rollouts["response_ids"]).to_numpy()
+    return Rows(
+        take=order_R,
+        group=keys_R[0],
+        origin=keys_R[1],
+        reward=reward_N,
+        correct=correct_V[order_V],
+        known=~failed_V[order_V] & np.isfinite(reward_N),
+        length=lengths_R[order_R].astype(np.int64),
+    )
+
+
+def _keys(data: pa.Table, ids: pa.Array, name: str) -> tuple[Ints, Ints, Ints]:
+    """Group, sample index and origin of every row, as numbers."""
+    group = pc.index_in(data["prompt_id"], value_set=ids)
+    origin = pc.index_in(data["origin"], value_set=pa.array([o.value for o in _ORIGINS]))
+    if group.null_count:
+        lost = data["prompt_id"][pc.index(group.is_null(), True).as_py()]
+        raise ValueError(f"{name}: problem {lost} is not among the prompts")
+    if origin.null_count:
+        odd = data["origin"][pc.index(origin.is_null(), True).as_py()]
+        raise ValueError(f"{name}: origin {odd} is none of {', '.join(_ORIGINS)}")
+    group_N, sample_N, origin_N = (
+        column.to_numpy().astype(np.int64) for column in (group, data["sample_index"], origin)
+    )
+    return group_N, sample_N, origin_N
+
+
+def _first_repeated(values: Ints) -> int | None:
+    same = np.flatnonzero(values[1:] == values[:-1])
+    return int(values[same[0]]) if len(same) else None
+
+
+def _name(ids: pa.Array, key: npt.NDArray[np.int64]) -> str:
+    group, origin, sample = (int(part) for part in key)
+    return f"rollout {sample} ({_ORIGINS[origin]}) of problem {ids[group]}"
+
+
+def _raise_unmatched(ids: pa.Array, keys_R: Ints, keys_V: Ints) -> None:
+    rollouts, verdicts = set(map(tuple, keys_R.T)), set(map(tuple, keys_V.T))
+    if lost := sorted(rollouts - verdicts):
+        raise ValueError(
+            f"verdicts: {_name(ids, np.array(lost[0]))} has no verdict; run `verify` again"
+        )
+    surplus = sorted(verdicts - rollouts)
+    raise ValueError(
+        f"verdicts: {_name(ids, np.array(surplus[0]))} was judged but is not among the rollouts; "
+        "run `verify` again"
+    )
+
+
+def _check_logprobs(rollouts: pa.Table) -> None:
+    tokens = pc.list_value_length(rollouts["response_ids"])
+    odd = pc.fill_null(pc.not_equal(tokens, pc.list_value_length(rollouts["logprobs"])), False)
+    where = pc.index(odd, True).as_py()
+    if where >= 0:
+        raise ValueError(
+            f"rollouts: row {where} has {tokens[where]} tokens and "
+            f"{len(rollouts['logprobs'][where])} logprobs"
+        )
+
+
+def _table(name: str, keys: pa.Table, **columns: Any) -> pa.Table:
+    """Table of the contract from its key columns and the others."""
+    schema = TABLES[name]
+    arrays = []
+    for column in schema:
+        values = columns.get(column.name)
+        if values is None:
+            values = keys[column.name]
+        if isinstance(values, np.ndarray):
+            values = pa.array(values).cast(column.type)
+        elif values.type != column.type:
+            values = values.cast(column.type)
+        arrays.append(values)
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _summary(
+    rows: Rows,
+    reason_N: Ints,
+    counted_N: Bools,
+    bonus_N: Floats,
+    shaped_N: Floats,
+    settings: SelectSection,
+) -> dict[str, float]:
+    """Counts and means; a mean over nothing is left out. Rewards are those before the bonus."""
+    kept_N, groups = reason_N == _KEPT, int(rows.group.max(initial=-1)) + 1
+    judged_N = rows.known & ~rows.empty
+    expert_N = judged_N & ~rows.policy
+    accepted_N = expert_N & (rows.reward >= _delta(settings))
+
+    def per_group(mask_N: Bools) -> Ints:
+        return np.bincount(rows.group[mask_N], minlength=groups)
+
+    sampled, members = per_group(np.ones_like(kept_N)), per_group(counted_N)
+    low, high = np.full(groups, np.inf), np.full(groups, -np.inf)
+    np.minimum.at(low, rows.group[counted_N], shaped_N[counted_N])
+    np.maximum.at(high, rows.group[counted_N], shaped_N[counted_N])
+    right_N = judged_N & rows.correct
+    policy_judged = per_group(judged_N & rows.policy)
+    policy_right = per_group(right_N & rows.policy)
+    wrong = (policy_judged > 0) & (policy_right == 0)
+
+    summary: dict[str, float] = {
+        "rows/rollouts": len(reason_N),
+        "rows/batch": int(kept_N.sum()),
+        "rows/rejects": int((~kept_N).sum()),
+        "errs/candidates": int(expert_N.sum()),
+        "errs/accepted": int(accepted_N.sum()),
+        "bonus/rows": int((bonus_N > 0).sum()),
+        "groups/all": int((sampled > 0).sum()),
+        "groups/zero_variance": int(((members > 1) & (low == high)).sum()),
+        "groups/one_member": int((members == 1).sum()),
+        "groups/no_member": int(((sampled > 0) & (members == 0)).sum()),
+        "groups/all_wrong": int(wrong.sum()),
+        "groups/all_right": int(((policy_judged > 0) & (policy_right == policy_judged)).sum()),
+        # Groups that GRPO would learn nothing from: all on-policy wrong, an expert right.
+        "flips": int((wrong & (per_group(right_N & ~rows.policy) > 0)).sum()),
+    }
+    for index, reason in enumerate(_REASONS):
+        summary[f"rejects/{reason}"] = int((reason_N == index).sum())
+    if expert_N.any():
+        summary["errs/acceptance"] = float(accepted_N.sum() / expert_N.sum())
+    if kept_N.any():
+        summary["bonus/mean"] = float(bonus_N[kept_N].mean())
+    for index, origin in enumerate(_ORIGINS):
+        mine_N = judged_N & (rows.origin == index)
+        if mine_N.any():
+            summary[f"reward/{origin}"] = float(rows.reward[mine_N].mean())
+    return summary

@@ -1,0 +1,1 @@
+"""Model folders: where weights and tokenizers are, and the shape of a model."""

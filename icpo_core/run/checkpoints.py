@@ -1,0 +1,151 @@
+"""Checkpoints: published weights, saved trainer states and the way back to one, and `LATEST`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from icpo_core.common.files import TEMPORARY_SUFFIX, link_or_copy, point, read_json
+from icpo_core.run import metrics, retention
+from icpo_core.run.run import Run
+from icpo_core.store.paths import RunPaths
+
+
+def publish(run: Run, iteration: int, folder: Path) -> dict[str, str]:
+    """Link the weights of an update into `folder`; their sha256 by name in the checkpoint."""
+    found = run.store.manifest("update", iteration)
+    assert found is not None
+    known = {}
+    for record in found.files:
+        if record.name.startswith("model/"):
+            source = run.store.file("update", iteration, record.name)
+            link_or_copy(source, folder.parent / record.name)
+            known[record.name] = record.sha256
+    return known
+
+
+def state_due(run: Run, iteration: int) -> bool:
+    """Whether the trainer's state is saved after this iteration: every so often, at the end, and
+    where a branch leaves another run, whose batches its own trainer could not replay."""
+    run = run.at(iteration)
+    return (
+        iteration % run.config.checkpoint.state_every == 0
+        or iteration == run.config.run.iterations
+        or run.at(iteration + 1) is not run
+    )
+
+
+def restore(run: Run, iteration: int) -> dict[str, Any]:
+    """How a trainer comes to the state after `iteration`: the nearest saved state, and the stored
+    batches since, which are replayed; without a saved state from the base model on.
+
+    `run`: with the configuration of the trainer. A state counts if it is whole, to the byte, and
+    belongs to the update that is there now.
+    Raises ValueError if a batch is no longer the one that its update learned from.
+    """
+    replay: list[dict[str, Any]] = []
+    for number in range(iteration, 0, -1):
+        folder = _saved_state(run, number)
+        if folder is not None:
+            return {"folder": str(folder), "replay": replay[::-1]}
+        assert run.at(number) is run, "a branch saves a state where it begins"
+        replay.append({"iteration": number, "batch": str(_batch(run, number))})
+    return {"folder": None, "replay": replay[::-1]}
+
+
+def bridge_needed(run: Run, iteration: int) -> int | None:
+    """The last iteration of an earlier era whose state must be saved before a trainer of this one
+    can come to the state after `iteration`; None if there is nothing in the way."""
+    for number in range(iteration, 0, -1):
+        if _saved_state(run, number) is not None:
+            return None
+        if run.at(number) is not run:
+            return number
+    return None
+
+
+def _saved_state(run: Run, iteration: int) -> Path | None:
+    """Folder of a whole state that was saved after an iteration as it is stored now."""
+    update = run.store.finished("update", iteration)
+    checkpoint = run.store.finished("checkpoint", iteration)
+    if update is None or checkpoint is None or not retention.has_state(run, iteration):
+        return None
+    if update.fingerprint not in checkpoint.parents:
+        return None
+    folder = run.paths.stage("checkpoint", iteration) / "state"
+    try:
+        for record in checkpoint.files:
+            if record.name.startswith("state/"):
+                run.store.file("checkpoint", iteration, record.name)
+    except ValueError as damage:
+        run.on_decision(f"state of iteration {iteration} passed over: {damage}")
+        return None
+    return folder if read_json(folder / "state.json")["state_id"] == update.fingerprint else None
+
+
+def _batch(run: Run, iteration: int) -> Path:
+    """The stored batch that an iteration's update learned from."""
+    path = run.store.file("select", iteration, "batch.parquet")
+    select, update = (
+        run.store.finished("select", iteration),
+        run.store.finished("update", iteration),
+    )
+    assert select is not None
+    assert update is not None
+    if update.inputs["batch"] != select.record("batch.parquet").digest:
+        raise ValueError(
+            f"{path}: is another batch than the one that update {iteration} learned from, so the "
+            f"trainer cannot be brought back to where it was; make the update again: `icpo stage "
+            f"update {run.paths.root} --iteration {iteration} --force`"
+        )
+    return path
+
+
+def settle(run: Run) -> None:
+    """Make `LATEST` the newest checkpoint of the run's lineage, then remove what need not be kept.
+
+    Repeats without harm, so that a run which died in between is put right when it is resumed.
+    """
+    if not run.settled:
+        _end_removals(run)
+        metrics.mend(run)
+        run.settled = True
+    kept = retention.holdings(run)
+    if not kept:
+        return
+    point_latest(run.paths, kept[-1].iteration)
+    removals = retention.removals(run, kept)
+    if removals:
+        run.store.prune(removals)
+
+
+def _end_removals(run: Run) -> None:
+    """Remove what a process that was killed had said to be gone, and what it was about to write."""
+    said = {
+        (stage, number): frozenset[str]()
+        for number in run.paths.iterations()
+        for stage in ("checkpoint", "update")
+        if run.store.finished(stage, number) and run.store.marks.pruned(stage, number)
+    }
+    run.store.prune(said)
+    for pattern in ("*", "logs/*/*"):
+        for path in run.paths.root.glob(pattern + TEMPORARY_SUFFIX):
+            path.unlink()
+
+
+def point_latest(paths: RunPaths, iteration: int) -> None:
+    """Make `LATEST` a link to a checkpoint."""
+    point(paths.latest, paths.place("checkpoint", iteration))
+
+
+def withdraw(run: Run, iteration: int) -> None:
+    """Before a checkpoint is made again: let `LATEST` be the one before it, if it was this one."""
+    target = str(run.paths.stage("checkpoint", iteration).relative_to(run.paths.root))
+    if not run.paths.latest.is_symlink() or os.readlink(run.paths.latest) != target:
+        return
+    before = [one for one in retention.lineage(run) if one < iteration and run.has_weights(one)]
+    if before:
+        point_latest(run.paths, before[-1])
+    else:
+        run.paths.latest.unlink()

@@ -1,0 +1,1 @@
+"""The run store: tables, manifests, and which stage of which iteration is done."""

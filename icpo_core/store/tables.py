@@ -1,0 +1,291 @@
+"""The Parquet contract: one schema a table, checked when written and when read.
+
+Every file carries `icpo.table`, `icpo.schema_version` and, for a stage's part, the fingerprint of
+the work that made it (`icpo.fingerprint`), so that a finished part is told from another run's.
+Columns marked volatile (wall-clock seconds) do not count as content: two verdict tables that
+differ only in how long the judge took have the same `content_digest`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import StrEnum
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from icpo_core.common.files import atomic_path
+
+SCHEMA_VERSION = 1
+
+
+class Origin(StrEnum):
+    """Where a rollout came from."""
+
+    ON_POLICY = "on_policy"  # sampled from the bare prompt
+    EXPERT = "expert"  # sampled with demonstrations in the prompt (IEF)
+    TRACE = "trace"  # an expert solution from the data set (LUFFY)
+
+
+class RejectReason(StrEnum):
+    """Why a rollout takes no part in the loss. Every rollout is in the batch or has a reason."""
+
+    BELOW_DELTA = "below_delta"  # ERRS: expert rollout with reward < delta
+    REPLACED = "replaced"  # ERRS `replace`: on-policy rollout that an accepted expert one displaced
+    SPARE_EXPERT = "spare_expert"  # ERRS `replace`: expert rollout with no place left to take
+    MASKED = "masked"  # ERRS `mask`: counted in the group's statistics, without loss
+    UNJUDGED = "unjudged"  # the judge timed out or failed: no reward is known
+    EMPTY = "empty"  # no token was sampled
+
+
+def _field(
+    name: str, kind: pa.DataType, nullable: bool = False, volatile: bool = False
+) -> pa.Field:
+    return pa.field(name, kind, nullable, metadata={"volatile": "1"} if volatile else None)
+
+
+_IDS = pa.list_(pa.field("element", pa.int32(), nullable=False))
+_LOGPROBS = pa.list_(pa.field("element", pa.float32(), nullable=False))
+_KEYS = [
+    _field("prompt_id", pa.string()),
+    _field("sample_index", pa.int32()),
+    _field("origin", pa.string()),
+]
+
+_GENERATION = [
+    _field("benchmark", pa.string()),
+    _field("prompt_id", pa.string()),
+    _field("sample_index", pa.int32()),
+    _field("response", pa.string()),
+    _field("response_ids", _IDS),
+    _field("finish_reason", pa.string()),
+    _field("seed", pa.int64()),
+    _field("policy_version", pa.string()),
+]
+
+TABLES: dict[str, pa.Schema] = {
+    "problems": pa.schema(
+        [
+            _field("id", pa.string()),
+            _field("problem", pa.string()),
+            _field("answer", pa.string()),
+            _field("solution", pa.string(), nullable=True),
+            _field("source", pa.string()),
+        ]
+    ),
+    "prompts": pa.schema(
+        [
+            _field("prompt_id", pa.string()),
+            _field("problem", pa.string()),
+            _field("answer", pa.string()),
+            _field("source", pa.string()),
+            _field("policy_prompt", pa.string()),
+            _field("policy_prompt_ids", _IDS),
+            # Null where no demonstrations are used or none fits the token limit.
+            _field("expert_prompt", pa.string(), nullable=True),
+            _field("expert_prompt_ids", _IDS, nullable=True),
+            _field("demo_ids", pa.list_(pa.field("element", pa.string(), nullable=False))),
+            # The data set's own solution: the off-policy sample of the LUFFY baseline.
+            _field("trace", pa.string(), nullable=True),
+        ]
+    ),
+    "rollout": pa.schema(
+        [
+            *_KEYS,
+            _field("response", pa.string()),
+            _field("response_ids", _IDS),
+            # Natural logarithm, of the distribution sampled from (temperature applied); null for
+            # traces.
+            _field("logprobs", _LOGPROBS, nullable=True),
+            _field("finish_reason", pa.string()),
+            _field("seed", pa.int64()),
+            _field("policy_version", pa.string()),
+        ]
+    ),
+    "verdicts": pa.schema(
+        [
+            *_KEYS,
+            _field("reward", pa.float32()),
+            _field("status", pa.string()),
+            _field("extracted", pa.string(), nullable=True),
+            _field("gold", pa.string()),
+            _field("seconds", pa.float32(), volatile=True),
+            _field("detail", pa.string()),
+        ]
+    ),
+    "batch": pa.schema(
+        [
+            *_KEYS,
+            _field("prompt_ids", _IDS),  # the bare prompt, always (IEF)
+            _field("response_ids", _IDS),
+            _field("behaviour_logprobs", _LOGPROBS, nullable=True),
+            _field("reward", pa.float32()),
+            _field("bonus", pa.float32()),
+            _field("shaped_reward", pa.float32()),
+            _field("advantage", pa.float32()),
+        ]
+    ),
+    "rejects": pa.schema(
+        [
+            *_KEYS,
+            _field("reward", pa.float32()),
+            _field("reason", pa.string()),
+        ]
+    ),
+    # What the trainer says some sequences are worth under the weights it publishes beside: an
+    # engine that loads the weights must say the same.
+    "probe": pa.schema([_field("token_ids", _IDS), _field("logprobs", _LOGPROBS)]),
+    # Evaluation: what is asked, one row a problem.
+    "questions": pa.schema(
+        [
+            _field("benchmark", pa.string()),
+            _field("prompt_id", pa.string()),
+            _field("prompt", pa.string()),
+            _field("prompt_ids", _IDS),
+            _field("gold", pa.string()),
+            _field("subject", pa.string(), nullable=True),
+            _field("level", pa.string(), nullable=True),
+            _field("demo_ids", pa.list_(pa.field("element", pa.string(), nullable=False))),
+        ]
+    ),
+    # One row a sample, first without and then with its verdict.
+    "generations": pa.schema(_GENERATION),
+    "samples": pa.schema(
+        [
+            *_GENERATION,
+            _field("reward", pa.float32()),
+            _field("status", pa.string()),
+            _field("extracted", pa.string(), nullable=True),
+            _field("gold", pa.string()),
+            _field("seconds", pa.float32(), volatile=True),
+        ]
+    ),
+}
+
+
+def table(name: str, rows: list[dict]) -> pa.Table:
+    """Rows as an Arrow table of the named schema. A missing or extra key is an error."""
+    schema = TABLES[name]
+    for row in rows:
+        assert row.keys() == set(schema.names), sorted(row.keys() ^ set(schema.names))
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def check(name: str, data: pa.Table, where: str | Path) -> pa.Table:
+    """The table itself, if its columns, types and nulls are those of the contract.
+
+    Raises ValueError with one line that names the file, the column and the mend.
+    """
+    schema = TABLES[name]
+    missing = [column for column in schema.names if column not in data.column_names]
+    if missing:
+        raise ValueError(
+            f"{where}: column {missing[0]!r} of table {name!r} is missing; "
+            f"it needs {', '.join(schema.names)}"
+        )
+    data = data.select(schema.names)
+    try:
+        data = data.cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
+        wrong = [f.name for f in schema if not data.schema.field(f.name).type.equals(f.type)]
+        column = wrong[0] if wrong else "a column"
+        raise ValueError(
+            f"{where}: column {column!r} of table {name!r} must be "
+            f"{schema.field(wrong[0]).type if wrong else 'without nulls'} ({error})"
+        ) from error
+    for column in schema:
+        if not column.nullable and data.column(column.name).null_count:
+            raise ValueError(f"{where}: column {column.name!r} of table {name!r} has null values")
+    return data
+
+
+def write(name: str, data: pa.Table, path: Path, fingerprint: str = "") -> Path:
+    """Write a checked table so that the file is whole or absent, with page checksums.
+
+    It is on the disk when the stage that it belongs to is committed.
+    """
+    data = check(name, data, path)
+    marks = {
+        b"icpo.table": name.encode(),
+        b"icpo.schema_version": str(SCHEMA_VERSION).encode(),
+        b"icpo.fingerprint": fingerprint.encode(),
+    }
+    data = data.replace_schema_metadata(marks)
+    with atomic_path(path, durable=False) as temporary:
+        pq.write_table(data, temporary, compression="zstd", write_page_checksum=True)
+    return path
+
+
+def read(name: str, path: Path) -> pa.Table:
+    """Read a table and check it against the contract.
+
+    Raises ValueError if the file is missing, cut short, damaged or of another schema.
+    """
+    try:
+        data = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"{path}: not a whole Parquet file ({first}); make it again") from error
+    version = (data.schema.metadata or {}).get(b"icpo.schema_version")
+    if version is not None and int(version) != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path}: schema version {int(version)}, this program reads {SCHEMA_VERSION}; "
+            "make it again with this version or read it with the one that wrote it"
+        )
+    return check(name, data, path)
+
+
+def table_name(path: Path) -> str | None:
+    """Name of the table that a Parquet file of ours holds; None of another's file.
+
+    Raises ValueError if the file is not whole.
+    """
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"{path}: not a whole Parquet file ({first}); make it again") from error
+    name = metadata.get(b"icpo.table", b"").decode()
+    return name if name in TABLES else None
+
+
+def part_fingerprint(path: Path) -> str | None:
+    """Fingerprint in a finished part's metadata; None if there is no whole file."""
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+    except (FileNotFoundError, pa.ArrowInvalid, OSError):
+        return None
+    return metadata.get(b"icpo.fingerprint", b"").decode()
+
+
+def content_digest(name: str, data: pa.Table) -> str:
+    """sha256 of a table's rows without volatile columns, independent of files and chunking."""
+    schema = TABLES[name]
+    columns = [f.name for f in schema if not (f.metadata or {}).get(b"volatile")]
+    data = data.select(columns).combine_chunks().replace_schema_metadata(None)
+    digest = hashlib.sha256(f"{name}/{SCHEMA_VERSION}/{data.num_rows}".encode())
+    for column in columns:
+        digest.update(column.encode())
+        _update_digest(digest, data.column(column))
+    return digest.hexdigest()
+
+
+def _update_digest(digest: hashlib._Hash, column: pa.ChunkedArray | pa.Array) -> None:
+    """Feed values, not buffers: slack bytes, offsets and null slots have no say."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    digest.update(array.is_valid().to_numpy(zero_copy_only=False).tobytes())
+    if pa.types.is_list(array.type):
+        lengths = pc.fill_null(pc.list_value_length(array), 0)
+        digest.update(lengths.to_numpy(zero_copy_only=False).tobytes())
+        _update_digest(digest, pc.list_flatten(array))
+    elif pa.types.is_string(array.type):
+        lengths = pc.fill_null(pc.binary_length(array), 0)
+        digest.update(lengths.to_numpy(zero_copy_only=False).tobytes())
+        for value in array.drop_null():
+            digest.update(value.as_buffer())
+    else:
+        digest.update(array.drop_null().to_numpy(zero_copy_only=False).tobytes())

@@ -1,0 +1,1 @@
+"""The trainer: DeepSpeed around the policy."""

@@ -1,0 +1,516 @@
+"""The trainer: DeepSpeed around the policy.
+
+Its state (weights, optimizer) has a name, `state_id`: the fingerprint of the update that made it.
+An update says which state it starts from. If that is not the one in memory, the last saved state
+is loaded and the stored batches since are replayed, so that no step is ever taken twice and none
+is left out.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import shutil
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from icpo_core.common.files import canonical_digest, model_digest, read_json, sync, write_json
+from icpo_core.config import LossSection, UpdateSection
+from icpo_core.method.loss import LossInputs, LossOutputs, Totals, has_signal, icpo_loss, uses_kl
+from icpo_core.models.architecture import from_config
+from icpo_core.models.flops import training_flops
+from icpo_core.store import tables
+from icpo_core.trainer import lora
+from icpo_core.trainer.microbatches import (
+    Layout,
+    MicroBatch,
+    Row,
+    collate,
+    padding_share,
+    plan,
+    rows_of,
+    shown_tokens,
+)
+from icpo_core.trainer.policy import Policy, flash_attention, load_policy
+from icpo_core.trainer.publish import publish, write_probe
+from icpo_core.trainer.update_metrics import Figures
+
+DEFAULT_GAP = {"float32": 1e-4, "bfloat16": 0.1}
+STATE_TAG = "deepspeed"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Trainer:
+    """The policy under training. Every rank holds one; they act together."""
+
+    def __init__(
+        self,
+        model: Path,
+        loss: LossSection,
+        update: UpdateSection,
+        temperature: float,
+        off_policy_steps: int = 0,
+    ) -> None:
+        """off_policy_steps: updates that may lie between the weights that sampled and these."""
+        self.model, self.loss, self.settings = model, loss, update
+        self.temperature, self.off_policy_steps = temperature, off_policy_steps
+        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        self.base_version = model_digest(model)
+        self.flash_attention = flash_attention(DTYPES[update.dtype])
+        self.engine: Any = None
+        self.adapted = bool(update.lora.rank)
+        self._build()
+        # With an adapter the reference is the policy with it switched off.
+        self.reference = self._reference() if uses_kl(loss) and not self.adapted else None
+
+    def _build(self) -> None:
+        """A fresh policy and optimizer from the base model, in the place of any there are."""
+        import deepspeed
+
+        if self.engine is not None:
+            self.engine.destroy()
+            self.engine = None
+            gc.collect()
+        policy = self._policy()
+        if self.settings.gradient_checkpointing:
+            policy.model.gradient_checkpointing_enable()
+        policy.train()
+        self.layout = _same_on_all(_layout(self.settings, self.flash_attention, policy), self.ranks)
+        pad = policy.model.config.pad_token_id
+        self.pad_id = pad if isinstance(pad, int) else 0
+        trained = [value for value in policy.parameters() if value.requires_grad]
+        self.engine, _, _, _ = deepspeed.initialize(
+            model=policy, model_parameters=trained, config=self._deepspeed()
+        )
+        self.device = self.engine.device
+        self._norm: Tensor | None = None
+        self._trained: list[tuple[int, int, int]] = []
+        if self._in_plain_torch():
+            self.engine.optimizer.register_step_pre_hook(self._clip)
+        self.state_id = self.base_version
+
+    def _policy(self) -> Policy:
+        return load_policy(
+            self.model,
+            DTYPES[self.settings.dtype],
+            self.temperature,
+            self.flash_attention,
+            self.settings.lora,
+            self.settings.packing is not False,
+        )
+
+    def _in_plain_torch(self) -> bool:
+        """No optimizer of DeepSpeed's own around torch's: no bfloat16 and no ZeRO."""
+        return not (self.engine.bfloat16_enabled() or self.engine.zero_optimization())
+
+    def _clip(self, *_: Any) -> None:
+        """Clip as DeepSpeed does, and keep the norm, which in this one case it does not."""
+        self._norm = torch.nn.utils.clip_grad_norm_(
+            self.engine.module.parameters(), self.settings.grad_clip
+        )
+
+    def _deepspeed(self) -> dict[str, Any]:
+        zero = self.settings.deepspeed.get("zero_optimization", {})
+        offload = zero.get("offload_optimizer")
+        if offload and not has_compiler():
+            raise ValueError(
+                "update.deepspeed has offload_optimizer, which DeepSpeed compiles, and there is no "
+                "C++ compiler: install one (apt-get install g++), or leave it out"
+            )
+        plain = self.settings.dtype == "float32" and not zero.get("stage", 0)
+        return {
+            **self.settings.deepspeed,
+            # step() is the only boundary: mini-batches have as many micro-batches as they need,
+            # and losses are divided once, by totals over all of them.
+            "managed_gradient_accumulation": False,
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": 0.0 if plain else self.settings.grad_clip,
+            "bf16": {"enabled": self.settings.dtype == "bfloat16"},
+            "optimizer": {
+                "type": "AdamW",
+                "params": {
+                    "lr": self.settings.learning_rate,
+                    "betas": list(self.settings.betas),
+                    "weight_decay": self.settings.weight_decay,
+                    "torch_adam": not offload,
+                },
+            },
+            "steps_per_print": 1_000_000_000,
+        }
+
+    def _reference(self) -> torch.nn.Module:
+        """The frozen base model, for the KL term."""
+        policy = self._policy()
+        policy.requires_grad_(False).eval()
+        if self.engine.zero_optimization_stage() < 3:
+            return policy.to(self.device)
+        import deepspeed
+
+        zero = self.settings.deepspeed["zero_optimization"]
+        config = {
+            "train_micro_batch_size_per_gpu": 1,
+            "zero_optimization": {k: v for k, v in zero.items() if k != "offload_optimizer"},
+            "bf16": {"enabled": self.settings.dtype == "bfloat16"},
+        }
+        return deepspeed.initialize(model=policy, config=config)[0]
+
+    # --- one update -------------------------------------------------------------------------
+
+    def update(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Optimizer steps on one stored batch, then new weights, probe and metrics in `out`.
+
+        Raises ValueError if the batch is not of this run's engine (logprob gap past the limit).
+        """
+        started = time.perf_counter()
+        replayed = self._restore(job["parent"], job["restore"])
+        restored = time.perf_counter()
+        rows = rows_of(tables.read("batch", Path(job["batch"])))
+        self.state_id = ""  # a step that fails half-way has no name: nothing starts from it
+        metrics = self._step(rows, job["iteration"])
+        work = self._work()
+        self.state_id = job["state_id"]
+        stepped = time.perf_counter()
+        folder = Path(job["out"]) / "model"
+        weights = publish(self.engine, self.model, folder, self.settings.dtype)
+        write_probe(self.engine, rows, self.pad_id, folder / "probe.parquet")
+        timing = {
+            "restore": restored - started,
+            "step": stepped - restored,
+            "publish": time.perf_counter() - stepped,
+        }
+        return {
+            "metrics": metrics,
+            "policy_version": canonical_digest(weights),
+            "weights": weights,
+            "replayed": replayed,
+            "timing": timing,
+            "work": work,
+        }
+
+    def _work(self) -> dict[str, Any]:
+        """What the last step took through the model, and on what: tokens, FLOPs where the model's
+        shape is known, devices and their name (on a CPU: none)."""
+        sizes = self._trained
+        try:
+            shape = from_config(read_json(self.model / "config.json"), str(self.model))
+            flops = training_flops(shape, sizes)
+        except ValueError:  # a model of a kind that is not counted
+            flops = None
+        bfloat16 = self.device.type == "cuda" and self.settings.dtype == "bfloat16"
+        return {
+            "tokens": sum(tokens for tokens, _, _ in sizes),
+            "flops": flops,
+            "device": torch.cuda.get_device_name(self.device) if bfloat16 else "",
+            "devices": self.ranks,
+        }
+
+    def _restore(self, parent: str, restore: dict[str, Any]) -> list[int]:
+        """Bring memory to state `parent`; the iterations that had to be replayed.
+
+        Raises ValueError if `restore` does not lead to it.
+        """
+        if self.state_id == parent:
+            return []
+        if self.state_id != self.base_version:
+            self._build()
+        if restore["folder"] is not None:
+            self._load(Path(restore["folder"]))
+        replayed = []
+        for step in restore["replay"]:
+            self.state_id = ""  # until all of it is there
+            self._step(rows_of(tables.read("batch", Path(step["batch"]))), step["iteration"])
+            replayed.append(step["iteration"])
+        if not replayed and self.state_id != parent:
+            raise ValueError(
+                f"the trainer was to start from state {parent[:12]}, and what is stored leads to "
+                f"{self.state_id[:12]}: make the update before this one again"
+            )
+        self.state_id = parent
+        return replayed
+
+    def _step(self, rows: list[Row], iteration: int) -> dict[str, float]:
+        """The optimizer steps of one iteration; its metrics, means over all tokens they count."""
+        groups = list(dict.fromkeys(row.group for row in rows))
+        size = self.settings.mini_batch or max(1, len(groups))
+        mini_of = {group: place // size for place, group in enumerate(groups)}
+        counted: list[list[int]] = [[] for _ in range(0, len(groups), size)]
+        for index, row in enumerate(rows):
+            if len(row.response_ids):
+                counted[mini_of[row.group]].append(index)
+        kept = [self._with_signal(rows, members) for members in counted]
+        # Rows without signal are left out of the compute, not out of the mean.
+        whole = [
+            Totals(float(sum(len(rows[i].response_ids) for i in members)), float(len(members)))
+            for members in counted
+        ]
+        steps = [(mini, total) for mini, total in zip(kept, whole, strict=True) if mini]
+        self.state_id = ""  # what is in memory has no name until the last step is taken
+        old: dict[int, Tensor] = {}
+        if self.settings.old_logprobs == "trainer":
+            # Those of the first step are its own: the weights have not moved yet.
+            old = self._old_logprobs(rows, [i for mini, _ in steps[1:] for i in mini])
+        self._set_learning_rate(iteration)
+        figures = Figures()
+        norms: list[Tensor | float] = []
+        plans = [self._plan(rows, mini) for mini, _ in steps]
+        for shares, (_, total) in zip(plans, steps, strict=True):
+            self._accumulate(rows, shares[self.rank], total, old, figures)
+            # To the weights before, a gap is what was learned since (in the first iteration none).
+            if not norms and not (self.off_policy_steps and iteration > 1):
+                self._check_gap(figures.means())
+            norms.append(self._optimizer_step())
+        used = sum(map(len, kept))
+        metrics = figures.means(len(steps)) | {
+            **self._count(rows, [batch for ranks in plans for rank in ranks for batch in rank]),
+            "optimizer_steps": float(len(steps)),
+            "grad_norm": float(np.mean([float(norm) for norm in norms])) if norms else 0.0,
+            "learning_rate": self._learning_rate(iteration),
+            "rows": float(used),
+            "rows_without_signal": float(sum(map(len, counted)) - used),
+        }
+        if not math.isfinite(metrics.get("loss", 0.0) + metrics["grad_norm"]):
+            raise FloatingPointError(
+                f"loss {metrics['loss']} and gradient norm {metrics['grad_norm']} in iteration "
+                f"{iteration}: no weights were published"
+            )
+        return metrics
+
+    def _with_signal(self, rows: list[Row], members: list[int]) -> list[int]:
+        advantages = torch.tensor([rows[i].advantage for i in members])
+        useful = has_signal(advantages, self.loss).tolist()
+        return [i for i, one in zip(members, useful, strict=True) if one]
+
+    def _plan(self, rows: list[Row], members: list[int]) -> list[list[list[int]]]:
+        """Indices into `rows` by rank and micro-batch."""
+        chosen = [rows[i] for i in members]
+        shares = plan(chosen, self.settings.token_budget, self.ranks, self.layout)
+        return [[[members[i] for i in batch] for batch in batches] for batches in shares]
+
+    def _collate(self, rows: list[Row]) -> MicroBatch:
+        return collate(rows, self.pad_id, self.device, self.layout)
+
+    def _count(self, rows: list[Row], batches: list[list[int]]) -> dict[str, float]:
+        """Keep what was trained on, and say how much of it the model was not shown, or for nothing.
+
+        Shares of padding in what it was shown, and of prompts in what it would have been shown if
+        they were not shared.
+        """
+        lengths = [row.length for row in rows]
+        of_rows = [lengths[i] for batch in batches for i in batch]
+        shown = shown_tokens(rows, batches) if self.layout is Layout.SHARED else of_rows
+        responses = [len(rows[i].response_ids) for batch in batches for i in batch]
+        self._trained = list(zip(of_rows, shown, responses, strict=True))
+        padded = self.layout is Layout.PADDED
+        return {
+            "padding_share": padding_share(lengths, batches) if padded else 0.0,
+            "shared_share": 1.0 - sum(shown) / max(1, sum(of_rows)),
+        }
+
+    def _accumulate(
+        self,
+        rows: list[Row],
+        batches: list[list[int]],
+        totals: Totals,
+        old: dict[int, Tensor],
+        figures: Figures,
+    ) -> None:
+        """Forward and backward over this rank's micro-batches of a mini-batch."""
+        for members in batches:
+            micro = self._collate([rows[i] for i in members])
+            logprobs_N, entropy_N = self.engine(
+                **micro.inputs, entropy_gradient=self.loss.entropy_coefficient > 0
+            )
+            inputs = self._inputs(micro, [old.get(i) for i in members], logprobs_N, entropy_N)
+            outputs = icpo_loss(inputs, self.loss, totals)
+            _add_gap(outputs, inputs)
+            figures.add(outputs)
+            # DeepSpeed averages gradients over ranks; the loss is already divided by global totals.
+            self.engine.backward(outputs.loss * self.ranks)
+
+    def _inputs(
+        self,
+        micro: MicroBatch,
+        old: list[Tensor | None],
+        logprobs_N: Tensor,
+        entropy_N: Tensor,
+    ) -> LossInputs:
+        logprobs_BT = micro.spread(logprobs_N)
+        old_BT = logprobs_BT.detach()
+        if self.settings.old_logprobs == "engine":
+            from_engine_B = micro.known_B & ~micro.expert_B
+            old_BT = torch.where(from_engine_B[:, None], micro.behaviour_BT, old_BT)
+        elif any(one is not None for one in old):
+            # Expert rows have none: their loss is not a ratio to the old policy.
+            old_BT = old_BT.clone()
+            for place, one in enumerate(old):
+                if one is not None:
+                    old_BT[place, : len(one)] = one.to(self.device, non_blocking=True)
+        return LossInputs(
+            logprobs_BT=logprobs_BT,
+            old_logprobs_BT=old_BT,
+            reference_logprobs_BT=self._reference_logprobs(micro) if uses_kl(self.loss) else None,
+            behaviour_logprobs_BT=micro.behaviour_BT,
+            behaviour_known_B=micro.known_B,
+            advantages_B=micro.advantages_B,
+            mask_BT=micro.mask_BT,
+            expert_B=micro.expert_B,
+            entropy_BT=micro.spread(entropy_N),
+        )
+
+    @torch.no_grad()
+    def _reference_logprobs(self, micro: MicroBatch) -> Tensor:
+        """Of the response tokens under the base model, [B, T]."""
+        policy = self.engine.module
+        with lora.switched_off(policy) if self.reference is None else nullcontext():
+            logprobs_N, _ = (self.reference or policy)(**micro.inputs, entropy=False)
+        return micro.spread(logprobs_N)
+
+    @torch.no_grad()
+    def _old_logprobs(self, rows: list[Row], members: list[int]) -> dict[int, Tensor]:
+        """Logprobs of on-policy rows before the first step of the iteration, by row index."""
+        members = [i for i in members if not rows[i].expert]
+        if not members:
+            return {}
+        mine: dict[int, Tensor] = {}
+        for batch in self._plan(rows, members)[self.rank]:
+            micro = self._collate([rows[i] for i in batch])
+            logprobs_N, _ = self.engine(**micro.inputs, entropy=False)
+            parts = logprobs_N.cpu().split([len(rows[i].response_ids) for i in batch])
+            mine.update(zip(batch, parts, strict=False))  # an empty micro-batch has one part
+        if self.ranks == 1:
+            return mine
+        # The plan of a mini-batch may give a row to another rank than this one did.
+        everyone: list[Any] = [None] * self.ranks
+        dist.all_gather_object(everyone, {i: part.numpy() for i, part in mine.items()})
+        return {i: torch.from_numpy(part) for one in everyone for i, part in one.items()}
+
+    def _check_gap(self, means: dict[str, float]) -> None:
+        """Stop before the first step if these rollouts are not from the weights in memory."""
+        gap = means["engine_gap/mean"]  # NaN where no logprob of an engine is known
+        limit = self.settings.max_logprob_gap or DEFAULT_GAP[self.settings.dtype]
+        if gap > limit:
+            raise ValueError(
+                f"engine and trainer disagree: the mean gap of on-policy logprobs is {gap:.3g} "
+                f"nats (limit {limit:g}, update.max_logprob_gap); the rollouts were made by other "
+                f"weights, nothing was learned from them"
+            )
+
+    def _optimizer_step(self) -> Tensor | float:
+        """Clip, step, clear. The gradient norm before clipping."""
+        self.engine.step()
+        norm = self._norm if self._norm is not None else self.engine.get_global_grad_norm()
+        assert norm is not None
+        return norm
+
+    def _learning_rate(self, iteration: int) -> float:
+        warmup = self.settings.warmup_iterations
+        share = min(1.0, iteration / warmup) if warmup else 1.0
+        return self.settings.learning_rate * share
+
+    def _set_learning_rate(self, iteration: int) -> None:
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = self._learning_rate(iteration)
+
+    # --- state on disk ----------------------------------------------------------------------
+
+    def save(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Save weights and optimizer, the state named `state_id`, in `out`."""
+        self._restore(job["state_id"], job["restore"])
+        folder = Path(job["out"])
+        if self.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        if self.ranks > 1:
+            dist.barrier()
+        self.engine.save_checkpoint(
+            str(folder), tag=STATE_TAG, save_latest=False, exclude_frozen_parameters=self.adapted
+        )
+        if self.ranks > 1:
+            dist.barrier()
+        if self.rank == 0:
+            files = sorted((folder / STATE_TAG).iterdir())
+            for file in files:
+                sync(file)
+            names = [file.name for file in files]
+            whole = {"state_id": self.state_id, **self._shape(), "files": names}
+            write_json(folder / "state.json", whole)
+        return {}
+
+    def _shape(self) -> dict[str, Any]:
+        """What a saved state fits only if it is the same."""
+        return {
+            "ranks": self.ranks,
+            "zero_stage": int(self.engine.zero_optimization_stage()),
+            "dtype": self.settings.dtype,
+            "lora": self.settings.lora.model_dump() if self.adapted else None,
+        }
+
+    def _load(self, folder: Path) -> None:
+        saved = read_json(folder / "state.json")
+        for name, value in self._shape().items():
+            if saved.get(name) != value:
+                raise ValueError(
+                    f"{folder}: saved with {name} {saved.get(name)}, this trainer has {value}; set "
+                    "the update's settings back, or begin a new run from the published model"
+                )
+        for name in saved["files"]:
+            if not (folder / STATE_TAG / name).is_file():
+                raise ValueError(f"{folder}: {name} is missing; remove the folder to do without")
+        path, _ = self.engine.load_checkpoint(
+            str(folder), tag=STATE_TAG, load_module_strict=not self.adapted
+        )
+        assert path is not None
+        self.state_id = saved["state_id"]
+        # A state brings the settings it was saved with; in a branch those may be others now.
+        for group in self.engine.optimizer.param_groups:
+            group["betas"] = tuple(self.settings.betas)
+            group["weight_decay"] = self.settings.weight_decay
+
+
+def _add_gap(outputs: LossOutputs, inputs: LossInputs) -> None:
+    """|trainer - engine| of each on-policy token: expert ones were sampled from another prompt."""
+    assert inputs.behaviour_logprobs_BT is not None
+    assert inputs.behaviour_known_B is not None
+    chosen_BT = inputs.mask_BT & (inputs.behaviour_known_B & ~inputs.expert_B)[:, None]
+    gap_BT = (inputs.logprobs_BT.detach() - inputs.behaviour_logprobs_BT).abs()
+    gap_BT = gap_BT.masked_fill(~chosen_BT, 0.0)
+    outputs.metrics["engine_gap/mean"] = (gap_BT.sum(), chosen_BT.sum())
+    outputs.maxima["engine_gap/max"] = gap_BT.amax()
+
+
+def _layout(settings: UpdateSection, flash_attention: bool, policy: Policy) -> Layout:
+    """How rows stand in a micro-batch: with the least work there is for this model here."""
+    if policy.shares_prompts:
+        return Layout.SHARED
+    packed = flash_attention if settings.packing is None else settings.packing
+    return Layout.PACKED if packed else Layout.PADDED
+
+
+def _same_on_all(layout: Layout, ranks: int) -> Layout:
+    """Each rank plans for all of them: with another layout it would leave rows out, unseen.
+
+    Raises ValueError if the ranks' machines come to different ones.
+    """
+    if ranks > 1:
+        everyone: list[Any] = [None] * ranks
+        dist.all_gather_object(everyone, layout)
+        if set(everyone) != {layout}:
+            raise ValueError(
+                f"the ranks' machines would cut the work differently ({', '.join(everyone)}): is "
+                "flash attention on some of them only? Set update.packing = false"
+            )
+    return layout
+
+
+def has_compiler() -> bool:
+    """Whether DeepSpeed can build the ops that it compiles at run time."""
+    return shutil.which(os.environ.get("CXX", "c++")) is not None

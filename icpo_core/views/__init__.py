@@ -1,0 +1,1 @@
+"""What is shown of runs: tables, differences, lineage, rollouts, the report."""

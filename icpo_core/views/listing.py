@@ -1,0 +1,134 @@
+"""The runs of a folder, each in a line; and the iterations of one run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from icpo_core.common import lock
+from icpo_core.config import STAGES
+from icpo_core.run import metrics, plan
+from icpo_core.run.run import Run
+from icpo_core.store import run_record
+from icpo_core.store.paths import RunPaths
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run at a glance, read off its manifests; nothing is hashed."""
+
+    path: str
+    name: str
+    done: int
+    """Iterations that are whole."""
+    iterations: int
+    state: str
+    """`running`, `finished`, `stopped`, `new` or `damaged`."""
+    detail: str
+    """Who runs it, where it stopped, or what is wrong."""
+    accuracy: dict[str, float]
+    """Newest accuracy by benchmark."""
+    bytes: int
+    """Space of its files; what it shares with another run is in both."""
+    created: float
+    """Unix time."""
+    branch: dict[str, Any] | None
+    """What it is a branch of: run, place and changes."""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class StageLine:
+    """A finished stage of an iteration."""
+
+    rows: int
+    seconds: float
+    bytes: int
+    pruned: bool
+
+
+def found_in(folder: Path) -> list[Path]:
+    """Folders of runs directly below `folder`. Raises ValueError if there is no such folder."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; name the folder of the runs (run.directory)")
+    return sorted(file.parent for file in folder.glob("*/run.json") if _named(file.parent))
+
+
+def summary(root: Path) -> Summary:
+    """A run at a glance. What cannot be read is said, not raised."""
+    paths = RunPaths(root)
+    try:
+        facts = run_record.read(paths) or {}
+        run = Run.read(root)
+    except ValueError as error:
+        return Summary(
+            str(root), root.name, 0, 0, "damaged", str(error), {}, _bytes(root), 0.0, None
+        )
+    whole, first_open = 0, None
+    for number in range(run.config.run.iterations + 1):
+        due = plan.stages_of(run.at(number).config, number)
+        missing = [stage for stage in due if not paths.manifest(stage, number).is_file()]
+        if missing:
+            first_open = f"{missing[0]} of iteration {number}"
+            break
+        whole = number
+    holder = lock.holder(paths.lock)
+    state, detail = "finished", ""
+    if holder is not None:
+        state, detail = "running", holder
+    elif first_open is not None:
+        started = any(paths.iterations())
+        state, detail = ("stopped" if started else "new"), f"next: {first_open}"
+    accuracy: dict[str, float] = {}
+    try:
+        for row in metrics.read(paths):
+            accuracy |= {
+                name.partition("/")[2]: value
+                for name, value in row.items()
+                if name.startswith("accuracy/")
+            }
+    except ValueError as error:
+        detail = str(error)
+    return Summary(
+        path=str(root),
+        name=root.name,
+        done=whole,
+        iterations=run.config.run.iterations,
+        state=state,
+        detail=detail,
+        accuracy=accuracy,
+        bytes=_bytes(root),
+        created=facts.get("created", 0.0),
+        branch=facts.get("branch"),
+    )
+
+
+def iterations(run: Run) -> dict[int, dict[str, StageLine]]:
+    """What each iteration of a run has, by stage."""
+    found: dict[int, dict[str, StageLine]] = {}
+    for number in run.paths.iterations():
+        for stage in STAGES:
+            manifest = run.store.finished(stage, number)
+            if manifest is not None:
+                gone = run.store.marks.pruned(stage, number)
+                kept = sum(one.bytes for one in manifest.files if one.name not in gone)
+                line = StageLine(manifest.rows, manifest.seconds, kept, bool(gone))
+                found.setdefault(number, {})[stage] = line
+    return found
+
+
+def _named(folder: Path) -> bool:
+    return not folder.name.endswith(".partial")
+
+
+def _bytes(root: Path) -> int:
+    """Space of all files, each once however many links it has here."""
+    sizes = {}
+    for path in root.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            facts = path.stat()
+            sizes[facts.st_dev, facts.st_ino] = facts.st_size
+    return sum(sizes.values())

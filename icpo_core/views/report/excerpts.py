@@ -1,0 +1,146 @@
+"""Rollouts to be looked at: a few groups of a few iterations, within a budget of bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from icpo_core.run.run import Run
+from icpo_core.store.store import Store
+
+ITERATIONS = 12
+"""Iterations looked into, evenly spaced, the first and the last among them."""
+GROUPS = 16
+"""Groups of an iteration at most."""
+HEAD, TAIL = 4500, 1500
+"""Characters kept of a long text's beginning and end."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rollout with what became of it."""
+
+    origin: str
+    sample: int
+    response: str
+    tokens: int
+    finish: str
+    status: str
+    extracted: str | None
+    reward: float
+    detail: str
+    advantage: float | None
+    """None: it is not in the batch."""
+    reason: str | None
+    """Why it is not."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One problem with its rollouts."""
+
+    id: str
+    answer: str
+    prompt: str
+    """The bare prompt."""
+    expert_prompt: str | None
+    """The prompt with worked examples."""
+    rows: list[Row]
+
+    @property
+    def size(self) -> int:
+        """UTF-8 bytes of its texts."""
+        texts = [self.prompt, self.expert_prompt or "", *(row.response for row in self.rows)]
+        return sum(len(text.encode()) for text in texts) + 120 * len(self.rows)
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Some groups of an iteration."""
+
+    iteration: int
+    of: int
+    """Groups that the iteration has."""
+    groups: list[Group]
+
+
+def excerpts(run: Run, budget: int) -> list[Excerpt]:
+    """Groups of evenly spaced iterations, in their stored order, until each iteration's part of
+    `budget` (UTF-8 bytes) is spent; one group an iteration in any case."""
+    done = [
+        number
+        for number in run.paths.iterations()
+        if number
+        and run.store.finished("select", number) is not None
+        and any(run.paths.stage("rollout", number).glob("part-*"))  # not removed since
+    ]
+    if not done:
+        return []
+    count = min(ITERATIONS, len(done))
+    steps = [round(at * (len(done) - 1) / max(1, count - 1)) for at in range(count)]
+    return [_excerpt(run.store, done[step], budget // count) for step in dict.fromkeys(steps)]
+
+
+def _excerpt(store: Store, iteration: int, budget: int) -> Excerpt:
+    prompts = store.table("prompts", iteration, "prompts").to_pylist()
+    chosen: list[Group] = []
+    left = budget
+    wanted = {row["prompt_id"] for row in prompts[:GROUPS]}
+    rows = _rows(store, iteration, wanted)
+    for prompt in prompts[:GROUPS]:
+        group = Group(
+            prompt["prompt_id"],
+            prompt["answer"],
+            clipped(prompt["policy_prompt"]),
+            clipped(prompt["expert_prompt"]) if prompt["expert_prompt"] else None,
+            rows.get(prompt["prompt_id"], []),
+        )
+        left -= group.size
+        if chosen and left < 0:
+            break
+        chosen.append(group)
+    return Excerpt(iteration, len(prompts), chosen)
+
+
+def _rows(store: Store, iteration: int, wanted: set[str]) -> dict[str, list[Row]]:
+    """Rollouts of some problems, by problem, the expert ones first."""
+
+    def by_key(stage: str, table: str, pattern: str, *columns: str) -> dict[tuple, dict]:
+        keys = ("prompt_id", "sample_index", "origin")
+        found = store.table(stage, iteration, table, pattern).select([*keys, *columns])
+        return {tuple(row[key] for key in keys): row for row in found.to_pylist()}
+
+    rollouts = by_key("rollout", "rollout", "part-*", "response", "response_ids", "finish_reason")
+    verdicts = by_key("verify", "verdicts", "part-*", "status", "extracted", "reward", "detail")
+    batch = by_key("select", "batch", "batch.parquet", "advantage")
+    rejects = by_key("select", "rejects", "rejects.parquet", "reason")
+    made: dict[str, list[Row]] = {}
+    order = sorted(rollouts, key=lambda key: (key[0], key[2] == "on_policy", key[1]))
+    for key in order:
+        prompt_id, sample, origin = key
+        if prompt_id not in wanted:
+            continue
+        rollout, verdict = rollouts[key], verdicts[key]
+        made.setdefault(prompt_id, []).append(
+            Row(
+                origin=origin,
+                sample=sample,
+                response=clipped(rollout["response"]),
+                tokens=len(rollout["response_ids"]),
+                finish=rollout["finish_reason"],
+                status=verdict["status"],
+                extracted=verdict["extracted"],
+                reward=verdict["reward"],
+                detail=verdict["detail"],
+                advantage=round(batch[key]["advantage"], 4) if key in batch else None,
+                reason=rejects[key]["reason"] if key in rejects else None,
+            )
+        )
+    return made
+
+
+def clipped(text: str) -> str:
+    """The beginning and the end of a long text, with a note of what is left out."""
+    if len(text) <= HEAD + TAIL + 40:
+        return text
+    left_out = len(text) - HEAD - TAIL
+    return f"{text[:HEAD]}\n… {left_out:,} characters left out …\n{text[-TAIL:]}"

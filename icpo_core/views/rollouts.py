@@ -1,0 +1,144 @@
+"""What became of each prompt of an iteration: every rollout with its verdict and its advantage, or
+why it takes no part. The stages' tables joined, for people to read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from icpo_core.run.run import Run
+
+Key = tuple[str, int, str]
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """One rollout. What a stage that is not finished would say is None."""
+
+    sample_index: int
+    origin: str
+    response: str
+    tokens: int
+    finish_reason: str
+    status: str | None
+    extracted: str | None
+    detail: str | None
+    """How the verdict was reached."""
+    reward: float | None
+    bonus: float | None
+    advantage: float | None
+    """None where it is no part of the batch."""
+    reason: str | None
+    """Why it is no part of the batch."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt and its rollouts."""
+
+    number: int
+    """Place in the iteration's batch, from 1."""
+    prompt_id: str
+    problem: str
+    answer: str
+    source: str
+    policy_prompt: str
+    expert_prompt: str | None
+    demo_ids: list[str]
+    rollouts: list[Spoken]
+
+    def right(self, origin: str) -> tuple[int, int]:
+        """Right rollouts and all rollouts of an origin."""
+        mine = [one for one in self.rollouts if one.origin == origin]
+        return sum(one.status == "correct" for one in mine), len(mine)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read(run: Run, iteration: int) -> list[Group]:
+    """The groups of an iteration, in the batch's order.
+
+    Raises ValueError if it has no rollouts yet, or a file of it is damaged.
+    """
+    store = run.store
+    rollouts: dict[str, list[Spoken]] = {}
+    verdicts = _keyed(_table(run, "verify", iteration, "verdicts"))
+    batch = _keyed(_table(run, "select", iteration, "batch", "batch.parquet"), "prompt_ids")
+    rejects = _keyed(_table(run, "select", iteration, "rejects", "rejects.parquet"))
+    table = store.table("rollout", iteration, "rollout")
+    for row in table.drop_columns(["logprobs"]).to_pylist():
+        key = _key(row)
+        verdict, kept = verdicts.get(key, {}), batch.get(key, {})
+        spoken = Spoken(
+            sample_index=row["sample_index"],
+            origin=row["origin"],
+            response=row["response"],
+            tokens=len(row["response_ids"]),
+            finish_reason=row["finish_reason"],
+            status=verdict.get("status"),
+            extracted=verdict.get("extracted"),
+            detail=verdict.get("detail"),
+            reward=verdict.get("reward"),
+            bonus=kept.get("bonus"),
+            advantage=kept.get("advantage"),
+            reason=rejects.get(key, {}).get("reason"),
+        )
+        rollouts.setdefault(row["prompt_id"], []).append(spoken)
+    names = [
+        "prompt_id", "problem", "answer", "source", "policy_prompt", "expert_prompt", "demo_ids",
+    ]  # fmt: skip
+    prompts = store.table("prompts", iteration, "prompts").select(names)
+    return [
+        Group(
+            **row,
+            number=number,
+            rollouts=sorted(rollouts.get(row["prompt_id"], []), key=lambda one: one.sample_index),
+        )
+        for number, row in enumerate(prompts.to_pylist(), 1)
+    ]
+
+
+def find(groups: list[Group], wanted: str) -> Group:
+    """The group of a number (from 1) or of the beginning of a prompt's id.
+
+    Raises ValueError if there is none, or more than one.
+    """
+    if wanted.isdigit() and 1 <= int(wanted) <= len(groups):
+        return groups[int(wanted) - 1]
+    found = [group for group in groups if group.prompt_id.startswith(wanted)]
+    if len(found) != 1:
+        raise ValueError(
+            f"--prompt {wanted}: {len(found) or 'no'} prompts of this iteration have an id that "
+            f"begins so; give a number from 1 to {len(groups)} or more of the id"
+        )
+    return found[0]
+
+
+def newest(run: Run) -> int:
+    """The newest iteration that has rollouts. Raises ValueError if there is none."""
+    for number in reversed(run.paths.iterations()):
+        if run.store.finished("rollout", number) is not None:
+            return number
+    raise ValueError(f"{run.paths.root}: no iteration has rollouts yet")
+
+
+def _table(
+    run: Run, stage: str, iteration: int, table: str, pattern: str = "*.parquet"
+) -> pa.Table | None:
+    if run.store.finished(stage, iteration) is None:
+        return None
+    return run.store.table(stage, iteration, table, pattern)
+
+
+def _keyed(table: pa.Table | None, *without: str) -> dict[Key, dict[str, Any]]:
+    if table is None:
+        return {}
+    long = [name for name in ("response_ids", "behaviour_logprobs") if name in table.column_names]
+    return {_key(row): row for row in table.drop_columns([*long, *without]).to_pylist()}
+
+
+def _key(row: dict[str, Any]) -> Key:
+    return row["prompt_id"], row["sample_index"], row["origin"]

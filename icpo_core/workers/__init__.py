@@ -1,0 +1,1 @@
+"""Long-lived worker processes, their jobs, and the devices they get."""

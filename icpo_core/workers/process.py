@@ -1,0 +1,285 @@
+"""Long-lived workers: processes that hold an engine or a trainer and take jobs.
+
+A worker is a subprocess in its own session with its own log file. It connects to a Unix socket of
+its parent, says `ready`, and then answers one JSON job a line with one JSON reply a line, with
+`progress` lines between. When the socket closes, because the parent ended it or died in whatever
+way, the worker kills its whole process group: nothing outlives a run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from icpo_core.common.files import what_the_disk_says
+
+SOCKET_VARIABLE = "ICPO_WORKER_SOCKET"
+STOP_GRACE_SECONDS = 5.0
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive"}
+"""OpenMP's threads sleep while they wait. By default they spin for milliseconds at every barrier,
+for a thread that anybody else's work may keep from its core: beside other work that is many times
+slower, and alone little faster."""
+KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(64 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
+"""glibc keeps up to 512 MiB that a step frees for the next step. By default it hands them back to
+the kernel, which clears every page again: 20,000 page faults an iteration of a small model."""
+
+Handler = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], dict[str, Any]]
+
+
+class WorkerError(RuntimeError):
+    """A worker died, overran its limit or failed at a job. The message ends with its last words."""
+
+
+class EndedError(WorkerError):
+    """A worker was ended by its own run, or is wanted by one that is ending: no other try."""
+
+
+class Worker:
+    """Parent's side of one worker."""
+
+    def __init__(
+        self,
+        role: str,
+        command: list[str],
+        log: Path,
+        start_seconds: float,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """Spawn at once; `wait_ready` waits. `log` gets what `command` prints."""
+        self.role, self.log = role, log
+        self._start_seconds = start_seconds
+        self._folder = tempfile.TemporaryDirectory(prefix="icpo-")
+        self.address = str(Path(self._folder.name) / "socket")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.address)
+        self._listener.listen(1)
+        self._connection: socket.socket | None = None
+        self._ready: dict[str, Any] | None = None
+        self._unread = b""
+        self._ended = False
+        self._started = time.monotonic()
+        self.process = self._spawn(command, environment or {})
+
+    def _spawn(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        ours = PATIENT_THREADS | KEPT_MEMORY
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as sink:
+            self._offset = sink.tell()
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env={**ours, **os.environ, **environment, SOCKET_VARIABLE: self.address},
+                start_new_session=True,
+            )
+
+    def wait_ready(self) -> dict[str, Any]:
+        """Wait until the worker is up; its first words. Raises WorkerError, ValueError."""
+        if self._ready is None:
+            if self._connection is None:
+                self._connection = self._accept()
+                self._listener.close()
+            self._ready = self._receive("start", self._started, self._start_seconds, None)
+        return self._ready
+
+    def _accept(self) -> socket.socket:
+        while True:
+            try:
+                self._listener.settimeout(0.2)
+                return self._listener.accept()[0]
+            except TimeoutError:
+                self._check_alive()
+                self._check_limit("start", self._started, self._start_seconds)
+            except OSError:  # closed by `stop` in another thread
+                self._died()
+
+    def call(
+        self,
+        job: dict[str, Any],
+        seconds: float,
+        on_progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """Do one job within a wall-clock limit. Raises ValueError for a user's mistake, WorkerError
+        else; after a WorkerError that was no plain failure of the job the worker is gone."""
+        self.wait_ready()
+        assert self._connection is not None
+        try:
+            self._connection.sendall(json.dumps(job).encode() + b"\n")
+        except OSError:
+            self._died()
+        return self._receive(job["job"], time.monotonic(), seconds, on_progress)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self) -> None:
+        """End the worker and all its children; waits for them. A job that another thread waits for
+        ends with EndedError."""
+        self._ended = True
+        if self._connection is not None:
+            self._connection.close()
+        self._listener.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_GRACE_SECONDS if self._connection is not None else 0)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._folder.cleanup()
+
+    def last_words(self, lines: int = 8) -> str:
+        """The end of this start's log, without blank lines."""
+        with self.log.open("rb") as stream:
+            stream.seek(max(self._offset, self.log.stat().st_size - 16384))
+            text = stream.read().decode("utf-8", "replace")
+        return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
+
+    def _receive(
+        self,
+        what: str,
+        since: float,
+        seconds: float,
+        on_progress: Callable[[dict[str, Any]], None] | None,
+    ) -> dict[str, Any]:
+        assert self._connection is not None
+        while True:
+            while b"\n" not in self._unread:
+                try:
+                    self._connection.settimeout(0.5)
+                    received = self._connection.recv(1 << 20)
+                except TimeoutError:
+                    self._check_limit(what, since, seconds)
+                    continue
+                except OSError:
+                    received = b""
+                if not received:
+                    self._died()
+                self._unread += received
+            line, _, self._unread = self._unread.partition(b"\n")
+            reply = json.loads(line)
+            if "progress" in reply:
+                if on_progress:
+                    on_progress(reply["progress"])
+            elif "mistake" in reply:
+                raise ValueError(reply["mistake"])
+            elif "failure" in reply:
+                self._failed(reply["failure"])
+            else:
+                return reply["result"]
+
+    def _failed(self, failure: str) -> NoReturn:
+        raise WorkerError(f"{self.role}: {failure} (whole log: {self.log})")
+
+    def _check_alive(self) -> None:
+        if not self.alive:
+            self._died()
+
+    def _check_limit(self, what: str, since: float, seconds: float) -> None:
+        if time.monotonic() - since > seconds:
+            words = self.last_words()
+            self.stop()
+            raise WorkerError(
+                f"{self.role}: {what} took longer than its limit of {seconds:g} s and was ended; "
+                f"last lines of {self.log}:\n{words}"
+            )
+
+    def _died(self) -> NoReturn:
+        if self._ended:
+            raise EndedError(f"{self.role}: was ended by its own run")
+        try:
+            status = self.process.wait(STOP_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            status = None
+        how = f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
+        words = self.last_words()
+        self.stop()
+        raise WorkerError(
+            f"{self.role}: the process ended ({how}); last lines of {self.log}:\n{words}"
+        )
+
+
+def python_command(python: str | None, module: str, settings: dict[str, Any]) -> list[str]:
+    """Command that serves `module`, its settings as JSON. Raises ValueError without a Python."""
+    interpreter = python or sys.executable
+    if python and not os.access(python, os.X_OK):
+        raise ValueError(f"{python}: no Python interpreter there; mend the stage's python=")
+    return [interpreter, "-m", module, json.dumps(settings)]
+
+
+class Parent:
+    """Worker's side: the socket to the parent, and the thread that dies with it."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(os.environ[SOCKET_VARIABLE])
+        self._jobs: queue.Queue[dict[str, Any]] = queue.Queue()
+        threading.Thread(target=self._listen, name="parent", daemon=True).start()
+
+    def send(self, message: dict[str, Any]) -> None:
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def next_job(self) -> dict[str, Any]:
+        return self._jobs.get()
+
+    def _listen(self) -> None:
+        unread = b""
+        while received := self._read():
+            unread += received
+            while b"\n" in unread:
+                line, _, unread = unread.partition(b"\n")
+                self._jobs.put(json.loads(line))
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    def _read(self) -> bytes:
+        try:
+            return self._socket.recv(1 << 20)
+        except OSError:
+            return b""
+
+
+def serve(build: Callable[[], tuple[dict[str, Any], dict[str, Handler]]]) -> NoReturn:
+    """Connect, build the worker's insides, say ready and answer jobs until the parent goes."""
+    parent = Parent()
+    handlers: dict[str, Handler] = {}
+
+    def start(_job: dict[str, Any], _progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        ready, built = build()
+        handlers.update(built)
+        return ready
+
+    reply = attempt(start, {"job": "start"}, lambda news: None)
+    parent.send(reply)
+    while "result" in reply or handlers:
+        job = parent.next_job()
+        reply = attempt(handlers[job["job"]], job, lambda news: parent.send({"progress": news}))
+        parent.send(reply)
+    raise SystemExit(1)
+
+
+def attempt(
+    handler: Handler, job: dict[str, Any], progress: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Run a handler; a reply in every case, since the parent waits for one."""
+    try:
+        return {"result": handler(job, progress)}
+    except ValueError as error:
+        traceback.print_exc()
+        return {"mistake": str(error)}
+    except Exception as error:  # noqa: BLE001  the process boundary: the parent raises it again
+        traceback.print_exc()
+        words = what_the_disk_says(error) or f"{type(error).__name__}: {error}"
+        return {"failure": f"{job['job']}: {words}"}
