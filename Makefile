@@ -12,7 +12,7 @@ DEMO ?= demo$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 TORCH := $(if $(UV_FIND_LINKS)$(filter gpu,$(ENGINE)),,--torch-backend cpu)
 
-.PHONY: setup demo demo-down test lint clean
+.PHONY: setup demo demo-down test unit lint clean
 
 setup: $(VENV)/.made-$(ENGINE)
 
@@ -30,12 +30,17 @@ demo-down:
 	$(BIN)/icpo down
 
 # Each file of tests that start engines or servers has a process of its own, so that what one of them
-# started is gone before the next begins.
-test: setup
-	$(BIN)/pytest -m "not slow and not engine"
-	@status=0; for file in $$($(BIN)/pytest --collect-only -m "engine and not slow" \
-	  | sed -nE 's/^(tests\/[a-z_]+\.py)(:.*)?$$/\1/p' | sort -u); do \
-	  echo $$file; $(BIN)/pytest -m "engine and not slow" $$file || status=1; done; exit $$status
+# started is gone before the next begins. `make tests/engine/test_lora.py` runs one.
+HEAVY := $(wildcard tests/engine/test_*.py tests/prefect/test_*.py)
+
+test: unit $(HEAVY)
+
+unit: setup
+	$(BIN)/pytest tests/unit
+
+.PHONY: $(HEAVY)
+$(HEAVY): setup
+	$(BIN)/pytest $@
 
 lint: setup
 	$(BIN)/ruff check .

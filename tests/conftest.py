@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest_plugins = ["fixtures_prefect"]
+from places import ROOT, SMALL, TESTS
 
 # Before any library reads them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,21 +16,26 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 
+TIERS = ("unit", "engine", "prefect", "slow")
+# Where asserts stand that are not in test files, so that they too say what they compared.
+pytest.register_assert_rewrite("fixtures_prefect", "recipes", "texts", "updates", "whole")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Cheap tests first: those that start engines or servers come last, in their files' order."""
-    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
+    """Cheap tests first, and within a tier in their files' order."""
+    items.sort(key=lambda item: TIERS.index(item.path.relative_to(TESTS).parts[0]))
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's folder."""
-    return Path(__file__).resolve().parent.parent
+    return ROOT
 
 
 @pytest.fixture(scope="session")
 def small(root: Path) -> Path:
     """The shipped problem sets and base model."""
-    return root / "data" / "small"
+    return SMALL
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +58,9 @@ def small_protocol(root: Path) -> Any:
     return protocol.load("run", changes, run)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engine(small_protocol: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """An evaluator whose engine is started once for all tests; give it a folder by `root`, and a
+    """An evaluator whose engine is started once a file; give it a folder by `root`, and a
     protocol by `follow`."""
     from icpo_core.evaluation.evaluator import Evaluator
 

@@ -20,8 +20,6 @@ from icpo_core.trainer.microbatches import Row, collate
 from icpo_core.trainer.policy import Policy, load_policy
 from icpo_core.workers.process import Worker, python_command
 
-pytestmark = pytest.mark.engine
-
 # Seen: 3e-5 at most, of tokens as unlikely as e^-20.
 TOLERANCE = 1e-4
 SECTION = EngineSection(dtype="float32", max_model_len=512, cpu_kv_cache_gib=1)

@@ -1,7 +1,6 @@
 """Evaluation on the real engine: known accuracy, one growing collection of samples, resuming."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -10,13 +9,11 @@ import pytest
 from icpo_core.evaluation.benchmarks import Benchmark, read
 from icpo_core.evaluation.evaluator import Evaluator, stored
 from icpo_core.evaluation.protocol import Protocol
-from icpo_core.evaluation.samples import LABEL, keys_of, letter_judges
+from icpo_core.evaluation.samples import LABEL, keys_of
 from icpo_core.evaluation.target import Target
-from icpo_core.grading.grade import GradingRules, Question, VerdictStatus
+from icpo_core.grading.grade import GradingRules
 from icpo_core.run.evaluations import target
 from icpo_core.store import tables
-
-needs_engine = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +38,6 @@ def evaluate(engine: Evaluator, folder: Path, protocol: Protocol, who: Target, w
     return engine.evaluate(who, what)
 
 
-@needs_engine
 def test_a_known_accuracy_is_reproduced_in_20_repetitions(
     engine, small_protocol, base, heldout, small, tmp_path
 ):
@@ -57,7 +53,6 @@ def test_a_known_accuracy_is_reproduced_in_20_repetitions(
     assert all(high - low < 0.12 for low, high in intervals)
 
 
-@needs_engine
 def test_no_sample_is_made_twice(engine, small_protocol, base, heldout, tmp_path, monkeypatch):
     """avg@1 of some, then avg@4 of more: the first are kept, seeds hang on problem and number."""
     few = evaluate(engine, tmp_path, changed(small_protocol, limit=20), base, heldout)
@@ -88,7 +83,6 @@ def test_no_sample_is_made_twice(engine, small_protocol, base, heldout, tmp_path
     assert sorted(record.config["samples"] for _, record in stored(tmp_path)) == [1, 1, 2, 4]
 
 
-@needs_engine
 def test_what_died_goes_on_and_makes_the_same(
     engine, small_protocol, base, heldout, tmp_path, monkeypatch
 ):
@@ -149,7 +143,6 @@ def test_what_died_goes_on_and_makes_the_same(
     engine.protocol = kept
 
 
-@needs_engine
 def test_samples_are_of_the_contract_and_the_prompts_are_the_model_s(
     engine, small_protocol, base, heldout, tmp_path
 ):
@@ -169,7 +162,6 @@ def test_samples_are_of_the_contract_and_the_prompts_are_the_model_s(
     assert asked["prompt"][0].as_py() == f"Q:{heldout.problems[0].problem}\nA:"
 
 
-@needs_engine
 def test_a_private_benchmark_leaves_no_text_behind(engine, small_protocol, base, tmp_path):
     """Nothing but the samples' own file knows what was asked."""
     from icpo_core.evaluation.benchmarks import Problem
@@ -184,49 +176,3 @@ def test_a_private_benchmark_leaves_no_text_behind(engine, small_protocol, base,
     assert not list(done.folder.glob("questions-*"))
     for path in tmp_path.rglob("*.json"):
         assert secret not in path.read_text()
-
-
-def test_letters_are_judged_without_a_process():
-    with letter_judges(GradingRules()) as judges:
-        found = judges.judge(
-            [
-                Question("B", r"So \boxed{B}."),
-                Question("B", r"So \boxed{\text{(b) no, B}}."),
-                Question("B", "The answer is (B)."),
-                Question("B", "I cannot say."),
-                Question("B", r"\boxed{C}"),
-            ]
-        )
-        assert judges._nursery is None
-    statuses = [one.status for one in found]
-    assert statuses[0] == statuses[2] == VerdictStatus.correct
-    assert statuses[3] == VerdictStatus.no_answer
-    assert statuses[4] == VerdictStatus.wrong
-
-
-def test_targets_name_the_mend(tmp_path, small):
-    with pytest.raises(ValueError, match="no such folder"):
-        target(str(tmp_path / "nothing here"))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no model here"):
-        target(str(tmp_path / "empty"))
-    shutil.copytree(small / "base", tmp_path / "copy")
-    assert target(str(tmp_path / "copy")).version == target(str(small / "base")).version
-
-
-def test_another_seed_protocol_or_model_is_another_evaluation(small_protocol, base, heldout):
-    def fingerprint(protocol: Protocol, who: Target = base) -> str:
-        return Evaluator(Path("x"), protocol, lambda *_: None).work(who, heldout).fingerprint
-
-    plain = fingerprint(small_protocol)
-    assert plain == fingerprint(small_protocol)
-    process = small_protocol.process.model_copy(update={"shard": 7, "seconds": 1.0})
-    assert plain == fingerprint(small_protocol.model_copy(update={"process": process}))
-    others = [
-        fingerprint(changed(small_protocol, seed=1)),
-        fingerprint(changed(small_protocol, temperature=0.5)),
-        fingerprint(changed(small_protocol, samples=2)),
-        fingerprint(changed(small_protocol, limit=10)),
-        fingerprint(small_protocol, Target("x", base.folder, "another")),
-    ]
-    assert len({plain, *others}) == 6

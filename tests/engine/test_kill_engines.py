@@ -16,14 +16,12 @@ from pathlib import Path
 import pytest
 import stubs
 import torch
+from places import ROOT, SUPPORT
 
 from icpo_core.run.run import Run
 from icpo_core.store import integrity
 from icpo_core.store.paths import RunPaths
 
-pytestmark = pytest.mark.engine
-
-TESTS = Path(__file__).resolve().parent
 CHANGES = [
     "run.iterations=2", "prompts.batch_size=6", "rollout.on_policy=7", "rollout.shards=2",
     "evaluate.every=0", "checkpoint.state_every=1", "update.learning_rate=1e-3",
@@ -54,7 +52,7 @@ def attempt(folder: Path, death: dict | None = None) -> Outcome:
         point, count = death["dying"]
         wrapper = folder / f"python {point}"
         wrapper.write_text(
-            f"#!/bin/sh\nexec '{sys.executable}' '{TESTS}/dying.py' '{point}' {count} \"$@\"\n"
+            f"#!/bin/sh\nexec '{sys.executable}' '{SUPPORT}/dying.py' '{point}' {count} \"$@\"\n"
         )
         wrapper.chmod(0o755)
         changes.append(f"{death['key']}={wrapper}")
@@ -63,11 +61,11 @@ def attempt(folder: Path, death: dict | None = None) -> Outcome:
         "record": False, "rerun": False,
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, str(TESTS / "killing.py"), json.dumps(job)],
+        [sys.executable, str(SUPPORT / "killing.py"), json.dumps(job)],
         capture_output=True,
         text=True,
-        cwd=TESTS.parent,
-        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         timeout=300,
         start_new_session=True,
     )

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from test_trainer import SETTINGS, Steps, assert_same, join, moments, stored, update  # noqa: F401
 from transformers import AutoModelForCausalLM
+from updates import SETTINGS, Steps, assert_same, join, moments, update
 
-from icpo_core.config import LoraSection, LossSection, UpdateSection, load
+from icpo_core.config import LoraSection, LossSection, UpdateSection
 from icpo_core.store import tables
 from icpo_core.trainer import lora as adapter
 from icpo_core.trainer.microbatches import Row, collate, rows_of
@@ -42,16 +42,15 @@ def adapter_of(subject: Trainer) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def plain(
     small: Path,
-    stored: list[Path],  # noqa: F811
+    stored: list[Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Steps:
     return update(trainer(small), stored[:2], tmp_path_factory.mktemp("plain"))
 
 
-@pytest.mark.engine
 def test_updates_are_those_of_a_loop_with_peft(
     small: Path,
-    stored: list[Path],  # noqa: F811
+    stored: list[Path],
     plain: Steps,
     tmp_path: Path,
 ) -> None:
@@ -100,7 +99,6 @@ def test_updates_are_those_of_a_loop_with_peft(
         assert torch.allclose(value, merged[name], atol=2e-6), name
 
 
-@pytest.mark.engine
 @pytest.mark.parametrize(
     "settings",
     [
@@ -112,7 +110,7 @@ def test_updates_are_those_of_a_loop_with_peft(
 )
 def test_how_the_work_is_done_changes_nothing(
     small: Path,
-    stored: list[Path],  # noqa: F811
+    stored: list[Path],
     plain: Steps,
     tmp_path: Path,
     settings: dict[str, Any],
@@ -124,10 +122,9 @@ def test_how_the_work_is_done_changes_nothing(
         assert float(gaps.square().mean().sqrt()) <= 1e-3 * RATE
 
 
-@pytest.mark.engine
 def test_merged_weights_say_what_the_trainer_says(
     small: Path,
-    stored: list[Path],  # noqa: F811
+    stored: list[Path],
     tmp_path: Path,
 ) -> None:
     """A folder like the base model's; with the adapter switched off the trainer is the base model,
@@ -164,11 +161,10 @@ def test_merged_weights_say_what_the_trainer_says(
             assert torch.equal(value, base[name.replace(".base_layer", "")].float()), name
 
 
-@pytest.mark.engine
 @pytest.mark.parametrize("stage", [0, 2])
 def test_replay_from_a_saved_adapter_is_bit_for_bit(
     small: Path,
-    stored: list[Path],  # noqa: F811
+    stored: list[Path],
     tmp_path: Path,
     stage: int,
 ) -> None:
@@ -201,32 +197,9 @@ def test_replay_from_a_saved_adapter_is_bit_for_bit(
         other.save({"out": str(tmp_path / "other"), "state_id": "state-1", "restore": restore})
 
 
-@pytest.mark.engine
-def test_half_precision(small: Path, stored: list[Path], plain: Steps, tmp_path: Path) -> None:  # noqa: F811
+def test_half_precision(small: Path, stored: list[Path], plain: Steps, tmp_path: Path) -> None:
     half = update(trainer(small, dtype="bfloat16"), stored[:2], tmp_path)
     assert {value.dtype for value in half.weights[0].values()} == {torch.bfloat16}
     for ours, theirs in zip(half.metrics, plain.metrics, strict=True):
         for name in ("loss", "entropy", "grad_norm"):
             assert ours[name] == pytest.approx(theirs[name], rel=0.1, abs=0.02), name
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ("update.deepspeed={zero_optimization={stage=3}}", "zero2.json, or lora.rank = 0"),
-        ('update.lora.target_modules=["q_proj","lm_head"]', "has lm_head"),
-        ("update.lora.target_modules=[]", "update.lora.target_modules"),
-        ("update.lora.alpha=0", "update.lora.alpha"),
-    ],
-)
-def test_what_cannot_be(root: Path, change: str, words: str) -> None:
-    with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
-        load(root / "configs" / "demo.toml", ["update.lora.rank=4", change])
-    assert words in str(error.value)
-
-
-@pytest.mark.parametrize("target", ["c_attn", "q_norm"])
-def test_a_target_that_the_model_lacks(small: Path, target: str) -> None:
-    lora = LoraSection(rank=4, target_modules=["q_proj", target])
-    with pytest.raises(ValueError, match=rf"{target} is no linear layer .*it has down_proj, gate"):
-        load_policy(small / "base", torch.float32, 1.0, lora=lora)

@@ -1,6 +1,6 @@
 """The Prefect UI in a real browser, with real engines: start, watch, look, verify again, cancel.
 
-    ICPO_PICTURES=docs/pictures pytest tests/test_browser.py -m engine
+    ICPO_PICTURES=docs/pictures pytest tests/prefect/test_browser.py
 
 also keeps what the browser saw, for the docs.
 """
@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import FlowRun
 from icpo_core.store.paths import RunPaths
 from icpo_core.store.store import Store
 
-pytestmark = [pytest.mark.engine, needs_chromium]
+pytestmark = needs_chromium
 
 PICTURES = os.environ.get("ICPO_PICTURES")
 RUN_SECONDS = 300.0

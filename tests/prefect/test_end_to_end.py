@@ -23,8 +23,6 @@ from icpo_core.store import tables
 from icpo_core.store.manifest import Manifest, read
 from icpo_core.store.paths import RunPaths
 
-pytestmark = pytest.mark.engine
-
 ITERATIONS = 3
 SECONDS = 400
 CHANGES = [

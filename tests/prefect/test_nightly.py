@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -57,7 +56,6 @@ def runs(root: Path, small: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-@pytest.mark.engine
 def test_a_checkpoint_is_evaluated_once_and_a_fall_is_told(
     engine, runs, tmp_path, monkeypatch, small
 ):
@@ -108,23 +106,3 @@ def test_a_checkpoint_is_evaluated_once_and_a_fall_is_told(
     # The first checkpoint has the base model's weights: known already, by whatever name.
     same = target(str(small / "base"))
     assert same.version == run.store.manifest("update", 1).policy_version
-
-
-def test_the_deployments_are_scheduled_without_overlap(root):
-    made = yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]
-    mine = {one["name"]: one for one in made if one["entrypoint"].startswith("flows/evaluate.py")}
-    assert set(mine) == {"run", "nightly"}
-    [schedule] = mine["nightly"]["schedules"]
-    assert schedule["cron"]
-    assert schedule["timezone"] == "Etc/UTC"
-    assert mine["nightly"]["concurrency_limit"] == {
-        "limit": 1, "collision_strategy": "CANCEL_NEW",
-    }  # fmt: skip
-    assert "schedules" not in mine["run"]
-
-    from flows import evaluate
-
-    for name, one in mine.items():
-        flow = getattr(evaluate, one["entrypoint"].rpartition(":")[2])
-        assert flow.name == "icpo-eval"
-        assert set(one.get("parameters", {})) <= set(flow.parameters.properties), name

@@ -26,8 +26,6 @@ from icpo_core.run.run import Run
 from icpo_core.store.paths import RunPaths
 from icpo_core.store.store import Store
 
-pytestmark = pytest.mark.engine
-
 ENDING_SECONDS = 30.0
 """What the issue gives a cancelled run to end its engines."""
 

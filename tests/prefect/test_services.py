@@ -29,8 +29,6 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.services import slots
 from icpo_core.config import Config, load
 
-pytestmark = pytest.mark.engine
-
 USER, PASSWORD = "team", "horse:battery-staple"
 DATABASE_PASSWORD = "correct-horse"
 

@@ -1,17 +1,16 @@
 """All local benchmark files on a real small language model: template, extraction, grading."""
 
 import json
-from pathlib import Path
 
 import pytest
 from language_model import convert, needs_language_model
+from places import REAL
 
 from flows.ui.table import fill, open_targets
 from icpo_core.evaluation.protocol import load
 from icpo_core.grading.grade import Question, grade
 from icpo_core.store import tables
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 FILES = {
     "aime2024": "aime2024_test", "aime2025": "aime2025_test", "amc2023": "amc2023_test",
     "math500": "math500_test", "minerva": "minerva_math_test",
@@ -31,11 +30,9 @@ CHANGES = [
     "benchmarks.easy.limit=5",
 ]  # fmt: skip
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
-
 
 @needs_language_model
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not here")
+@pytest.mark.skipif(not REAL.is_dir(), reason="the shared data sets are not here")
 @pytest.mark.timeout(1800)
 def test_every_local_benchmark_runs_on_a_real_language_model(tmp_path):
     model = convert(tmp_path / "smollm2")
@@ -43,7 +40,7 @@ def test_every_local_benchmark_runs_on_a_real_language_model(tmp_path):
     rows = [{"problem": text, "answer": answer} for text, answer in EASY]
     easy.write_text("".join(json.dumps(row) + "\n" for row in rows))
     choice.write_text("".join(json.dumps(row) + "\n" for row in CHOICE))
-    names = [f"{name}={SHARED / file}.jsonl" for name, file in FILES.items()]
+    names = [f"{name}={REAL / file}.jsonl" for name, file in FILES.items()]
     targets = open_targets([str(model)])
     table = fill(
         targets, [*names, str(easy), str(choice)], "paper", CHANGES, tmp_path / "e", lambda *_: None

@@ -1,4 +1,4 @@
-"""A project folder with a Prefect server and worker that `icpo up` started, shared by all tests."""
+"""A project folder with a Prefect server and worker that `icpo up` started, one a test file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from places import ROOT
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 
 from icpo_core.workers.launcher import free_port
 
-ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("flows", "tasks", "icpo_core", "configs", "data")
 NIGHTLY = 'cron: "0 3 * * *"'
 SECONDS = 300.0
@@ -137,7 +137,7 @@ def project(folder: Path, **environment: str) -> Services:
     return Services(folder, {**kept, **mine, **environment}, free_port())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     """`icpo up` on an empty folder: SQLite, no password. Ended, and counted, at the end."""
     made = project(tmp_path_factory.mktemp("services"))

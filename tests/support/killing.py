@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from places import ROOT
+
 CHANGING = ("replace", "link", "symlink", "unlink", "rmdir", "mkdir")
 MIRRORING = ("write", "put", "copy", "remove", "get")
 
@@ -45,7 +47,7 @@ class Zygote:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).resolve().parent.parent,
+            cwd=ROOT,
         )
         return self
 
@@ -150,7 +152,7 @@ def child(job: dict[str, Any]) -> str:
 
 
 def serve() -> None:
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(ROOT))
     # All that a run imports on its way; no call that would start a thread before the fork.
     import pandas  # noqa: F401
     import pyarrow.dataset  # noqa: F401
@@ -184,7 +186,7 @@ def serve() -> None:
 
 def train_with_engines(job: dict[str, Any]) -> None:
     """In this process, with the real workers."""
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(ROOT))
     import stubs
 
     from icpo_core.run.run import Run

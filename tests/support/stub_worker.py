@@ -56,7 +56,7 @@ def main() -> None:
         return handle
 
     def build() -> tuple[dict[str, Any], dict[str, Handler]]:
-        if module.endswith("engine"):
+        if module.startswith("icpo_core.engine"):
             # The weights that the stand-in for the trainer makes are no model with a tokenizer.
             # Not AutoTokenizer, which takes seven seconds to import.
             from transformers import PreTrainedTokenizerFast

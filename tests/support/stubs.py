@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from places import ROOT, SMALL
 from safetensors.numpy import load_file, save_file
 
 from icpo_core.common.files import link_or_copy, model_digest, read_json, write_json
@@ -35,8 +36,6 @@ from icpo_core.workers.pool import Around
 
 WIDTH = 8
 Say = Callable[[str], None]
-ROOT = Path(__file__).resolve().parent.parent
-SMALL = ROOT / "data" / "small"
 
 
 class StubEngine:

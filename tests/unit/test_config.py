@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
+from places import DEMO, ROOT
 from pydantic import BaseModel
 
 from icpo_core.config import PRESETS, Config, Section, build, load, override, slice_of
 
-ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / "configs" / "demo.toml"
 CONFIGS = sorted(ROOT.glob("configs/*.toml"))
 PRESET_NAMES = sorted(path.stem for path in PRESETS.glob("*.toml"))
 

@@ -1,41 +1,19 @@
-"""The paper's recipes resolve under every preset, and run with a small model in their place."""
+"""The paper's recipes resolve under every preset, also with a small model in their place."""
 
 import json
 from pathlib import Path
 
 import pytest
+from places import ROOT
+from recipes import SWAPS
 
 from icpo_core.config import Config, load
 from icpo_core.evaluation.benchmarks import ENTRIES, GROUPS
 from icpo_core.run import plan
-from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
 
-ROOT = Path(__file__).resolve().parent.parent
 PAPER = sorted(ROOT.glob("configs/paper/*.toml"))
 PRESETS = ("grpo", "icpo", "icpo-rs", "luffy")
-SMALL = ROOT / "data" / "small"
-HELDOUT = str(SMALL / "heldout.parquet")
-
-# The small model with the problems it knows and the text it was taught them in; lengths; batch.
-MODEL = [
-    f"model.path={SMALL / 'base'}",
-    f"prompts.problems={SMALL / 'train.parquet'}",
-    f"prompts.demonstrations={SMALL / 'demonstrations.parquet'}",
-    f'prompts.exclude=["{HELDOUT}"]',
-    f'evaluate.benchmarks=[{{name="heldout",problems="{HELDOUT}",limit=8}}]',
-    "prompts.format=raw",
-    r'prompts.question_template="Q:{problem}\nA:"',
-    r'prompts.example_template="Q:{problem}\nA:{solution}\n\n"',
-]
-LENGTHS = [
-    "prompts.max_tokens=128",
-    "rollout.max_tokens=64",
-    "evaluate.max_tokens=64",
-    "rollout.engine.max_model_len=256",
-]
-BATCH = ["prompts.batch_size=4", "update.mini_batch=2"]
-SWAPS = [*MODEL, *LENGTHS, *BATCH]
 
 
 def flat(config: Config) -> dict[str, object]:
@@ -107,27 +85,3 @@ def test_deepspeed_settings_are_taken_from_a_file(file: Path, tmp_path: Path) ->
 def test_a_deepspeed_file_that_is_not_there() -> None:
     with pytest.raises(ValueError, match=r"gone\.json: no such file"):
         load(PAPER[0], ["update.deepspeed=gone.json"])
-
-
-@pytest.mark.engine
-@pytest.mark.parametrize(
-    "name", ["paper/qwen3-8b", pytest.param("one-gpu-lora", marks=pytest.mark.slow)]
-)
-def test_a_recipe_from_prompts_to_checkpoint(name: str, tmp_path: Path) -> None:
-    """Qwen3-8B's (bfloat16, ZeRO-3, checkpointed activations, two steps an iteration), and with an
-    adapter, whose merged weights the engine proves that it holds before it evaluates them."""
-    config = load(
-        ROOT / "configs" / f"{name}.toml",
-        [*SWAPS, "run.iterations=1", f"run.directory={tmp_path}"],
-    )
-    with Run(config) as run:
-        run.workers.start_engine(run.base_model)
-        run.workers.start_trainer()
-        for stage in plan.stages_of(config, 1):
-            perform(run, stage, 1)
-        assert all(step.status.done for step in plan.plan(run) if step.iteration)
-        update = run.store.manifest("update", 1)
-        assert update is not None
-        metrics = json.loads((run.paths.stage("update", 1) / "metrics.json").read_text())
-        assert metrics["optimizer_steps"] == 2.0
-        assert update.policy_version not in (None, run.base_version)

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from places import DEMO, ROOT
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.cli import main
@@ -16,8 +17,6 @@ from icpo_core.capacity.forecast import forecast
 from icpo_core.config import load, override
 from icpo_core.models.architecture import KNOWN, shape_of
 
-ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / "configs" / "demo.toml"
 PAPER = sorted(ROOT.glob("configs/paper/*.toml"))
 EIGHT = ROOT / "configs" / "machines" / "eight-h100.toml"
 SMALL_GPU = ROOT / "configs" / "machines" / "one-24gb.toml"

@@ -1,9 +1,8 @@
 """Checks: each row that goes, why, and what stays."""
 
-from pathlib import Path
-
 import pyarrow as pa
 import pytest
+from places import SMALL
 from transformers import AutoTokenizer
 
 from data.cleaning import Reason, clean, foreign, incomplete, repeated, too_long, unreadable
@@ -15,7 +14,7 @@ from icpo_core.grading.grade import GradingRules
 from icpo_core.grading.pool import Judges
 from icpo_core.method.templates import Template
 
-BASE = Path(__file__).resolve().parent.parent / "data" / "small" / "base"
+BASE = SMALL / "base"
 LONG = (
     "A train leaves a station at noon with forty passengers, and at each of the next nine stops "
     "three people get off while five others board. How many passengers are on it after that?"

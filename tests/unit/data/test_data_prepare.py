@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from places import REAL, ROOT, SMALL
 
 from data.preparation import Order, again, prepare
 from data.prepare import main
 from icpo_core.common.files import sha256_file
 from icpo_core.method.problems import read_problems
 
-ROOT = Path(__file__).resolve().parent.parent
-SMALL = ROOT / "data" / "small"
-REAL = ROOT.parent / "shared" / "data"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real data (../shared) is not here")
 EVALUATIONS = (
     "math500_test", "aime2024_test", "aime2025_test", "amc2023_test", "minerva_math_test",

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from places import REAL
 from transformers import AutoTokenizer
 
 from data.benchmarks import fetch, gather
@@ -12,13 +13,12 @@ from icpo_core.evaluation import benchmarks, protocol
 from icpo_core.evaluation.benchmarks import ENTRIES, GROUPS, LETTERS, read
 from icpo_core.evaluation.questions import questions
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 FILES = {
     "aime2024": "aime2024_test", "aime2025": "aime2025_test", "amc2023": "amc2023_test",
     "math500": "math500_test", "minerva": "minerva_math_test",
     "olympiadbench": "olympiadbench_oe_to_maths_en_test", "gsm8k": "gsm8k_test",
 }  # fmt: skip
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not here")
+needs_shared = pytest.mark.skipif(not REAL.is_dir(), reason="the shared data sets are not here")
 
 ROWS = {
     "mmlu-pro": {
@@ -54,7 +54,7 @@ def many(name: str) -> list[dict]:
 @needs_shared
 @pytest.mark.parametrize("name", FILES)
 def test_published_files_are_read(name):
-    found = read(name, str(SHARED / f"{FILES[name]}.jsonl"))
+    found = read(name, str(REAL / f"{FILES[name]}.jsonl"))
     assert len(found.problems) in ENTRIES[name].sizes
     assert found.kind == "math"
     assert all(one.answer.strip() and one.problem.strip() for one in found.problems)

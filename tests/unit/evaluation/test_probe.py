@@ -1,4 +1,4 @@
-"""Steerability: figures against hand-made cases, and the small model, made to be steered."""
+"""Steerability: figures against hand-made cases."""
 
 from pathlib import Path
 
@@ -7,12 +7,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from icpo_core.evaluation import steerability
-from icpo_core.evaluation.benchmarks import read
 from icpo_core.evaluation.comparison import compare
 from icpo_core.evaluation.evaluator import Evaluation
 from icpo_core.evaluation.steerability import Advice, Reach, Shot, flips, gradient_share, judge
-from icpo_core.run.evaluations import target
 
 
 def rewards(table: dict[str, list[float]]) -> pa.Table:
@@ -84,37 +81,3 @@ def test_the_advice_follows_what_was_measured(bare, steered, reach, advice, word
     assert found is advice
     assert words in sentence
     assert "\n" not in sentence
-
-
-@pytest.mark.engine
-def test_the_small_model_is_steerable(engine, small_protocol, small, tmp_path, monkeypatch):
-    """It is made so: 25% without and nearly all with one example, a worked solution at 2.5e-4."""
-    prompting = small_protocol.prompting.model_copy(
-        update={"demonstrations": str(small / "demonstrations.parquet")}
-    )
-    sampling = small_protocol.sampling.model_copy(update={"samples": 2})
-    engine.root = tmp_path
-    engine.follow(
-        small_protocol.model_copy(
-            update={"prompting": prompting, "sampling": sampling, "benchmarks": {}}
-        )
-    )
-    drawn = read("heldout", str(small / "heldout.parquet")).drawn(48, 0)
-    found = steerability.probe(engine, target(str(small / "base")), drawn, [0, 1])
-    assert found.advice is Advice.STEER, found.sentence
-    bare, one = found.shots
-    assert 0.1 < bare.evaluation.figures["accuracy"] < 0.45
-    assert one.evaluation.figures["accuracy"] > 0.9
-    assert one.gained is not None
-    assert one.gained > 0.9
-    assert (bare.shown, one.shown) == (0.0, 1.0)
-    assert one.evaluation.figures["mean_tokens"] > 2 * bare.evaluation.figures["mean_tokens"]
-    assert bare.diversity is not None
-    assert found.reach is not None
-    # The recipe's worked probability, by teacher forcing in another framework: 2.5e-4.
-    assert 1e-4 < found.reach.rarest < 1e-3
-    assert found.reach.whole < found.reach.rarest < found.reach.token
-    # Known now: nothing is sampled or scored again.
-    monkeypatch.setattr(engine, "workers", None)
-    again = steerability.probe(engine, target(str(small / "base")), drawn, [0, 1])
-    assert again.as_json() == found.as_json()

@@ -9,12 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from places import DEMO
 
 from flows.cli import main
 from flows.prefect_compat.settings import prepare_process
 from flows.prefect_compat.terminal import ServerError, plain_errors
-
-DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_report import make_run
+from shown import make_run
 
 from flows.cli import main
 

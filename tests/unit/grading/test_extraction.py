@@ -1,20 +1,14 @@
-r"""From a response to its answer: rules one by one, properties, and a fuzzer."""
-
-import itertools
-import time
+r"""From a response to its answer: rules one by one, and properties."""
 
 import hypothesis
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from texts import TEXTS, sound
 
 from icpo_core.grading.answers.notation import tidy
 from icpo_core.grading.answers.reading import read
 from icpo_core.grading.extraction import Extraction, after_thinking, choice_letter, extract
-from icpo_core.grading.grade import GradingRules, Question, prejudge
-
-MODES = ("boxed", "boxed_or_last", "choice")
-FUZZ_SECONDS = 600
 
 
 def boxed(response: str) -> str | None:
@@ -129,35 +123,11 @@ def test_the_thinking_part_does_not_count() -> None:
 
 # Properties.
 
-TOKENS = st.sampled_from(
-    [r"\boxed{", r"\fbox{", r"\boxed ", r"\boxed", "{", "}", r"\{", r"\}", "\\", "$", "$$", r"\[",
-     r"\]", r"\(", r"\)", r"\text{", r"\frac{1}{2}", "x", "=", "1", "-3.5", ",", " ", "\n", "\t",
-     "<think>", "</think>", "The answer is", "final answer: ", "####", "(B)", "B", "and", "or",
-     "**", "_", "^", "&", "%", "#", "\0", "\ud800", "\ufffd", "①", "√", "−", "１", "\u200b", "é"]
-)  # fmt: skip
-TEXTS = st.one_of(st.text(max_size=60), st.lists(TOKENS, max_size=30).map("".join))
 BALANCED = st.recursive(
     st.text(st.characters(blacklist_characters="\\{}", blacklist_categories=["Cs"]), max_size=8),
     lambda inner: st.lists(st.one_of(inner, inner.map("{{{}}}".format)), max_size=4).map("".join),
     max_leaves=12,
 ).filter(lambda text: text.strip() and "\0" not in text)
-
-
-def sound(text: str, tag: str = "</think>") -> None:
-    """What holds for the answers to any text whatever, in every mode."""
-    for mode in MODES:
-        found = extract(text, mode, tag)
-        for answer in (found.answer, *found.boxes):
-            if answer is None:
-                continue
-            assert answer.strip()
-            assert answer.encode("utf-8").decode("utf-8") == answer
-            assert "\0" not in answer
-        if mode == "boxed":
-            assert (found.answer is None) == (not found.boxes)
-        rules = GradingRules(extraction=mode, thinking_end_tag=tag)
-        first, second = (prejudge(Question("4", text), rules) for _ in range(2))
-        assert first == second
 
 
 @given(TEXTS, st.sampled_from(["</think>", "", "[/T]"]))
@@ -183,34 +153,3 @@ def test_notation_and_structure_are_read_without_a_crash(text: str) -> None:
     plain = tidy(extract(text, "boxed_or_last").answer or "")
     read(plain)
     read(plain, True)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(FUZZ_SECONDS + 120)
-def test_fuzz_for_ten_minutes() -> None:
-    """By hand: `pytest -m slow tests/test_extraction.py -s`."""
-    texts = st.one_of(
-        TEXTS,
-        st.lists(TOKENS, max_size=400).map("".join),
-        st.binary().map(lambda b: b.decode("latin-1")),
-    )
-    end = time.monotonic() + FUZZ_SECONDS
-    examples = 0
-
-    def crash(text: str) -> None:
-        nonlocal examples
-        examples += 1
-        sound(text)
-        read(tidy((extract(text, "boxed_or_last").answer or "")[:2000]))
-
-    quiet = settings(
-        max_examples=2000,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-    for seed in itertools.count():
-        hypothesis.seed(seed)(quiet(given(texts)(crash)))()
-        if time.monotonic() > end:
-            break
-    print(f"\n{examples:,} texts in {FUZZ_SECONDS} s")

@@ -7,19 +7,18 @@ but not recognised yet.
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from places import REAL, TESTS
 
 from icpo_core.grading.answers.equivalence import Comparison
 from icpo_core.grading.answers.exact import exactly_equal
 from icpo_core.grading.grade import GradingRules, Question, Verdict, VerdictStatus, grade
 from icpo_core.grading.pool import Judges
 
-DATA = Path(__file__).resolve().parent / "data"
-REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+DATA = TESTS / "data"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real data (../shared) is not here")
 
 NOT_AS_PEOPLE = {

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from icpo_core.grading.grade import GradingRules, Question, VerdictStatus, grade
 from icpo_core.grading.pool import Judges
@@ -17,7 +18,6 @@ from icpo_core.grading.pool import Judges
 HANGS = r"\boxed{\int_0^1 x^{x^{x^x}} dx}"
 EATS_MEMORY = r"\boxed{(1, 10^{10^{9}}!)}"
 RULES = GradingRules()
-ROOT = Path(__file__).resolve().parent.parent
 
 
 # One pool for all tests: a start takes seconds, and a pool must bear all of this anyway.

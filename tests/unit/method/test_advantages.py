@@ -3,17 +3,17 @@
 import json
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import SHARED
 
 from icpo_core.method.advantages import group_advantages
 from icpo_core.method.expert_bonus import gamma
 
-GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "released_code.json"
+GOLDEN = SHARED / "golden" / "released_code.json"
 CASES = json.loads(GOLDEN.read_text())["advantage_cases"] if GOLDEN.is_file() else []
 
 rewards = st.sampled_from([0.0, 0.1, 0.25, 1.0, 1.75, 2.0])

@@ -1,17 +1,14 @@
 """Which worked examples may be shown, and in which order."""
 
-from pathlib import Path
-
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import SMALL
 
 from icpo_core.method.demonstrations import Demonstrations
 from icpo_core.method.problems import read_problems
 from icpo_core.store import tables
-
-SMALL = Path(__file__).resolve().parent.parent / "data" / "small"
 
 
 def problem_set(*problems: str, solution: str | None = "worked", prefix: str = "p") -> pa.Table:

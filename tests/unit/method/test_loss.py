@@ -4,12 +4,12 @@ import json
 import math
 import tomllib
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import SHARED
 from torch import Tensor
 
 from icpo_core.config import PRESETS, Config, LossSection, build
@@ -23,7 +23,7 @@ from icpo_core.method.loss import (
     token_weights,
 )
 
-GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "released_code.json"
+GOLDEN = SHARED / "golden" / "released_code.json"
 CASES = json.loads(GOLDEN.read_text())["loss_cases"] if GOLDEN.is_file() else []
 needs_golden = pytest.mark.skipif(
     not CASES, reason="the released code's numbers are not beside the repository"

@@ -10,13 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import REAL, SMALL
 
 from icpo_core.method.near_duplicates import NearDuplicates, words
 from icpo_core.method.problems import normal_text, problem_id, read_problems
 from icpo_core.store import tables
-
-SMALL = Path(__file__).resolve().parent.parent / "data" / "small"
-REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 ROWS = [
     {"id": "a", "problem": '1+1, or\n"two"?', "answer": "2", "solution": "so {2}", "source": "s"},

@@ -1,6 +1,5 @@
 """Stage `prompts`: batches, demonstrations in prompts, templates, token ids."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import REAL, SMALL
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -16,8 +16,6 @@ from icpo_core.method.problems import read_problems
 from icpo_core.method.prompts import PromptMaker
 from icpo_core.store import tables
 
-SMALL = Path(__file__).resolve().parent.parent / "data" / "small"
-REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data is not here")
 
 RAW = {

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 import stubs
+from damage import flip
 from killing import Zygote
-from test_store import flip
 
 from flows.cli import main
 from icpo_core.common.lock import RefusedError

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 from transformers import AutoTokenizer
 
 from icpo_core.models.folder import AS_SAVED, load_tokenizer
 
-ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "data" / "small" / "base"
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_report import evaluated
+from shown import evaluated
 
 from flows.services import alarms
 from icpo_core.config import load
@@ -46,7 +46,7 @@ def test_an_evaluation_is_held_against_the_best_before_it(run):
 
 
 def test_a_fall_in_training_is_an_event(run, monkeypatch):
-    from test_report import put
+    from shown import put
 
     told = []
     monkeypatch.setattr(alarms, "raise_alarm", lambda *facts: told.append(facts))

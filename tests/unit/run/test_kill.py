@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import stubs
 from killing import Zygote
-from safetensors.numpy import load_file
+from whole import OFF_POLICY, Whole, lines, never_killed, require_whole
 
-from icpo_core.run import metrics
-from icpo_core.run.run import Run
 from icpo_core.store import integrity, tables
 from icpo_core.store.paths import RunPaths
 
@@ -67,7 +63,6 @@ POINTS = {
     "metrics about to be there": ("before replace metrics.parquet", 3),
 }  # fmt: skip
 
-OFF_POLICY = ["rollout.off_policy_steps=1", "update.old_logprobs=engine"]
 
 AT_ONCE = {
     "about to sample ahead": ("before rollout 3", 1),
@@ -86,16 +81,6 @@ AT_ONCE = {
 OTHER = ["update.learning_rate=0.05"]
 
 
-@dataclass(frozen=True)
-class Whole:
-    """The run that nobody killed."""
-
-    folder: Path
-    digests: dict[str, str]
-    samples: Counter[str]
-    """How often each was made, by seed and policy."""
-
-
 @pytest.fixture(scope="module")
 def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return never_killed(zygote, tmp_path_factory.mktemp("whole"), [])
@@ -104,17 +89,6 @@ def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 @pytest.fixture(scope="module")
 def off_policy(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return never_killed(zygote, tmp_path_factory.mktemp("off-policy"), OFF_POLICY)
-
-
-def never_killed(zygote: Zygote, folder: Path, changes: list[str]) -> Whole:
-    assert zygote.run(folder, changes).words == ""
-    return Whole(folder, stubs.digests(folder / "runs" / "run"), lines(folder, "sample"))
-
-
-def lines(folder: Path, kind: str) -> Counter[str]:
-    """What the ledger says was done, by what it was done to."""
-    ledger = (folder / "ledger").read_text().splitlines() if (folder / "ledger").exists() else []
-    return Counter(line.partition(" ")[2] for line in ledger if line.startswith(kind))
 
 
 def finished_samples(paths: RunPaths) -> set[str]:
@@ -127,22 +101,6 @@ def finished_samples(paths: RunPaths) -> set[str]:
                 columns = tables.read(table, path).select(["seed", "policy_version"])
                 found |= {f"{one['seed']} {one['policy_version']}" for one in columns.to_pylist()}
     return found
-
-
-def require_whole(whole: Whole, folder: Path) -> None:
-    """The run in `folder` is the one that nobody killed, and nothing in it is damaged."""
-    paths = RunPaths(folder / "runs" / "run")
-    assert stubs.digests(paths.root) == whole.digests
-    state = load_file(paths.latest / "state" / "deepspeed" / "state.safetensors")
-    assert state["steps"].item() == 3
-    assert integrity.check(paths) == []
-    assert [row["iteration"] for row in metrics.read(paths)] == [0, 1, 2, 3]
-    assert not list(paths.root.rglob("*.partial"))
-    # What retention removed is gone, also where a kill came between saying and doing.
-    run = Run.read(paths.root)
-    for stage in ("update", "checkpoint"):
-        for name in run.store.marks.pruned(stage, 1):
-            assert not (paths.stage(stage, 1) / name).exists()
 
 
 @pytest.fixture(scope="module")
@@ -246,27 +204,3 @@ def test_killed_while_it_is_made_again_with_another_setting(
     assert zygote.run(folder, OTHER, rerun=True).words == ""
     assert stubs.digests(folder / "runs" / "run") == other
     assert integrity.check(RunPaths(folder / "runs" / "run")) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("which", ["whole", "off_policy"])
-def test_killed_at_every_point_there_is(
-    which: str, zygote: Zygote, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    """Before and after every single change to the file system, and at every mark."""
-    whole, changes = request.getfixturevalue(which), OFF_POLICY if which == "off_policy" else []
-    folder = tmp_path / "run"
-    seen: Counter[str] = Counter()
-
-    def begin() -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        (folder / "data").symlink_to(whole.folder / "data")
-
-    begin()
-    for mark in zygote.run(folder, changes, record=True).marks:
-        seen[mark] += 1
-        begin()
-        assert zygote.run(folder, changes, kill=mark, count=seen[mark]).killed
-        assert zygote.run(folder, changes).words == "", (mark, seen[mark])
-        require_whole(whole, folder)

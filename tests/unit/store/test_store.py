@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import stubs
+from damage import flip
 
 from icpo_core.common import files, lock
 from icpo_core.common.files import what_the_disk_says
@@ -42,15 +43,6 @@ def part(name: str, work: Work, store: Store) -> Path:
     }  # fmt: skip
     path = store.paths.stage(work.stage, work.iteration) / f"{name}.parquet"
     return tables.write("rollout", tables.table("rollout", [row]), path, work.fingerprint)
-
-
-def flip(path: Path, place: int | None = None) -> None:
-    """Change one bit, keeping size and time of change."""
-    facts, data = path.stat(), bytearray(path.read_bytes())
-    data[len(data) // 2 if place is None else place] ^= 1
-    with path.open("r+b") as stream:  # in place, as a disk does it: links see it too
-        stream.write(data)
-    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 import pytest
 import stubs
+from places import ROOT
 
 from flows import cli
 from flows.commands import train
@@ -23,7 +24,7 @@ from icpo_core.run.run import Run
 from icpo_core.store.paths import RunPaths
 from icpo_core.views import rollouts
 
-DOCS = Path(__file__).resolve().parent.parent / "docs" / "store.md"
+DOCS = ROOT / "docs" / "store.md"
 
 
 @pytest.fixture(scope="module")

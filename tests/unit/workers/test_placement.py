@@ -1,21 +1,14 @@
-"""Engines and ranks on devices: none twice, all named, and engines that share sleep in turn."""
-
-import os
-import signal
-from pathlib import Path
+"""Engines and ranks on devices: none twice, and all named."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import DEMO
 
 from icpo_core.config import Config, load
-from icpo_core.run import plan
-from icpo_core.run.perform import perform
-from icpo_core.run.run import Run
 from icpo_core.workers import devices
 from icpo_core.workers.placement import place
 
-DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
 EIGHT = [str(number) for number in range(8)]
 
 
@@ -112,39 +105,3 @@ def test_visible_devices_are_the_users_choice(monkeypatch: pytest.MonkeyPatch) -
     for nothing in ("", "-1"):
         monkeypatch.setenv(devices.VARIABLE, nothing)
         assert devices.visible() == []
-
-
-@pytest.mark.engine
-def test_two_engines_sample_sleep_and_die(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On two made-up devices: the CPU builds of vLLM and torch take no notice of them."""
-    monkeypatch.setenv(devices.VARIABLE, "0,1")
-    changes = ["rollout.engines=0", "rollout.shards=3", "prompts.batch_size=6", "run.iterations=2"]
-    changes += ["evaluate.every=0", "update.learning_rate=1e-3", f"run.directory={tmp_path}"]
-    settings = config(*changes)
-    with Run(settings) as run:
-        run.workers.start_engine(run.base_model)
-        engines = run.workers._engines
-        theirs = [
-            Path(f"/proc/{engine.process.pid}/environ").read_bytes() for engine in engines.values()
-        ]
-        assert [f"{devices.VARIABLE}={n}".encode() in words.split(b"\0")
-                for n, words in enumerate(theirs)] == [True, True]  # fmt: skip
-        for stage in plan.stages_of(settings, 1):
-            perform(run, stage, 1)
-        assert run.workers._asleep == {0, 1}  # since the update
-        perform(run, "prompts", 2)
-        found = perform(run, "rollout", 2).manifest
-        assert run.workers._asleep == set()
-        assert found.facts["probe_gap"] < 1e-4
-        assert (found.rows, len(found.files)) == (48, 3)
-        # Both had something to do.
-        logs = [(run.logs / f"engine-{number}.log").read_text() for number in (0, 1)]
-        assert all("sleep mode is not supported" in log for log in logs)
-
-        content = found.content()
-        os.kill(engines[1].process.pid, signal.SIGKILL)
-        engines[1].process.wait()
-        again = perform(run, "rollout", 2, force=True).manifest
-        assert again.rows == 48
-        assert {record.name for record in again.files} == {record.name for record in found.files}
-        assert content
