@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
-import typing
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+
+from icpo_core.common import keys
+from icpo_core.common.keys import Renamed
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -78,7 +81,11 @@ def first_line(error: ValidationError, root: type[BaseModel]) -> str:
         for step in first["loc"][:-1]:
             # A number or a free key stands for an element, whose model the field before it named.
             if isinstance(step, str) and step in section.model_fields:
-                section = _model_in(section.model_fields[step].annotation) or section
+                section = keys.model_of(section.model_fields[step].annotation) or section
+        for name, field in section.model_fields.items():
+            if (was := keys.said(field, Renamed)) and was.name == first["loc"][-1]:
+                given = was.values.get(first["input"], next(iter(was.values.values())))
+                return f"{key}: is called {name} now; write {name} = {json.dumps(given)}"
         near = difflib.get_close_matches(str(first["loc"][-1]), section.model_fields, n=1)
         known = ", ".join(section.model_fields)
         return f"{key}: unknown key" + (
@@ -88,13 +95,3 @@ def first_line(error: ValidationError, root: type[BaseModel]) -> str:
         message = str(first["ctx"]["error"])
         return f"{key}: {message}" if key else message
     return f"{key}: {first['msg'][0].lower() + first['msg'][1:]} (got {first['input']!r})"
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model of a field: itself, or of a list's or table's elements."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for part in typing.get_args(annotation)[::-1]:
-        if found := _model_in(part):
-            return found
-    return None

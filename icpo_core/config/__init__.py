@@ -1,0 +1,243 @@
+"""Configuration of a run: one Pydantic model a stage, hand-written TOML, presets and overrides.
+
+Order of precedence, later wins: defaults, preset (`configs/presets/NAME.toml`), the TOML file,
+`-o section.key=value`. What came out is written into the run as `config.json`.
+
+A path in a TOML file that begins with `./` or `../` is relative to that file; on the command line
+it is relative to the working directory. Anything else that is no existing file is a hub id.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ValidationError, model_validator
+
+from icpo_core.common import toml
+from icpo_core.common.files import read_json
+from icpo_core.common.keys import Operational, slice_of
+from icpo_core.config.sections import (
+    Benchmark,
+    CheckpointSection,
+    EngineSection,
+    EvaluateSection,
+    LoraSection,
+    LossSection,
+    ModelSection,
+    PromptsSection,
+    RolloutSection,
+    RunSection,
+    Section,
+    SelectSection,
+    UpdateSection,
+    VerifySection,
+)
+
+PRESETS = Path(__file__).resolve().parents[2] / "configs" / "presets"
+
+__all__ = [
+    "PRESETS",
+    "STAGES",
+    "Benchmark",
+    "CheckpointSection",
+    "Config",
+    "EngineSection",
+    "EvaluateSection",
+    "LoraSection",
+    "LossSection",
+    "ModelSection",
+    "PromptsSection",
+    "RolloutSection",
+    "RunSection",
+    "Section",
+    "SelectSection",
+    "UpdateSection",
+    "VerifySection",
+    "build",
+    "load",
+    "override",
+    "slice_of",
+]
+
+STAGES = ("prompts", "rollout", "verify", "select", "update", "evaluate", "checkpoint")
+
+
+class Config(Section):
+    """A run's whole configuration."""
+
+    preset: Annotated[str | None, Operational] = None
+    """Preset below `configs/presets` that this configuration began with."""
+    run: RunSection = RunSection()
+    model: ModelSection = ModelSection()
+    prompts: PromptsSection = PromptsSection()
+    rollout: RolloutSection = RolloutSection()
+    verify: VerifySection = VerifySection()
+    select: SelectSection = SelectSection()
+    loss: LossSection = LossSection()
+    update: UpdateSection = UpdateSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """Defaults of one section that come from another, filled before anything is frozen."""
+        raw = {**raw}
+
+        def value(section: str, key: str, fallback: Any) -> Any:
+            part = raw.get(section)
+            return part.get(key, fallback) if isinstance(part, dict) else fallback
+
+        if value("select", "bonus", "off") != "off" and value("select", "horizon", None) is None:
+            iterations = value("run", "iterations", RunSection().iterations)
+            raw["select"] = {**raw["select"], "horizon": iterations}
+        constant = value("loss", "aggregation", "") == "constant"
+        if constant and value("loss", "constant_length", None) is None:
+            longest = value("rollout", "max_tokens", RolloutSection().max_tokens)
+            raw["loss"] = {**raw["loss"], "constant_length": longest}
+        return raw
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        """Refuse combinations that cannot run."""
+        prompts, rollout, update = self.prompts, self.rollout, self.update
+        in_context = rollout.expert > 0 and rollout.expert_source == "in_context"
+        if not prompts.problems:
+            raise ValueError("prompts.problems is not set: name the training problems")
+        if rollout.on_policy + rollout.expert == 0:
+            raise ValueError("rollout.on_policy and rollout.expert are both 0: nothing to sample")
+        if in_context and prompts.k == 0:
+            raise ValueError(
+                "rollout.expert > 0 needs demonstrations: set prompts.k >= 1, "
+                "or rollout.expert = 0 for GRPO"
+            )
+        if in_context and not prompts.demonstrations:
+            raise ValueError(
+                "rollout.expert > 0 needs demonstrations: set prompts.demonstrations to a pool "
+                "of worked examples, or rollout.expert = 0 for GRPO"
+            )
+        if rollout.expert_source == "traces" and rollout.expert > 1:
+            raise ValueError("rollout.expert_source = traces has one trace a problem: expert <= 1")
+        if self.select.errs == "replace" and rollout.expert > rollout.on_policy:
+            raise ValueError(
+                "select.errs = replace puts expert rollouts in the place of on-policy ones: "
+                "rollout.expert must not exceed rollout.on_policy"
+            )
+        if rollout.engine.max_model_len < prompts.max_tokens + rollout.max_tokens:
+            raise ValueError(
+                f"rollout.engine.max_model_len = {rollout.engine.max_model_len} is less than "
+                f"prompts.max_tokens + rollout.max_tokens = "
+                f"{prompts.max_tokens + rollout.max_tokens}: raise it or shorten them"
+            )
+        if rollout.endpoints and rollout.engines > 1:
+            raise ValueError(
+                "rollout.endpoints are used instead of engines of our own: leave out "
+                "rollout.engines"
+            )
+        for address in rollout.endpoints:
+            if not address.startswith(("http://", "https://")):
+                raise ValueError(f"rollout.endpoints: {address} must begin with http://")
+        if self.evaluate.every and self.evaluate.max_tokens > rollout.engine.max_model_len:
+            raise ValueError("evaluate.max_tokens exceeds rollout.engine.max_model_len")
+        if update.mini_batch and prompts.batch_size % update.mini_batch:
+            raise ValueError(
+                f"update.mini_batch = {update.mini_batch} does not divide "
+                f"prompts.batch_size = {prompts.batch_size}"
+            )
+        ratio_to_sampler = update.old_logprobs == "engine" or self.loss.correction != "off"
+        if rollout.off_policy_steps and not ratio_to_sampler:
+            raise ValueError(
+                "rollout.off_policy_steps = 1 learns from rollouts of the weights before, whose "
+                "probabilities must count: set update.old_logprobs = engine, or loss.correction = "
+                "truncate"
+            )
+        if self.loss.expert_ratio == "importance" and rollout.expert_source == "traces":
+            raise ValueError(
+                "loss.expert_ratio = importance needs the probability that a trace was sampled "
+                "with, which nobody knows: use probability"
+            )
+        if "{problem}" not in prompts.question_template:
+            raise ValueError("prompts.question_template must contain {problem}")
+        for slot in ("{problem}", "{solution}"):
+            if slot not in prompts.example_template:
+                raise ValueError(f"prompts.example_template must contain {slot}")
+        names = [benchmark.name for benchmark in self.evaluate.benchmarks]
+        if len(set(names)) < len(names):
+            raise ValueError("evaluate.benchmarks: every name may stand once")
+        if self.checkpoint.keep_best and self.checkpoint.keep_best not in names:
+            raise ValueError(
+                f"checkpoint.keep_best = {self.checkpoint.keep_best} is none of the benchmarks "
+                f"({', '.join(names) or 'there are none'})"
+            )
+        owned = {"train_batch_size", "train_micro_batch_size_per_gpu", "optimizer", "scheduler"}
+        owned |= {"gradient_accumulation_steps", "gradient_clipping", "bf16", "fp16"}
+        if taken := sorted(owned & update.deepspeed.keys()):
+            raise ValueError(
+                f"update.deepspeed sets {taken[0]}, which this program sets: remove it there"
+            )
+        if update.lora.rank:
+            if update.deepspeed.get("zero_optimization", {}).get("stage", 0) == 3:
+                raise ValueError(
+                    "update.lora.rank trains an adapter, whose merged weights ZeRO-3 has in no one "
+                    "place: set update.deepspeed to configs/deepspeed/zero2.json, or lora.rank = 0"
+                )
+            if outer := {"lm_head", "embed_tokens"} & set(update.lora.target_modules):
+                raise ValueError(
+                    f"update.lora.target_modules has {min(outer)}: an adapter goes on the linear "
+                    "layers between embedding and head, leave it out"
+                )
+        return self
+
+
+def load(file: Path, overrides: list[str] | None = None, name: str | None = None) -> Config:
+    """Read a TOML file, its preset and the overrides.
+
+    Raises ValueError with one line that names the key and the mend.
+    """
+    raw = toml.read(file)
+    toml.anchor(raw, file.resolve().parent)
+    changes: dict[str, Any] = {}
+    for override in overrides or []:
+        toml.put(changes, override)
+    toml.anchor(changes, Path.cwd())
+    preset = changes.get("preset", raw.get("preset"))
+    merged = toml.merge(toml.merge(_preset(preset), raw), changes)
+    if name:
+        merged = toml.merge(merged, {"run": {"name": name}})
+    elif "name" not in merged.get("run", {}):
+        merged = toml.merge(merged, {"run": {"name": file.stem}})
+    return build(merged, str(file))
+
+
+def override(config: Config, overrides: list[str]) -> Config:
+    """The configuration with some keys changed. Raises ValueError as `load` does."""
+    if not overrides:
+        return config
+    changes: dict[str, Any] = {}
+    for text in overrides:
+        toml.put(changes, text)
+    toml.anchor(changes, Path.cwd())
+    return build(toml.merge(config.model_dump(mode="json"), changes), "-o")
+
+
+def build(raw: dict[str, Any], where: str) -> Config:
+    """Validate; every error becomes one line. Raises ValueError."""
+    settings = raw.get("update", {}).get("deepspeed") if isinstance(raw.get("update"), dict) else 0
+    if isinstance(settings, str):
+        raw = toml.merge(raw, {"update": {"deepspeed": {}}})
+        raw["update"]["deepspeed"] = read_json(Path(settings))
+    try:
+        return Config.model_validate(toml.nones(raw))
+    except ValidationError as error:
+        raise ValueError(f"{where}: {toml.first_line(error, Config)}") from None
+
+
+def _preset(name: str | None) -> dict[str, Any]:
+    if name is None:
+        return {}
+    file = PRESETS / f"{name}.toml"
+    if not file.is_file():
+        known = sorted(path.stem for path in PRESETS.glob("*.toml"))
+        raise ValueError(f"preset {name!r} is not known; there are {', '.join(known)}")
+    return toml.read(file)
