@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.update import PLAIN_TRL
-from icpo_core.config import STAGES
+from icpo_core.run.stages import STAGES
 from icpo_core.run.timeline import sampling_seconds
 from icpo_core.store.manifest import Manifest, read
 from icpo_core.store.paths import RunPaths

@@ -4,7 +4,7 @@
 
 Trains every variant with every seed (about a minute each on two quiet cores; runs that are there
 already are kept), evaluates 300 held-out problems at temperature 1 every 5 iterations, and writes
-OUT/pictures/study.png; prints the table of docs/study.md. Stages run in this process, without
+OUT/pictures/study.svg; prints the table of docs/study.md. Stages run in this process, without
 Prefect.
 """
 
@@ -24,6 +24,7 @@ from icpo_core.config import load
 from icpo_core.run import checkpoints, metrics, perform, plan
 from icpo_core.run.run import Run
 from icpo_core.store.paths import RunPaths
+from icpo_core.views.curves import COLOURS, Line, Panel, picture
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"
@@ -100,27 +101,16 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def draw(curves: dict[str, list[Curve]], out: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained", dpi=110)
-    axes = figure.subplots()
-    for number, (name, mine) in enumerate(curves.items()):
-        steps = list(mine[0].accuracy)
-        means = [100 * mean(curve.accuracy[step] for curve in mine) for step in steps]
-        low = [100 * min(curve.accuracy[step] for curve in mine) for step in steps]
-        high = [100 * max(curve.accuracy[step] for curve in mine) for step in steps]
-        axes.plot(steps, means, marker="o", markersize=3, label=name, color=f"C{number}")
-        axes.fill_between(steps, low, high, alpha=0.12, color=f"C{number}")
-    axes.set(
-        xlabel="iteration",
-        ylabel="accuracy, zero-shot (%)",
-        ylim=(0, 101),
-        title="Mean over seeds, and their range",
-    )
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    lines = []
+    for colour, mine in zip(COLOURS, curves.values(), strict=False):
+        values = {step: [curve.accuracy[step] for curve in mine] for step in mine[0].accuracy}
+        means = [(step, mean(found)) for step, found in values.items()]
+        low, high = ([(at, end(found)) for at, found in values.items()] for end in (min, max))
+        lines.append(Line(means, colour, area=[*low, *reversed(high)]))
+    title = "zero-shot accuracy by iteration: mean over seeds, and their range"
+    head = [(f"● {name}", colour) for name, colour in zip(curves, COLOURS, strict=False)]
     with atomic_path(out) as temporary:
-        figure.savefig(temporary, format="png")
+        temporary.write_text(picture(head, [Panel(title, [], lines, share=True)]), "utf-8")
 
 
 def table(curves: dict[str, list[Curve]]) -> list[str]:
@@ -158,7 +148,7 @@ def main() -> None:
             print(f"{name} seed {seed}: {curve.accuracy}", flush=True)
     lines = table(curves)
     print("\n".join(lines))
-    draw(curves, arguments.out / "pictures" / "study.png")
+    draw(curves, arguments.out / "pictures" / "study.svg")
     if arguments.json:
         found = {name: [curve.accuracy for curve in mine] for name, mine in curves.items()}
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")

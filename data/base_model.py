@@ -265,7 +265,7 @@ def answer_probability(
 ) -> torch.Tensor:
     """Probability (R,) of each answer and its ``<eos>`` after its prompt, by teacher forcing."""
     rows = make_rows(tokenizer, pairs)
-    logprobs_R_T_V = model(input_ids=rows.ids).logits[:, :-1].float().log_softmax(-1)
+    logprobs_R_T_V: torch.Tensor = model(input_ids=rows.ids).logits[:, :-1].float().log_softmax(-1)
     targets_R_T = rows.labels[:, 1:]
     picked_R_T = logprobs_R_T_V.gather(-1, targets_R_T.clamp(min=0)[..., None])[..., 0]
     return picked_R_T.masked_fill(targets_R_T == IGNORED, 0).sum(-1).exp()

@@ -7,6 +7,7 @@ import os
 import sys
 
 from flows.commands import (
+    check,
     data,
     diff,
     doctor,
@@ -22,7 +23,6 @@ from flows.commands import (
     show,
     stage,
     train,
-    verify,
 )
 from flows.commands import eval as evaluate
 from flows.prefect_compat.terminal import ServerError, one_line
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         description="In-Context Steered Policy Optimization as staged, resumable batch jobs.",
     )
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    looking = (plan, ls, show, diff, lineage, verify, gc)
+    looking = (plan, ls, show, diff, lineage, check, gc)
     working = (train, services, stage, mirror)
     for command in (*working, *looking, evaluate, probe, report, plot, data, doctor):
         command.add_parser(subparsers)

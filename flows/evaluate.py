@@ -103,8 +103,8 @@ async def _filled(
 ) -> Table:
     """The table, with GPU slots held meanwhile."""
     chosen = protocol or None
-    config = protocol_of(targets[0], chosen, overrides).worker_config("evaluation")
-    async with slots.held(config):
+    placed = protocol_of(targets[0], chosen, overrides).placed()
+    async with slots.held(sum(map(len, placed))):
         table = fill(targets, benchmarks, chosen, overrides, Path(directory), _quiet)
     for label, row in table.rows.items():
         for name, one in row.items():

@@ -3,16 +3,13 @@ iteration's prompts and rollouts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from prefect import Task, flow, runtime
 from prefect.context import FlowRunContext
 
-from icpo_core.run import checkpoints, plan
-from icpo_core.run.perform import samples_ahead
-from icpo_core.run.run import opened
-from tasks import artifacts, stages
+from flows.observer import FlowObserver
+from icpo_core.run import loop
+from icpo_core.run.session import Session, current
+from tasks.stages import TASKS
 
 
 # Asynchronous, though nothing in it is: Prefect ends a synchronous flow by joining a thread that
@@ -24,40 +21,20 @@ from tasks import artifacts, stages
     persist_result=False,
 )
 async def iteration(run: str, number: int) -> None:
-    """Make what is missing of an iteration. `run`: path of a run that is open here."""
+    """Make what is missing of an iteration. `run`: path of the run that is open here."""
     # It returns nothing: of all that a subflow returns, each number, Prefect keeps track until the
     # flow ends.
-    due = plan.stages_of(opened(run).at(number).config, number)
-    if number:
-        stages.prompts(run, number)
-        artifacts.send(run)  # of the iteration before, while the engine samples
-        stages.rollout(run, number)
-        stages.verify(run, number)
-        stages.select(run, number)
-        with sampling_ahead(run, number):
-            stages.update(run, number)
-    if "evaluate" in due:
-        stages.evaluate(run, number)
-    if number:
-        stages.checkpoint(run, number)
-    checkpoints.settle(opened(run))
-    artifacts.publish(run, number)
+    session = current()
+    observer = session.observer
+    assert isinstance(observer, FlowObserver)
 
+    def as_task(session: Session, stage: str, number: int) -> None:
+        if stage == "rollout":
+            observer.publisher.send()  # of the iteration before, while the engine samples
+        TASKS[stage](run, number)
 
-@contextmanager
-def sampling_ahead(run: str, number: int) -> Iterator[None]:
-    """One-step off-policy: the next iteration is sampled while the body is at work."""
-    if not samples_ahead(opened(run), number):
-        yield
-        return
-    stages.prompts(run, number + 1)
-    rollouts = stages.rollout.submit(run, number + 1)
-    try:
-        yield
-        rollouts.result()
-    except BaseException:  # also a signal: neither waits for the other's hour of work
-        opened(run).interrupt()
-        raise
+    loop.iterate(session, number, as_task)
+    observer.publisher.publish(number)
 
 
 def number_anew() -> None:

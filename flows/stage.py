@@ -9,10 +9,9 @@ from typing import Any
 from prefect import Flow, flow, runtime
 
 from flows.parameters import BranchName, Evaluated, Iteration, Override, RunFolder
-from flows.session import session
-from icpo_core.config import STAGES
+from flows.session import opened
 from icpo_core.run import branch, checkpoints
-from tasks import artifacts
+from icpo_core.run.stages import STAGES
 from tasks.stages import TASKS, Reference
 
 ABOUT = """Run stage `{stage}` of one iteration on what is stored.
@@ -42,22 +41,19 @@ def _stage_flow(stage: str) -> Flow[..., Coroutine[Any, Any, Reference]]:
         into: BranchName = "",
     ) -> Reference:
         chosen = branch.run_for(Path(run), stage, iteration, overrides, into or None, force)
-        async with session(chosen) as opened:
-            root = str(opened.paths.root)
-            reference = TASKS[stage](root, iteration, force)
-            checkpoints.settle(opened)
-            artifacts.publish(root, iteration)
+        async with opened(chosen) as (session, observer):
+            reference = TASKS[stage](str(session.run.paths.root), iteration, force)
+            checkpoints.settle(session)
+            observer.publisher.publish(iteration)
             return reference
 
     # What the form shows is read off the function when it becomes a flow.
     run_stage.__doc__ = ABOUT.format(stage=stage)
-    if stage == "evaluate":
+    if STAGES[stage].of_start:
         run_stage.__annotations__["iteration"] = Evaluated
     return flow(name="icpo-stage", flow_run_name=name, persist_result=False)(run_stage)
 
 
+STAGE_FLOWS = {stage: _stage_flow(stage) for stage in STAGES}
 # An entrypoint of a deployment is a name in this module.
-prompts, rollout, verify, select, update, evaluate, checkpoint = map(_stage_flow, STAGES)
-STAGE_FLOWS = dict(
-    zip(STAGES, (prompts, rollout, verify, select, update, evaluate, checkpoint), strict=True)
-)
+globals().update(STAGE_FLOWS)

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect import flow, runtime
-from prefect.logging import get_run_logger
 
 from flows.iteration import iteration, number_anew
 from flows.parameters import Configuration, Override, RunName
-from flows.services.alarms import Alarms
-from flows.session import session
-from flows.ui.progress import Watcher
-from icpo_core.run import checkpoints, metrics, plan
+from flows.session import opened
+from icpo_core.run import loop
 from icpo_core.run.run import Run
 
 
@@ -39,36 +36,9 @@ async def train(
 
     Returns the run's folder. Raises ValueError for a user's mistake.
     """
-    async with session(Run.named(config, overrides, run or None)) as opened:
-        return await _train(opened, rerun, Watcher())
-
-
-async def _train(run: Run, rerun: bool, watcher: Watcher) -> str:
-    logger = get_run_logger()
-    steps = plan.plan(run)
-    if not rerun:
-        plan.require_same(run, steps)
-    run.keep_config()
-    checkpoints.settle(run)
-    first, last = plan.first_open(steps), run.config.run.iterations
-    root = str(run.paths.root)
-    if first is None:
-        logger.info(f"{root}: all {last} iterations are done")
-        return root
-    if first > 1:
-        logger.info(f"{root}: iterations 1 to {first - 1} are done and kept")
-    # Both start while problems are read and trackers opened; neither is waited for before it is
-    # needed.
-    run.workers.start_engine(run.nearest_policy(plan.sampling_policy(run, first)))
-    run.workers.start_trainer()
-    run.prompt_maker  # noqa: B018  a mistake in the data ends the run before it begins
-    run.trackers  # noqa: B018  so does a tracker that cannot be had
-    number_anew()
-    alarms = Alarms(run, metrics.read(run.paths))
-    with watcher.watching(run, first):
-        for number in range(first, last + 1):
+    async with opened(Run.named(config, overrides, run or None)) as (session, _):
+        root = str(session.run.paths.root)
+        number_anew()
+        for number in loop.iterations(session, rerun):
             await iteration(root, number)
-            figures = metrics.record(run, number)
-            watcher.row(number, figures)
-            alarms.look(number, figures)
-    return root
+        return root

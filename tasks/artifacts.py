@@ -2,7 +2,7 @@
 
     RUN-metrics    table: rollouts, reward, advantage and length by origin
     RUN-rollouts   the best, the worst and a rejected rollout, in full
-    RUN-plot       accuracy, reward, acceptance and entropy of the run so far
+    RUN-plot       the curves of the run so far
     RUN-files      every file of the iteration, with rows, bytes and digest
     RUN-timeline   what ran when in the iteration, and what waited
     RUN-progress   of the stage that is sampling now
@@ -22,7 +22,6 @@ from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 from uuid import UUID
@@ -37,8 +36,8 @@ from prefect.logging import get_run_logger
 from icpo_core.run import metrics
 from icpo_core.run.run import Run
 from icpo_core.store.store import Store
+from icpo_core.views import curves
 from tasks import pages
-from tasks.plot import plot
 
 PROGRESS_SECONDS = 2.0
 """Least time between two reports of progress."""
@@ -46,20 +45,6 @@ FLUSH_SECONDS = 60.0
 """How long the end of a run waits for its last artifacts."""
 ABANDON_SECONDS = 3.0
 """The same, where the run failed or was cancelled."""
-
-_OPEN: dict[Path, Publisher] = {}
-
-
-def publish(run: str, iteration: int) -> None:
-    """Note that there are artifacts of an iteration to make, in this flow run's name."""
-    _OPEN[Path(run).resolve()].waiting.append((iteration, UUID(runtime.flow_run.id)))
-
-
-def send(run: str) -> None:
-    """Have what was noted made and sent, in a thread: now is a time when this flow run asks nothing
-    of the Prefect server. Two writes at once are one too many for SQLite, and the one that is
-    refused waits for two seconds."""
-    _OPEN[Path(run).resolve()].send()
 
 
 @dataclass(frozen=True)
@@ -77,21 +62,13 @@ class Publisher:
     def __init__(self, run: Run) -> None:
         self.run = run
         self._slug = re.sub(r"[^a-z0-9]+", "-", run.config.run.name.lower()).strip("-")
-        self.waiting: list[tuple[int, UUID]] = []
+        self._waiting: list[tuple[int, UUID]] = []
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._reported: tuple[str, int, float] = ("", 0, 0.0)
         self._progress_id: UUID | None = None
 
     def __enter__(self) -> Publisher:
         self._logger = get_run_logger()
-        before = self.run.on_progress
-
-        def report(stage: str, iteration: int, done: int, all_: int) -> None:
-            before(stage, iteration, done, all_)
-            self._report(stage, iteration, done, all_)
-
-        self.run.on_progress = report
-        _OPEN[self.run.paths.root.resolve()] = self
         # In a copy of this context the thread finds the flow run's settings and its client.
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._work,), name="artifacts", daemon=True
@@ -105,16 +82,21 @@ class Publisher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _OPEN.pop(self.run.paths.root.resolve(), None)
         self.send()
         self._jobs.put(None)
         self._thread.join(FLUSH_SECONDS if error is None else ABANDON_SECONDS)
 
+    def publish(self, iteration: int) -> None:
+        """Note that there are artifacts of an iteration to make, in this flow run's name."""
+        self._waiting.append((iteration, UUID(runtime.flow_run.id)))
+
     def send(self) -> None:
-        """Hand all that waits to the thread."""
-        for number, flow_run in self.waiting:
+        """Have what was noted made and sent, in the thread: to be called when this flow run asks
+        nothing of the Prefect server. Two writes at once are one too many for SQLite, and the one
+        that is refused waits for two seconds."""
+        for number, flow_run in self._waiting:
             self._jobs.put(partial(self._publish, number, flow_run))
-        self.waiting.clear()
+        self._waiting.clear()
 
     # --- in the thread --------------------------------------------------------------------------
 
@@ -139,7 +121,7 @@ class Publisher:
             chosen = pages.rollouts(paths, number)
             self._create("rollouts", "markdown", f"{what}: rollouts worth a look", flow_run, chosen)
         if rows:
-            picture = base64.b64encode(plot(rows, f"{name} until iteration {number}").encode())
+            picture = base64.b64encode(curves.of_runs({name: rows}).encode())
             # Not an image artifact: the UI would spell the picture's address out below it.
             link = f"![the run so far](data:image/svg+xml;base64,{picture.decode()})"
             self._create("plot", "markdown", f"{name} until iteration {number}", flow_run, link)
@@ -164,7 +146,7 @@ class Publisher:
 
     # --- progress -------------------------------------------------------------------------------
 
-    def _report(self, stage: str, iteration: int, done: int, all_: int) -> None:
+    def report(self, stage: str, iteration: int, done: int, all_: int) -> None:
         """Queue a report, but no more than one in `PROGRESS_SECONDS`, and the last."""
         context = TaskRunContext.get()
         now = time.monotonic()

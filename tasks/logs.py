@@ -11,7 +11,9 @@ import re
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
+from typing import Self
+
+from icpo_core.common.closing import Closing
 
 POLL_SECONDS = 1.0
 WINDOW_SECONDS = 30.0
@@ -70,26 +72,23 @@ class Tail:
         return [text for text in drawn if text and not _BAR.search(text)]
 
 
-class Forwarder:
+class Forwarder(Closing):
     """Follows every log in a folder while it is open (a context manager), in a thread."""
 
-    def __init__(self, folder: Path, logger: logging.Logger | logging.LoggerAdapter) -> None:
+    def __init__(
+        self, folder: Path, logger: logging.Logger | logging.LoggerAdapter[logging.Logger]
+    ) -> None:
         """`logger`: of the flow run that the lines belong to."""
         self._folder, self._logger = folder, logger
         self._tails: dict[Path, Tail] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="worker-logs", daemon=True)
 
-    def __enter__(self) -> Forwarder:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._ended.set()
         self._thread.join()
         self._forward()

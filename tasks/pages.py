@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from icpo_core.config import STAGES
 from icpo_core.run import timeline
+from icpo_core.run.stages import STAGES
 from icpo_core.store import manifest
 from icpo_core.store.paths import RunPaths
 from icpo_core.store.store import Store

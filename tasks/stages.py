@@ -1,16 +1,13 @@
 """One thin Prefect task a stage, and one a part where a stage has several.
 
-A task is given the path of a run that this process has open, the iteration and whether to force;
-it performs the stage and returns a reference to what is stored, never a table. What is done already
-is for the manifest to say, so nothing is cached by Prefect.
+What is done already is for the manifest to say, so nothing is cached by Prefect; a task returns a
+reference to what is stored, never a table.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from contextvars import Context, copy_context
-from functools import partial
 from typing import Any
 
 from prefect import Task, task
@@ -18,9 +15,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 
-from icpo_core.config import STAGES
-from icpo_core.run import perform as stages
-from icpo_core.run.run import opened
+from icpo_core.run.perform import perform
+from icpo_core.run.session import current
+from icpo_core.run.stages import STAGES
+from icpo_core.workers.jobs import Rollout, Sampled
 from icpo_core.workers.process import EndedError, WorkerError
 
 Reference = dict[str, Any]
@@ -39,9 +37,17 @@ def may_pass(error: object) -> bool:
     return isinstance(error, WorkerError) or (isinstance(error, OSError) and error.errno in PASSING)
 
 
-def _retry(_task: Task, _run: Any, state: Any) -> bool:
+def _retry(_task: Task[..., Any], _run: Any, state: Any) -> bool:
     # Not state.result(): inside an asynchronous flow that is a coroutine.
     return may_pass(state.data)
+
+
+def ids() -> dict[str, str]:
+    """The runs that a stage is made in, for its manifest."""
+    context = TaskRunContext.get()
+    assert context is not None
+    flow_run = str(context.task_run.flow_run_id)
+    return {"task_run": str(context.task_run.id), "flow_run": flow_run}
 
 
 def _stage_task(stage: str) -> Task[..., Reference]:
@@ -56,17 +62,10 @@ def _stage_task(stage: str) -> Task[..., Reference]:
         retry_jitter_factor=0.5,
         retry_condition_fn=_retry,
     )
-    def perform(run: str, iteration: int, force: bool = False) -> Reference:
-        context = TaskRunContext.get()
-        assert context is not None
-        ids = {
-            "task_run": str(context.task_run.id),
-            "flow_run": str(context.task_run.flow_run_id),
-        }
-        the_run = opened(run)
-        if stage == "rollout":
-            the_run.around_part = partial(_part, copy_context())
-        outcome = stages.perform(the_run, stage, iteration, force, ids)
+    def stage_task(run: str, iteration: int, force: bool = False) -> Reference:
+        # `run` is for people to read: it is the run that this context has open.
+        session = current()
+        outcome = perform(session, stage, iteration, force)
         done = outcome.manifest
         verb = "made" if outcome.made else "kept"
         get_run_logger().info(
@@ -76,29 +75,25 @@ def _stage_task(stage: str) -> Task[..., Reference]:
         return {
             "stage": stage,
             "iteration": iteration,
-            "path": str(the_run.paths.stage(stage, iteration)),
+            "path": str(session.run.paths.stage(stage, iteration)),
             "fingerprint": done.fingerprint,
             "rows": done.rows,
             "made": outcome.made,
             "reason": outcome.reason,
         }
 
-    perform.fn.__doc__ = f"Stage `{stage}` of one iteration; a reference to what is stored."
-    return perform
+    stage_task.fn.__doc__ = f"Stage `{stage}` of one iteration; a reference to what is stored."
+    return stage_task
 
 
-def _part(context: Context, job: dict[str, Any], do: Callable[[], Any]) -> Any:
-    """Do the job of one part of a stage, in a task run of its own where there are several.
-
-    `context`: of the stage's task run; an engine's thread does not have it.
-    """
-    if job["shards"] > 1:
-        stage, part = job["job"], job["shard"]
-        name = f"{stage} it-{job['iteration']:04d} part {part:02d}"
-        settings: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
-        do = task(name=f"{stage} part", task_run_name=name, **settings)(do)
-    return context.copy().run(do)
+def part(job: Rollout, do: Callable[[], Sampled]) -> Sampled:
+    """Do the job of one part of the rollouts, in a task run of its own where there are several."""
+    if job.shards == 1:
+        return do()
+    name = f"rollout it-{job.iteration:04d} part {job.shard:02d}"
+    settings: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
+    sampled: Sampled = task(name="rollout part", task_run_name=name, **settings)(do)()
+    return sampled
 
 
 TASKS = {stage: _stage_task(stage) for stage in STAGES}
-prompts, rollout, verify, select, update, evaluate, checkpoint = (TASKS[stage] for stage in STAGES)

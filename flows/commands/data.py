@@ -21,4 +21,5 @@ def call(arguments: argparse.Namespace) -> int:
     add_prepare(parser.add_subparsers(dest="what", required=True))
     chosen = parser.parse_args(arguments.rest or ["--help"], namespace=argparse.Namespace())
     sys.stdout.flush()
-    return chosen.run(chosen)
+    code: int = chosen.run(chosen)
+    return code

@@ -84,9 +84,8 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
         "sampling.limit": arguments.limit,
         "sampling.seed": arguments.seed,
     }
-    return [f"{key}={value}" for key, value in given.items() if value is not None] + (
-        arguments.overrides
-    )
+    single = [f"{key}={value}" for key, value in given.items() if value is not None]
+    return [*single, *arguments.overrides]
 
 
 def _history(arguments: argparse.Namespace) -> int:

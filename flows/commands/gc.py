@@ -13,7 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from icpo_core.run.retention import Holding
-    from icpo_core.run.run import Run
+    from icpo_core.run.run import Run, stored_config
 
 
 def add_parser(subparsers: Any) -> None:
@@ -46,8 +46,7 @@ def call(arguments: argparse.Namespace) -> int:
     from icpo_core.config import override
     from icpo_core.run.run import Run
 
-    run = Run.read(arguments.run)
-    run.config = override(run.config, arguments.overrides)
+    run = Run.of(override(stored_config(arguments.run), arguments.overrides), arguments.run)
     if arguments.dry_run:
         return _report(run, arguments)
     with RunLock(run.paths.lock):

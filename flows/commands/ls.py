@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from icpo_core.config import STAGES
 from icpo_core.store.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ def add_parser(subparsers: Any) -> None:
 
 def call(arguments: argparse.Namespace) -> int:
     from icpo_core.run.run import Run
+    from icpo_core.run.stages import STAGES
     from icpo_core.views import listing
 
     console = Console()

@@ -41,7 +41,7 @@ def call(arguments: argparse.Namespace) -> int:
     from icpo_core.run import plan
     from icpo_core.run.run import Run, stored_config
 
-    run = Run(override(stored_config(arguments.run), arguments.overrides), arguments.run)
+    run = Run.of(override(stored_config(arguments.run), arguments.overrides), arguments.run)
     steps = plan.plan(run)
     if arguments.json:
         rows = [

@@ -1,4 +1,4 @@
-"""`icpo plot`: accuracy and reward of one run or several as a PNG."""
+"""`icpo plot`: the curves of one run or several as an SVG."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("plot", help="accuracy and reward of runs as a PNG")
+    parser = subparsers.add_parser("plot", help="the curves of runs as an SVG")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=Path, default=Path("icpo.png"), help="default: icpo.png")
+    parser.add_argument("--out", type=Path, default=Path("icpo.svg"), help="default: icpo.svg")
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(call=call)
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from flows.plot import draw
+    from icpo_core.views import curves
 
-    out = draw(arguments.runs, arguments.out)
+    out = curves.write(arguments.runs, arguments.out)
     print(json.dumps({"picture": str(out)}) if arguments.json else out)
     return 0

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from icpo_core.common import toml
-from icpo_core.config import STAGES
 from icpo_core.method.verdicts import changed
 from icpo_core.run.run import Run
 
@@ -25,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
         "that is done is left as it is. To try another setting, name a branch with --into: it "
         "shares what is stored without copying it, and the run stays as it is.",
     )
-    parser.add_argument("stage", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
+    parser.add_argument("stage", metavar="STAGE", help="which one, as verify")
     parser.add_argument("run", type=Path, help="folder of the run, as runs/demo")
     parser.add_argument("--iteration", type=int, required=True)
     parser.add_argument("--force", action="store_true", help="make it again though it is done")
@@ -45,7 +44,10 @@ def call(arguments: argparse.Namespace) -> int:
     import asyncio
 
     from flows.prefect_compat.terminal import plain_errors, quiet_prefect
+    from icpo_core.run.stages import STAGES
 
+    if arguments.stage not in STAGES:
+        raise ValueError(f"{arguments.stage}: no such stage; give one of {', '.join(STAGES)}")
     for text in arguments.overrides:
         toml.put({}, text)  # says what is wrong with it; Prefect would say which pattern it misses
     if Path(arguments.into or "").name != (arguments.into or ""):

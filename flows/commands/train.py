@@ -29,33 +29,27 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="make again, in place, what a changed configuration or data set makes otherwise",
     )
+    parser.add_argument(
+        "--plain", action="store_true", help="without Prefect: no server, no UI, no alarms"
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(call=call)
 
 
 def call(arguments: argparse.Namespace) -> int:
     from icpo_core.common.lock import RefusedError, require_free
-    from icpo_core.run import plan
+    from icpo_core.run import plan, sources
     from icpo_core.run.run import Run
 
     run = Run.named(arguments.config, arguments.overrides, arguments.run)
     # What the run will refuse it refuses now, and not when a Prefect server has started.
-    run.require_sources()
+    sources.require(run)
     require_free(run.paths.lock)
     if not arguments.rerun:
         plan.require_same(run, plan.plan(run))
     root = run.paths.root
-    from flows.prefect_compat.terminal import plain_errors, quiet_prefect
-
-    quiet_prefect()
-    from flows.train import train
-    from flows.ui.summary import as_json, show
-
     try:
-        with plain_errors():
-            asyncio.run(
-                train(arguments.config, arguments.overrides, arguments.run or "", arguments.rerun)
-            )
+        (_plain if arguments.plain else _flow)(arguments)
     except RefusedError:
         raise
     except BaseException:
@@ -66,11 +60,36 @@ def call(arguments: argparse.Namespace) -> int:
                 highlight=False,
             )
         raise
+    from flows.ui.summary import as_json, show
+
     if arguments.json:
         print(json.dumps(as_json(root), indent=2))
     else:
         show(root, Console())
     return 0
+
+
+def _flow(arguments: argparse.Namespace) -> None:
+    from flows.prefect_compat.terminal import plain_errors, quiet_prefect
+
+    quiet_prefect()
+    from flows.train import train
+
+    with plain_errors():
+        asyncio.run(
+            train(arguments.config, arguments.overrides, arguments.run or "", arguments.rerun)
+        )
+
+
+def _plain(arguments: argparse.Namespace) -> None:
+    from flows.ui.progress import Watcher
+    from icpo_core.run import loop
+    from icpo_core.run.run import Run
+    from icpo_core.run.session import Session
+
+    run = Run.named(arguments.config, arguments.overrides, arguments.run)
+    with Watcher() as watcher, Session(run, watcher) as session:
+        loop.train(session, arguments.rerun)
 
 
 def again(arguments: argparse.Namespace) -> str:
@@ -80,5 +99,6 @@ def again(arguments: argparse.Namespace) -> str:
         words += ["-o", override]
     words += ["--run", arguments.run] if arguments.run else []
     words += ["--rerun"] if arguments.rerun else []
+    words += ["--plain"] if arguments.plain else []
     words += ["--json"] if arguments.json else []
     return shlex.join(words)

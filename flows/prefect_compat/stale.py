@@ -7,6 +7,7 @@ knows nothing at all where no server ran.
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from prefect import runtime
@@ -17,7 +18,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Crashed
 
 from icpo_core.common.files import read_json, write_json
-from icpo_core.run.run import Run
+from icpo_core.run.session import Session
 
 RECORD = "prefect.json"
 ATTEMPTS = 20
@@ -25,11 +26,11 @@ ATTEMPTS = 20
 _OPEN = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 
 
-async def close_stale(run: Run) -> None:
+async def close_stale(session: Session) -> None:
     """Note this flow run in the run's attempt, and close those of earlier attempts."""
     mine = UUID(runtime.flow_run.id)
-    write_json(run.logs / RECORD, {"flow_run": str(mine)})
-    records = sorted(run.logs.parent.glob(f"*/{RECORD}"))[-ATTEMPTS - 1 : -1]
+    write_json(session.logs / RECORD, {"flow_run": str(mine)})
+    records = sorted(session.logs.parent.glob(f"*/{RECORD}"))[-ATTEMPTS - 1 : -1]
     earlier = {UUID(read_json(path)["flow_run"]) for path in records}
     if not earlier:
         return
@@ -50,6 +51,6 @@ async def close_stale(run: Run) -> None:
             )
 
 
-async def _open(client: PrefectClient, which: dict) -> list[FlowRun]:
+async def _open(client: PrefectClient, which: dict[str, Any]) -> list[FlowRun]:
     wanted = FlowRunFilter.model_validate(which | {"state": {"type": {"any_": _OPEN}}})
     return await client.read_flow_runs(flow_run_filter=wanted)

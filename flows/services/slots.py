@@ -38,12 +38,12 @@ def needed(config: Config) -> int:
 
 
 @asynccontextmanager
-async def held(config: Config) -> AsyncIterator[None]:
-    """Hold the slots that a run needs, waiting for them if others have them.
+async def held(count: int) -> AsyncIterator[None]:
+    """Hold so many slots, waiting for them if others have them.
 
     Raises ValueError if the machine never has so many.
     """
-    name, count = limit_name(), needed(config)
+    name = limit_name()
     if not count:
         yield
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -15,8 +15,10 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from icpo_core.common.closing import Closing
 
-class Counter:
+
+class Counter(Closing):
     """A bar over things that are counted, on standard error; nothing off a terminal."""
 
     def __init__(self) -> None:
@@ -32,16 +34,11 @@ class Counter:
         )
         self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> Counter:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._bar.stop()
 
     def count(self, what: str, done: int, all_: int) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from icpo_core.run.run import Run
+from icpo_core.common.closing import Closing
+from icpo_core.run.session import Observer, current
 
 
-class Watcher:
+class Watcher(Observer, Closing):
     """Shows a run's progress on standard error."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -22,9 +22,9 @@ class Watcher:
         self._accuracy = ""
         self._figures = ""
 
-    @contextmanager
-    def watching(self, run: Run, first: int) -> Iterator[None]:
-        """Follow `run` from iteration `first` on."""
+    def begins(self, first: int) -> None:
+        """Follow the run that this context has open, until `close`."""
+        run = current().run
         config = run.config
         self._last, self._first = config.run.iterations, first
         self._started = self._since = time.monotonic()
@@ -35,9 +35,7 @@ class Watcher:
             f"in {run.paths.root}",
             highlight=False,
         )
-        run.on_progress = self._progress
         if not self._console.is_terminal:
-            yield
             return
         self._bar = Progress(
             TextColumn("[bold]it"),
@@ -49,13 +47,17 @@ class Watcher:
             console=self._console,
             refresh_per_second=4,
         )
-        with self._bar:
-            self._task = self._bar.add_task(
-                "", total=self._last, completed=max(0, first - 1), figures="engines start", left=""
-            )
-            yield
+        self._bar.start()
+        self._task = self._bar.add_task(
+            "", total=self._last, completed=max(0, first - 1), figures="engines start", left=""
+        )
 
-    def row(self, iteration: int, figures: Mapping[str, float]) -> None:
+    def close(self) -> None:
+        """Leave the terminal as it is now."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def recorded(self, iteration: int, figures: Mapping[str, float]) -> None:
         """An iteration is done, with these figures."""
         now = time.monotonic()
         for name, value in figures.items():
@@ -89,7 +91,8 @@ class Watcher:
         seconds = (now - at) / (iteration - since) * (self._last - iteration)
         return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
 
-    def _progress(self, stage: str, iteration: int, done: int, all_: int) -> None:
+    def progress(self, stage: str, iteration: int, done: int, all_: int) -> None:
+        """How far a stage is."""
         if self._bar is not None:
             figures = f"{self._figures}  {stage} {done}/{all_}"
             self._bar.update(self._task, figures=figures)

@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flows.plot import draw
-from icpo_core.config import STAGES
 from icpo_core.run import metrics
+from icpo_core.run.stages import STAGES
 from icpo_core.store.paths import RunPaths
+from icpo_core.views import curves
 
 ENGINES = ("rollout", "update", "evaluate")
 
@@ -46,7 +46,7 @@ def show(root: Path, console: Console) -> None:
         table.add_column(stage, justify="right")
     table.add_row(*(f"{value:.2f}" for value in summary["seconds"].values()))
     console.print(table)
-    picture = draw([root], root / "progress.png")
+    picture = curves.write([root], root / "progress.svg")
     console.print(f"The run       {root}", highlight=False)
     console.print(f"newest model  {root}/LATEST/model", highlight=False)
     console.print(f"picture       {picture}", highlight=False)

@@ -184,7 +184,8 @@ def show(table: Table, console: Console) -> None:
 
 
 def _mean(row: dict[str, Evaluation]) -> float:
-    return sum(one.figures["accuracy"] for one in row.values()) / len(row)
+    total: float = sum(one.figures["accuracy"] for one in row.values())
+    return total / len(row)
 
 
 def _some(ids: list[str]) -> str:

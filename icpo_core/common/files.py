@@ -107,7 +107,7 @@ def seal(data: bytes) -> bytes:
 
 def seal_fits(data: bytes) -> bool:
     """Whether a sealed file is byte for byte what was written."""
-    found = _SEAL.findall(data)
+    found: list[bytes] = _SEAL.findall(data)
     if len(found) != 1:
         return False
     unsealed = data.replace(b"icpo-seal:" + found[0], UNSEALED.encode())
@@ -139,7 +139,7 @@ def unseal(data: bytes, where: str) -> dict[str, Any]:
     """What a sealed file says. Raises ValueError, naming `where`, if it is not as written."""
     if not seal_fits(data):
         raise ValueError(f"{where}: is not as it was written (its seal does not fit)")
-    value = json.loads(data)
+    value: dict[str, Any] = json.loads(data)
     del value["seal"]
     return value
 

@@ -13,7 +13,9 @@ import os
 import socket
 import time
 from pathlib import Path
-from types import TracebackType
+from typing import Self
+
+from icpo_core.common.closing import Closing
 
 GLANCE_SECONDS = 0.1
 
@@ -22,23 +24,18 @@ class RefusedError(ValueError):
     """A run was asked for something and left as it was."""
 
 
-class RunLock:
+class RunLock(Closing):
     """Exclusive lock on a run; its file names the owner (pid, host, since)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
 
-    def __enter__(self) -> RunLock:
+    def __enter__(self) -> Self:
         self.acquire()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.release()
 
     def acquire(self) -> None:

@@ -117,7 +117,7 @@ def resolve(spec: str, package: str, digest: str | None = None) -> Callable[...,
             if callable(value) and getattr(value, "__module__", None) == module.__name__
         ]
         raise ValueError(
-            f"{source}: has no {name}; it defines {', '.join(there) or 'nothing that can be called'}"
+            f"{source}: has no {name}; it defines {', '.join(there) or 'no function or class'}"
         )
     thing = getattr(module, name)
     if not callable(thing):

@@ -9,22 +9,30 @@ it is relative to the working directory. Anything else that is no existing file 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ValidationError, model_validator
 
-from icpo_core.common import toml
+from icpo_core.common import keys, plugins, toml
 from icpo_core.common.files import read_json
-from icpo_core.common.keys import Operational, slice_of
+from icpo_core.common.keys import Operational, Source, slice_of
 from icpo_core.config.sections import (
     Benchmark,
     CheckpointSection,
+    Count,
+    CountOrNone,
     EngineSection,
     EvaluateSection,
     LoraSection,
     LossSection,
     ModelSection,
+    NonNegative,
+    Path_,
+    Positive,
+    Probability,
     PromptsSection,
     RolloutSection,
     RunSection,
@@ -42,22 +50,34 @@ __all__ = [
     "Benchmark",
     "CheckpointSection",
     "Config",
+    "Count",
+    "CountOrNone",
     "EngineSection",
     "EvaluateSection",
     "LoraSection",
     "LossSection",
     "ModelSection",
+    "NonNegative",
+    "Operational",
+    "Path_",
+    "Positive",
+    "Probability",
     "PromptsSection",
     "RolloutSection",
     "RunSection",
     "Section",
     "SelectSection",
+    "Source",
     "UpdateSection",
     "VerifySection",
     "build",
+    "compared",
     "load",
     "override",
+    "plugin_sources",
     "slice_of",
+    "stored",
+    "upgrade",
 ]
 
 STAGES = ("prompts", "rollout", "verify", "select", "update", "evaluate", "checkpoint")
@@ -231,6 +251,52 @@ def build(raw: dict[str, Any], where: str) -> Config:
         return Config.model_validate(toml.nones(raw))
     except ValidationError as error:
         raise ValueError(f"{where}: {toml.first_line(error, Config)}") from None
+
+
+def stored(raw: dict[str, Any], where: str) -> Config:
+    """A configuration that a run has stored, maybe by an earlier version.
+
+    Raises ValueError, naming `where`, if it cannot be read.
+    """
+    return build(upgrade(raw), where)
+
+
+def upgrade(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration, or a stage's slice of one, in today's words.
+
+    For what this program has written. In a TOML file, which somebody can edit, a former name is an
+    error that says the new one.
+    """
+    return keys.in_todays_words(raw, Config)
+
+
+def compared(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's slice in today's words and with the keys that a slice leaves out: of two such, each
+    difference is a key that somebody changed."""
+    return keys.in_todays_words(part, Config, whole=True)
+
+
+PLUGGED = {
+    "rollout.engine.kind": ("rollout", "evaluate"),
+    "select.advantage": ("select",),
+    "loss.policy": ("update",),
+}
+"""Keys that may name one's own source, and the stages that execute it."""
+
+
+def plugin_sources(config: Config, stage: str) -> dict[str, str]:
+    """sha256 of one's own sources that a stage executes, by the key that names them.
+
+    {} where all is built in. They belong to what the stage is made from: after an edit it is made
+    again. Raises ValueError, in one line that names the fix, if a source is not there.
+    """
+    found = {}
+    for key, stages in PLUGGED.items():
+        if stage in stages:
+            digest = plugins.source_digest(attrgetter(key)(config))
+            if digest is not None:
+                found[key] = digest
+    return found
 
 
 def _preset(name: str | None) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from icpo_core.common.keys import Operational, Source
+from icpo_core.common.keys import Operational, Renamed, Since, Source
+from icpo_core.common.plugins import Pluggable
 from icpo_core.grading.grade import GradingRules
 
 Path_ = Annotated[str, Source]
@@ -92,7 +93,11 @@ class PromptsSection(Section):
 
 
 class EngineSection(Section):
-    """The vLLM engine."""
+    """The rollout engine."""
+
+    kind: Annotated[str, Pluggable("icpo_core.engine.kinds"), Since("vllm")] = "vllm"
+    """`vllm`: engines of our own, or servers where `rollout.endpoints` names any; or your own, as
+    `file.py:name` or `package.module:name`: a function from `EngineSettings` to an `Engine`."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Weights and activations in the engine."""
@@ -187,8 +192,15 @@ class SelectSection(Section):
     """T of the annealing, iterations. Unset: the run's iterations, while `bonus` is on."""
     decay: Positive = 5.0
     """Rate of the `exponential` annealing: gamma(T) = exp(-decay)."""
-    divide_by_std: bool = True
-    """Divide the advantage by the group's standard deviation (off: Dr.GRPO)."""
+    advantage: Annotated[
+        str,
+        Pluggable("icpo_core.method.advantages"),
+        Renamed("0.2.0", "divide_by_std", {True: "group", False: "group-mean"}),
+    ] = "group"
+    """How rewards of a group become advantages. `group`: minus the mean, divided by the standard
+    deviation; `group-mean`: minus the mean (Dr.GRPO); `rloo`: minus the mean of the others;
+    `maxrl`: minus the mean, divided by the mean; or your own, as ./file.py:name (see
+    docs/extending.md)."""
 
 
 class LossSection(Section):

@@ -1,4 +1,4 @@
-"""Stage `rollout`: sample every group, one Parquet part a shard.
+"""The jobs of an engine's process: rollouts and samples, each to one Parquet part, and logprobs.
 
 Expert rollouts are sampled from the expert prompt (demonstrations in context) and recorded with
 the logprobs under that prompt; the update puts them behind the bare prompt (IEF).
@@ -7,17 +7,27 @@ the logprobs under that prompt; the update puts them behind the bare prompt (IEF
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from icpo_core.common.seeds import stable_seed
-from icpo_core.engine.vllm import Engine, Request, Sample
+from icpo_core.engine.kinds.base import Completion, Engine, Request
 from icpo_core.store import tables
 from icpo_core.store.tables import Origin
-from icpo_core.workers.process import Handler
+from icpo_core.workers.jobs import (
+    Done,
+    Load,
+    Loaded,
+    Rollout,
+    Sample,
+    Sampled,
+    Score,
+    Scored,
+    Sleep,
+)
+from icpo_core.workers.process import Handlers, Say
 
 
 def shard_of(prompts: pa.Table, index: int, count: int) -> pa.Table:
@@ -25,50 +35,39 @@ def shard_of(prompts: pa.Table, index: int, count: int) -> pa.Table:
     return prompts.take(pa.array(range(index, prompts.num_rows, count), pa.int64()))
 
 
-def rollout_shard(
-    engine: Engine, tokenizer: Any, job: dict[str, Any], on_progress: Callable[[int, int], None]
-) -> dict[str, Any]:
-    """Sample one shard of prompts and write its part; facts for the manifest."""
-    prompts = shard_of(
-        tables.read("prompts", Path(job["prompts"])), job["shard"], job["shards"]
-    ).to_pylist()
-    settings, seed, iteration = job["rollout"], job["seed"], job["iteration"]
-    in_context = settings["expert_source"] == "in_context"
+def rollout_shard(engine: Engine, tokenizer: Any, job: Rollout, say: Say) -> Sampled:
+    """Sample one shard of prompts and write its part."""
+    prompts = shard_of(tables.read("prompts", job.prompts), job.shard, job.shards).to_pylist()
+    in_context = job.expert_source == "in_context"
     keys: list[tuple[str, int, Origin]] = []
     requests: list[Request] = []
     traces: list[dict[str, Any]] = []
     for prompt in prompts:
-        sources = [(Origin.ON_POLICY, prompt["policy_prompt_ids"])] * settings["on_policy"]
+        sources = [(Origin.ON_POLICY, prompt["policy_prompt_ids"])] * job.on_policy
         if in_context and prompt["expert_prompt_ids"] is not None:
-            sources += [(Origin.EXPERT, prompt["expert_prompt_ids"])] * settings["expert"]
+            sources += [(Origin.EXPERT, prompt["expert_prompt_ids"])] * job.expert
         for index, (origin, ids) in enumerate(sources):
             keys.append((prompt["prompt_id"], index, origin))
-            row_seed = stable_seed(seed, "rollout", iteration, prompt["prompt_id"], index)
+            row_seed = stable_seed(job.seed, "rollout", job.iteration, prompt["prompt_id"], index)
             requests.append(Request(ids, row_seed))
-        if not in_context and settings["expert"]:
-            index = settings["on_policy"]
-            row = _trace(prompt, index, tokenizer, engine, settings["max_tokens"])
+        if not in_context and job.expert:
+            row = _trace(prompt, job.on_policy, tokenizer, engine, job.max_tokens)
             traces += [row] if row else []
     started = time.perf_counter()
-    samples = engine.sample(
-        requests, settings["temperature"], settings["max_tokens"], on_progress=on_progress
-    )
+    samples = engine.sample(requests, job.temperature, job.max_tokens, on_progress=say)
     sampling = time.perf_counter() - started
     rows = as_rows(keys, requests, samples, tokenizer, engine.policy_version)
     rows = sorted(rows + traces, key=lambda row: (row["prompt_id"], row["sample_index"]))
     table = tables.table("rollout", rows)
-    tables.write("rollout", table, Path(job["out"]), job["fingerprint"])
-    return {
-        "rows": len(rows),
-        "tokens": sum(len(sample.response_ids) for sample in samples),
-        "sampling_seconds": sampling,
-    }
+    tables.write("rollout", table, job.out, job.fingerprint)
+    tokens = sum(len(sample.response_ids) for sample in samples)
+    return Sampled(rows=len(rows), tokens=tokens, sampling_seconds=sampling)
 
 
 def as_rows(
     keys: list[tuple[str, int, Origin]],
     requests: list[Request],
-    samples: list[Sample],
+    samples: Sequence[Completion],
     tokenizer: Any,
     policy_version: str,
 ) -> list[dict[str, Any]]:
@@ -115,34 +114,26 @@ def _trace(
     }
 
 
-def sample_questions(
-    engine: Engine, tokenizer: Any, job: dict[str, Any], on_progress: Callable[[int, int], None]
-) -> dict[str, Any]:
-    """In the engine's process: sample some questions and write a part of table `generations`."""
-    questions = tables.read("questions", Path(job["questions"]))
+def sample_questions(engine: Engine, tokenizer: Any, job: Sample, say: Say) -> Sampled:
+    """Sample some questions and write a part of table `generations`."""
+    questions = tables.read("questions", job.questions)
     names, ids = questions["benchmark"].to_pylist(), questions["prompt_id"].to_pylist()
     prompts = questions["prompt_ids"].to_pylist()
-    places = [place for place, _ in job["keys"]]
+    places = [place for place, _ in job.keys]
     seeds = [
-        stable_seed("evaluate", job["seed"], names[place], ids[place], index)
-        for place, index in job["keys"]
+        stable_seed("evaluate", job.seed, names[place], ids[place], index)
+        for place, index in job.keys
     ]
     requests = [Request(prompts[place], seed) for place, seed in zip(places, seeds, strict=True)]
     started = time.perf_counter()
-    samples = engine.sample(
-        requests,
-        job["temperature"],
-        job["max_tokens"],
-        top_p=job["top_p"],
-        on_progress=on_progress,
-    )
+    samples = engine.sample(requests, job.temperature, job.max_tokens, job.top_p, say)
     seconds = time.perf_counter() - started
     responses = [sample.response_ids for sample in samples]
     table = pa.table(
         {
             "benchmark": [names[place] for place in places],
             "prompt_id": [ids[place] for place in places],
-            "sample_index": pa.array([index for _, index in job["keys"]], pa.int32()),
+            "sample_index": pa.array([index for _, index in job.keys], pa.int32()),
             "response": tokenizer.batch_decode(responses, skip_special_tokens=True),
             "response_ids": responses,
             "finish_reason": [sample.finish_reason for sample in samples],
@@ -151,65 +142,58 @@ def sample_questions(
         },
         schema=tables.TABLES["generations"],
     )
-    tables.write("generations", table, Path(job["out"]), job["fingerprint"])
+    tables.write("generations", table, job.out, job.fingerprint)
     tokens = sum(map(len, responses))
-    return {"rows": len(places), "tokens": tokens, "sampling_seconds": seconds}
+    return Sampled(rows=len(places), tokens=tokens, sampling_seconds=seconds)
 
 
-def score_sequences(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
-    """In the engine's process: logprobs at temperature 1 of all tokens but the first of each row of
-    a table `probe`, written to another."""
-    table = tables.read("probe", Path(job["sequences"]))
-    sequences = table["token_ids"].to_pylist()
+def score_sequences(engine: Engine, job: Score) -> Scored:
+    """Logprobs of the rows of a table `probe`, written to another."""
+    sequences = tables.read("probe", job.sequences)["token_ids"].to_pylist()
     rows = [
         {"token_ids": ids, "logprobs": score}
         for ids, score in zip(sequences, engine.score(sequences), strict=True)
     ]
-    tables.write("probe", tables.table("probe", rows), Path(job["out"]))
-    return {"rows": len(rows)}
+    tables.write("probe", tables.table("probe", rows), job.out)
+    return Scored(rows=len(rows))
 
 
-def handlers(engine: Engine, tokenizer: Any) -> dict[str, Handler]:
+def handlers(engine: Engine, tokenizer: Any) -> Handlers:
     """Jobs that the engine's process takes."""
     gaps: dict[str, float] = {}  # of the weights that were proven last
 
-    def load(job: dict[str, Any], _: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        version = job["policy_version"]
-        seconds = engine.load(Path(job["model"]), version)
+    def load(job: Load, _: Say) -> Loaded:
+        seconds = engine.load(job.model, job.policy_version)
         if seconds:
             gaps.clear()
-        # The base model has no probe; an engine that was started with other weights has one.
-        if job["probe"] and version not in gaps:
+        # The base model has no proof; an engine that was started with other weights has one.
+        if job.proof and job.policy_version not in gaps:
             gaps.clear()
-            gaps[version] = engine.prove(Path(job["probe"]), job["max_logprob_gap"])
-        return {"reload_seconds": seconds, "probe_gap": gaps.get(version)}
+            gaps[job.policy_version] = engine.prove(job.proof, job.max_logprob_gap)
+        return Loaded(reload_seconds=seconds, proof_gap=gaps.get(job.policy_version))
 
-    def sleep(_job: dict[str, Any], _: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    def sleep(_job: Sleep, _: Say) -> Done:
         gaps.clear()
         engine.sleep()
-        return {}
+        return Done()
 
-    def require_loaded(job: dict[str, Any]) -> None:
-        if engine.policy_version != job["policy_version"]:
+    def require_loaded(version: str) -> None:
+        if engine.policy_version != version:
             raise ValueError(
                 f"the engine holds weights {engine.policy_version[:12] or 'of nothing proven'}, "
-                f"the job is for {job['policy_version'][:12]}: load them first"
+                f"the job is for {version[:12]}: load them first"
             )
 
-    def rollout(job: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        require_loaded(job)
-        return rollout_shard(
-            engine, tokenizer, job, lambda done, all_: say({"done": done, "all": all_})
-        )
+    def rollout(job: Rollout, say: Say) -> Sampled:
+        require_loaded(job.policy_version)
+        return rollout_shard(engine, tokenizer, job, say)
 
-    def sample(job: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        require_loaded(job)
-        return sample_questions(
-            engine, tokenizer, job, lambda done, all_: say({"done": done, "all": all_})
-        )
+    def sample(job: Sample, say: Say) -> Sampled:
+        require_loaded(job.policy_version)
+        return sample_questions(engine, tokenizer, job, say)
 
-    def score(job: dict[str, Any], _: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        require_loaded(job)
+    def score(job: Score, _: Say) -> Scored:
+        require_loaded(job.policy_version)
         return score_sequences(engine, job)
 
-    return {"load": load, "sleep": sleep, "rollout": rollout, "sample": sample, "score": score}
+    return {Load: load, Sleep: sleep, Rollout: rollout, Sample: sample, Score: score}

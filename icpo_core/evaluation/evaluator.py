@@ -13,10 +13,9 @@ problems than another adds what is missing; other grading rules judge the same s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -24,11 +23,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from icpo_core.common import files
+from icpo_core.common.closing import Closing
 from icpo_core.common.lock import RunLock
 from icpo_core.evaluation.benchmarks import Benchmark
 from icpo_core.evaluation.protocol import Protocol
-from icpo_core.evaluation.questions import questions
-from icpo_core.evaluation.samples import Order, Shelf
+from icpo_core.evaluation.samples import Shelf, order
 from icpo_core.evaluation.scores import scores
 from icpo_core.evaluation.target import Target
 from icpo_core.grading.pool import Judges
@@ -36,7 +35,9 @@ from icpo_core.method.problems import read_problems
 from icpo_core.models.folder import tokenizer_digest
 from icpo_core.store import manifest, tables
 from icpo_core.store.manifest import FileRecord, Manifest
-from icpo_core.workers.pool import Around, Workers
+from icpo_core.workers.jobs import Sample, Sampled
+from icpo_core.workers.pool import Around, Engines
+from icpo_core.workers.process import Say
 
 STAGE = "evaluation"
 VERSION = 1
@@ -131,7 +132,7 @@ class Evaluation:
         return whole.filter(own)
 
 
-class Evaluator:
+class Evaluator(Closing):
     """Evaluates models under a protocol. A context manager: closing ends engine and judges.
 
     The engine is started when the first sample is missing, and reloads its weights from one model
@@ -142,26 +143,15 @@ class Evaluator:
         """`root`: folder of all evaluations."""
         self.root, self.protocol = root, protocol
         self._on_progress = on_progress
-        self._workers: Workers | None = None
+        self._engines: Engines | None = None
         self._architecture = ""
         self._judges: dict[str, Judges] = {}
 
-    def __enter__(self) -> Evaluator:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """End the engine and the judges."""
-        if self._workers is not None:
-            self._workers.stop()
-            self._workers = None
+        if self._engines is not None:
+            self._engines.close()
+            self._engines = None
         for judges in self._judges.values():
             judges.close()
         self._judges.clear()
@@ -220,17 +210,17 @@ class Evaluator:
         """
         return self.find(target, benchmark) or self._make(target, benchmark)
 
-    def workers(self, target: Target, problems: str = "evaluation") -> Workers:
-        """An engine that holds the target's weights, started if need be."""
-        if self._workers is not None and self._architecture != target.architecture:
-            self._workers.stop()
-            self._workers = None
-        if self._workers is None:
-            config = self.protocol.worker_config(problems)
-            self._workers = Workers(config, target.folder, self.root / "logs")
+    def engines(self, target: Target) -> Engines:
+        """Engines that hold the target's weights, started if need be."""
+        if self._engines is not None and self._architecture != target.architecture:
+            self._engines.close()
+            self._engines = None
+        if self._engines is None:
+            fleet, placed = self.protocol.fleet(), self.protocol.placed()
+            self._engines = Engines(fleet, self.root / "logs", placed)
             self._architecture = target.architecture
-        self._workers.load(target.folder, target.version, target.probe)
-        return self._workers
+        self._engines.load(target.folder, target.version, target.probe)
+        return self._engines
 
     def _make(self, target: Target, benchmark: Benchmark) -> Evaluation:
         started, work = time.time(), self.work(target, benchmark)
@@ -238,19 +228,17 @@ class Evaluator:
         lock = RunLock(folder / "lock.json")
         lock.acquire()
         try:
-            order = self._order(target, benchmark, work)
-            shelf = Shelf(folder, work.mark, order, self.judges(benchmark))
+            wanted = order(self.protocol, benchmark, target.tokenizer, target.version)
+            shelf = Shelf(folder, work.mark, wanted, self.judges(benchmark))
 
-            def sampler(
-                jobs: list[dict[str, Any]], say: Callable[[int, int], None], around: Around
-            ) -> list[dict[str, Any]]:
-                return self.workers(target).sample_all(jobs, say, around)
+            def sampler(jobs: Sequence[Sample], say: Say, around: Around) -> list[Sampled]:
+                return self.engines(target).sample_all(jobs, say, around)
 
             def say(done: int, all_: int) -> None:
                 self._on_progress(f"{target.label} {benchmark.name}", done, all_)
 
             done = shelf.collect(sampler, say, self._siblings(work, folder))
-            figures = scores(done.samples, order.questions)[benchmark.name]
+            figures = scores(done.samples, wanted.questions)[benchmark.name]
             path = files.write_json(folder / f"{work.label}.json", figures)
             if benchmark.private:
                 shelf.forget_questions()
@@ -300,32 +288,8 @@ class Evaluator:
         return self._judges[benchmark.kind]
 
     def questions(self, target: Target, benchmark: Benchmark) -> pa.Table:
-        """Table `questions`: what the target is asked. Raises ValueError as `questions` does."""
-        protocol = self.protocol
-        pool = protocol.prompting.demonstrations if protocol.prompting.shots else None
-        return questions(
-            benchmark,
-            target.tokenizer,
-            protocol.prompts(benchmark.kind),
-            read_problems(pool) if pool else None,
-            protocol.sampling.seed,
-        )
-
-    def _order(self, target: Target, benchmark: Benchmark, work: Work) -> Order:
-        protocol, sampling = self.protocol, self.protocol.sampling
-        return Order(
-            questions=self.questions(target, benchmark),
-            samples=work.samples,
-            limit=work.limit,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
-            seed=sampling.seed,
-            policy_version=target.version,
-            shard=protocol.process.shard,
-            kind=benchmark.kind,
-            engines=max(1, protocol.process.engines, len(protocol.process.endpoints)),
-        )
+        """Table `questions`: what the target is asked. Raises ValueError as `order` does."""
+        return order(self.protocol, benchmark, target.tokenizer, target.version).questions
 
     def _siblings(self, work: Work, own: Path) -> Iterator[pa.Table]:
         """The same samples under other grading rules, without their verdicts."""

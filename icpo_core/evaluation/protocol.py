@@ -12,19 +12,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from icpo_core.common import toml
-from icpo_core.config import (
-    Config,
-    Count,
-    EngineSection,
-    NonNegative,
-    Operational,
-    PromptsSection,
-    Section,
-    Source,
-    slice_of,
-)
+from icpo_core.common.keys import Operational, Source, slice_of
+from icpo_core.config import Config, EngineSection, PromptsSection, Section
+from icpo_core.config.sections import Count, NonNegative
 from icpo_core.evaluation.benchmarks import ENTRIES, Kind
 from icpo_core.grading.grade import GradingRules
+from icpo_core.workers import devices
+from icpo_core.workers.placement import place_engines
+from icpo_core.workers.pool import Fleet
 
 PROTOCOLS = Path(__file__).resolve().parents[2] / "configs" / "protocols"
 RUN = "run"
@@ -168,21 +163,23 @@ class Protocol(Section):
         """What decides the verdicts."""
         return {"grading": self.grading.model_dump(), "judging": slice_of(self.judging)}
 
-    def worker_config(self, problems: str) -> Config:
-        """The configuration that workers are started with; `problems`: any problem set's path."""
-        process = self.process.model_dump(exclude={"shard"})
-        return Config.model_validate(
-            {
-                "run": {"seed": self.sampling.seed},
-                "prompts": {"problems": problems, "max_tokens": 1},
-                "rollout": {
-                    **process,
-                    "expert": 0,
-                    "max_tokens": 1,
-                    "engine": self.engine.model_dump(),
-                },
-                "evaluate": {"every": 0},
-            }
+    def placed(self) -> list[list[str]]:
+        """Devices of each engine of our own. Raises ValueError where they are too few."""
+        process = self.process
+        if process.endpoints:
+            return []
+        return place_engines(process.engines, self.engine.tensor_parallel, devices.visible())
+
+    def fleet(self) -> Fleet:
+        """The engines that sample."""
+        process = self.process
+        return Fleet(
+            self.engine,
+            self.sampling.seed,
+            process.endpoints,
+            process.python,
+            process.seconds,
+            process.start_seconds,
         )
 
 
@@ -247,6 +244,15 @@ def of_run(config: Config, whole: bool) -> dict[str, Any]:
             one.name: {"samples": one.samples, "limit": one.limit} for one in evaluate.benchmarks
         }
     return made
+
+
+def of_training(config: Config) -> Protocol:
+    """How stage `evaluate` of a run asks: one instruction for every kind of benchmark."""
+    made = toml.merge(
+        of_run(config, whole=True),
+        {"name": RUN, "prompting": {"choice_instruction": config.prompts.instruction}},
+    )
+    return build(made, [], "the run's own protocol")
 
 
 def of_rollouts(config: Config) -> dict[str, Any]:

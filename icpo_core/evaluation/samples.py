@@ -16,21 +16,23 @@ from typing import Any
 
 import pyarrow as pa
 
-from icpo_core.config import Config
-from icpo_core.evaluation.benchmarks import Kind, read
+from icpo_core.evaluation.benchmarks import Benchmark, Kind
+from icpo_core.evaluation.protocol import Protocol
 from icpo_core.evaluation.questions import questions
 from icpo_core.grading.grade import GradingRules, Question
 from icpo_core.grading.pool import Judges
+from icpo_core.method.problems import read_problems
 from icpo_core.store import tables
+from icpo_core.workers.jobs import Sample, Sampled
 from icpo_core.workers.pool import Around
+from icpo_core.workers.process import Say
 
 LABEL = "?" * 12
 """Pattern of what stands behind a benchmark's name in the name of a part."""
 Key = tuple[str, int]
 """A sample of a benchmark: problem's id and number of the sample."""
-Progress = Callable[[int, int], None]
-Sampler = Callable[[list[dict[str, Any]], Progress, Around], list[dict[str, Any]]]
-"""Has engines, which hold the policy, do `sample` jobs, as `Workers.sample_all` does."""
+Sampler = Callable[[Sequence[Sample], Say, Around], list[Sampled]]
+"""Has engines, which hold the policy, do jobs, as `Workers.sample_all` does."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Order:
 
     @property
     def benchmark(self) -> str:
-        return self.questions["benchmark"][0].as_py()
+        return str(self.questions["benchmark"][0].as_py())
 
     def shard_size(self, samples: int) -> int:
         """Samples a shard of so many: among several engines, two shards each at least."""
@@ -69,32 +71,34 @@ class Order:
         return [(prompt_id, index) for prompt_id in ids for index in range(self.samples)]
 
 
-def orders(config: Config, tokenizer: Any, policy_version: str) -> list[Order]:
-    """What stage `evaluate` of a run wants of each benchmark, under the bare prompt.
+def order(protocol: Protocol, benchmark: Benchmark, tokenizer: Any, policy_version: str) -> Order:
+    """What a protocol wants of a benchmark.
 
-    Raises ValueError with one line for a benchmark that cannot be read or asked.
+    Raises ValueError with one line for a benchmark that cannot be asked, or demonstrations that
+    cannot be read.
     """
-    settings, made = config.evaluate, []
-    prompts = config.prompts.model_copy(
-        update={"max_tokens": config.rollout.engine.max_model_len - settings.max_tokens}
+    sampling, process = protocol.sampling, protocol.process
+    pool = protocol.prompting.demonstrations if protocol.prompting.shots else None
+    limit = protocol.limit(benchmark.name)
+    return Order(
+        questions=questions(
+            benchmark,
+            tokenizer,
+            protocol.prompts(benchmark.kind),
+            read_problems(pool) if pool else None,
+            sampling.seed,
+        ),
+        samples=protocol.samples(benchmark.name),
+        limit=None if limit is None or limit >= len(benchmark.problems) else limit,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=sampling.seed,
+        policy_version=policy_version,
+        shard=process.shard,
+        kind=benchmark.kind,
+        engines=max(1, process.engines, len(process.endpoints)),
     )
-    for one in settings.benchmarks:
-        benchmark = read(one.name, one.problems)
-        made.append(
-            Order(
-                questions=questions(benchmark, tokenizer, prompts),
-                samples=one.samples,
-                limit=one.limit,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                max_tokens=settings.max_tokens,
-                seed=0,
-                policy_version=policy_version,
-                kind=benchmark.kind,
-                engines=max(1, config.rollout.engines, len(config.rollout.endpoints)),
-            )
-        )
-    return made
 
 
 @dataclass
@@ -122,7 +126,7 @@ class Shelf:
     def collect(
         self,
         sampler: Sampler,
-        on_progress: Progress,
+        on_progress: Say,
         elsewhere: Iterable[pa.Table] = (),
     ) -> Collected:
         """All wanted samples: those that are here, and the rest made.
@@ -182,7 +186,7 @@ class Shelf:
         missing: list[Key],
         total: int,
         sampler: Sampler,
-        on_progress: Progress,
+        on_progress: Say,
         done: Collected,
     ) -> list[pa.Table]:
         """Sample what is missing. A shard is judged while the engines are at others."""
@@ -194,18 +198,17 @@ class Shelf:
         for first in range(0, len(missing), size):
             shard = missing[first : first + size]
             jobs.append(
-                {
-                    "job": "sample",
-                    "questions": str(self._questions),
-                    "keys": [[place[prompt_id], index] for prompt_id, index in shard],
-                    "temperature": order.temperature,
-                    "top_p": order.top_p,
-                    "max_tokens": order.max_tokens,
-                    "seed": order.seed,
-                    "policy_version": order.policy_version,
-                    "out": str(self._path("generations", shard)),
-                    "fingerprint": self._fingerprint,
-                }
+                Sample(
+                    questions=self._questions,
+                    keys=[(place[prompt_id], index) for prompt_id, index in shard],
+                    temperature=order.temperature,
+                    top_p=order.top_p,
+                    max_tokens=order.max_tokens,
+                    seed=order.seed,
+                    policy_version=order.policy_version,
+                    out=self._path("generations", shard),
+                    fingerprint=self._fingerprint,
+                )
             )
 
         def say(part: int, all_: int) -> None:
@@ -214,14 +217,14 @@ class Shelf:
         with ThreadPoolExecutor(1, "judge") as background:
             judged: list[Future[pa.Table]] = []
 
-            def around(job: dict[str, Any], do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+            def around(job: Sample, do: Callable[[], Sampled]) -> Sampled:
                 reply = do()
-                judged.append(background.submit(self._judge_part, Path(job["out"])))
+                judged.append(background.submit(self._judge_part, job.out))
                 return reply
 
             for reply in sampler(jobs, say, around):
-                done.tokens += reply["tokens"]
-                done.sampling_seconds += reply["sampling_seconds"]
+                done.tokens += reply.tokens
+                done.sampling_seconds += reply.sampling_seconds
         done.made = len(missing)
         on_progress(total, total)
         return [one.result() for one in judged]

@@ -27,6 +27,7 @@ from icpo_core.evaluation.protocol import Protocol
 from icpo_core.evaluation.target import Target
 from icpo_core.method.diagnostics import spread
 from icpo_core.store import tables
+from icpo_core.workers.jobs import Score
 
 SHOTS = (0, 1, 2, 4)
 SCORED = 256
@@ -307,13 +308,8 @@ def _response_logprobs(
     ]
     ask, answer = folder / "asked.parquet", folder / "scored.parquet"
     tables.write("probe", tables.table("probe", sequences), ask)
-    job = {
-        "job": "score",
-        "sequences": str(ask),
-        "policy_version": target.version,
-        "out": str(answer),
-    }
-    evaluator.workers(target).sample(job, lambda done, all_: None)
+    job = Score(sequences=ask, policy_version=target.version, out=answer)
+    evaluator.engines(target).call(job)
     scores = tables.read("probe", answer)["logprobs"].to_pylist()
     for path in (ask, answer):
         path.unlink()

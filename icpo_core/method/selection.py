@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from icpo_core.common.seeds import generator
 from icpo_core.config import SelectSection
 from icpo_core.grading.grade import VerdictStatus
-from icpo_core.method.advantages import group_advantages
+from icpo_core.method.advantages import advantages
 from icpo_core.method.expert_bonus import gamma
 from icpo_core.store.tables import TABLES, Origin, RejectReason
 
@@ -57,11 +57,13 @@ class Rows:
 
     @property
     def empty(self) -> Bools:
-        return self.length == 0
+        empty_N: Bools = self.length == 0
+        return empty_N
 
     @property
     def policy(self) -> Bools:
-        return self.origin == _ORIGINS.index(Origin.ON_POLICY)
+        policy_N: Bools = self.origin == _ORIGINS.index(Origin.ON_POLICY)
+        return policy_N
 
 
 def select(
@@ -71,13 +73,16 @@ def select(
     settings: SelectSection,
     iteration: int,
     seed: int,
+    source: str | None = None,
 ) -> Selection:
     """Batch and rejects of one iteration (counted from 1), in an order free of sharding.
 
     Every rollout is in one of the two tables. A rollout that no judge came to a verdict on
     (`timeout`, `error`) is unknown, not wrong: it is rejected and counts in no statistic.
+    `source`: sha256 that the source of one's own estimator must have, where that is to be held.
     Raises ValueError, naming the row, if keys are not unique, a rollout has no verdict or no
-    prompt, a verdict no rollout, or a rollout not one logprob a token.
+    prompt, a verdict no rollout, or a rollout not one logprob a token; and if the estimator cannot
+    be loaded or does not return one finite number a rollout.
     """
     _check_logprobs(rollouts)
     rows = join(prompts, rollouts, verdicts)
@@ -89,7 +94,15 @@ def select(
     bonus_N = settings.alpha * factor * (kept_N & accepted_N & rows.correct)
     shaped_N = rows.reward + bonus_N
     counted_N = kept_N | (reason_N == _REASONS.index(RejectReason.MASKED))
-    advantage_N = group_advantages(shaped_N, rows.group, settings.divide_by_std, counted_N)
+    advantage_N = advantages(
+        settings.advantage,
+        shaped_N,
+        rows.group,
+        counted_N,
+        expert_N=~rows.policy,
+        tokens_N=rows.length,
+        digest=source,
+    )
 
     take = pa.array(rows.take[kept_N])
     groups = pa.array(rows.group[kept_N])

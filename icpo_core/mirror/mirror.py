@@ -18,7 +18,6 @@ from pathlib import Path
 from icpo_core.common import files
 from icpo_core.common.files import TEMPORARY_SUFFIX
 from icpo_core.common.lock import RefusedError
-from icpo_core.config import STAGES
 from icpo_core.mirror.claim import Claim
 from icpo_core.mirror.object_store import LOCAL, THREADS, ObjectStore
 from icpo_core.store import manifest, run_record
@@ -133,7 +132,7 @@ class Mirror:
     def stages(self) -> list[Key]:
         """The stages that are there."""
         found = (place_of(Path(place)) for place in self._stages)
-        return sorted((key for key in found if key is not None), key=order)
+        return sorted((key for key in found if key is not None), key=lambda key: key[::-1])
 
     # --- to the mirror --------------------------------------------------------------------------
 
@@ -151,7 +150,8 @@ class Mirror:
         """
         self.claim.require()
         self.send_head()
-        ordered = sorted(keys, key=order)
+        made = {key: at for at, key in enumerate(_stages_in(self.paths))}
+        ordered = sorted(keys, key=lambda key: made.get(key, len(made)))
         for number, key in enumerate(ordered):
             tell(number, len(ordered))
             self.claim.require()
@@ -372,16 +372,11 @@ class Mirror:
             del self._there[name]
 
 
-def order(key: Key) -> tuple[int, int]:
-    """Stages in the order in which a run makes them."""
-    return key[1], STAGES.index(key[0])
-
-
 def _stages_in(paths: RunPaths) -> Iterator[Key]:
+    """Finished stages in the order in which a run makes them."""
     for number in paths.iterations():
-        for stage in STAGES:
-            if paths.manifest(stage, number).is_file():
-                yield stage, number
+        for stage in paths.stages(number):
+            yield stage, number
 
 
 def is_recorded(path: Path, one: FileRecord) -> bool:

@@ -78,9 +78,10 @@ class ObjectStore:
     def read(self, name: str) -> bytes | None:
         """An object; None if it is not there."""
         try:
-            return self._ask(self._fs.cat_file, self._at(name))
+            data: bytes = self._ask(self._fs.cat_file, self._at(name))
         except FileNotFoundError:
             return None
+        return data
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
         """Objects by name, several at once; without those that are not there."""
@@ -110,9 +111,7 @@ class ObjectStore:
     def put(self, name: str, file: Path) -> None:
         """Upload a file. Raises FileNotFoundError if it is gone."""
         file.stat()
-        self._place(
-            name, lambda path: self._fs.put_file(str(file), path, callback=_Moving(self._moved))
-        )
+        self._place(name, lambda path: self._fs.put_file(str(file), path, callback=self._watch()))
 
     def copy(self, source: str, name: str) -> bool:
         """Copy an object within the store, whose bytes are then not uploaded; False if it could
@@ -125,7 +124,7 @@ class ObjectStore:
 
     def get(self, name: str, file: Path) -> None:
         """Download an object to a file. Raises FileNotFoundError if it is not there."""
-        self._ask(self._fs.get_file, self._at(name), str(file), callback=_Moving(self._moved))
+        self._ask(self._fs.get_file, self._at(name), str(file), callback=self._watch())
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
@@ -155,6 +154,10 @@ class ObjectStore:
     def _moved(self) -> None:
         self.moved = time.monotonic()
 
+    def _watch(self) -> Callback:
+        """Notes that bytes move, so that a large file is not taken for a store that hangs."""
+        return Callback(hooks={"moved": lambda size, value: self._moved()})
+
     def _ask(self, do: Callable[..., _T], *given: Any, **named: Any) -> _T:
         """Raises FileNotFoundError and FileExistsError as they are, ValueError for what only the
         user can mend, AwayError for anything else that a store's library says."""
@@ -180,17 +183,6 @@ class ObjectStore:
             raise AwayError(_line(error)) from error
         self._moved()
         return found
-
-
-class _Moving(Callback):
-    """Tells that bytes move, so that a large upload is not taken for a store that hangs."""
-
-    def __init__(self, moved: Callable[[], None]) -> None:
-        super().__init__()
-        self._tell = moved
-
-    def relative_update(self, inc: int = 1) -> None:
-        self._tell()
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -14,13 +14,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from icpo_core.common import files
-from icpo_core.config import STAGES, Config, override
+from icpo_core.config import Config, override
 from icpo_core.run import metrics, plan
 from icpo_core.run.run import Run
+from icpo_core.run.sources import sources
+from icpo_core.run.stages import STAGES
 from icpo_core.store import eras, run_record
 from icpo_core.store.eras import Era
 from icpo_core.store.marks import Marks
 from icpo_core.store.paths import MANIFEST, MARKS, RunPaths
+from icpo_core.store.store import Store
 from icpo_core.store.work import Standing
 
 
@@ -39,11 +42,10 @@ def create(source: Run, name: str, stage: str, iteration: int, changes: list[str
     if paths.root.exists():
         _require_same_branch(paths, origin)
         return paths.root
-    branch = Run(config, source.paths.root)
-    own = eras.until(source.eras, iteration - 1)
+    own = eras.until(list(source.eras), iteration - 1)
     if not own or own[-1].last < iteration - 1:
         own.append(Era(iteration - 1, str(source.paths.root), source.config))
-    branch.eras = own
+    branch = Run(config, source.paths, Store(source.paths), tuple(own))
     shared = _shared(branch, stage, iteration, changes)
 
     made = RunPaths(paths.root.with_name(name + files.TEMPORARY_SUFFIX))
@@ -77,7 +79,7 @@ def run_for(
     source = Run.read(root)
     if into is not None:
         return Run.read(create(source, into, stage, iteration, changes))
-    run = Run(override(source.config, changes), root)
+    run = Run.of(override(source.config, changes), root)
     _require_no_change(source, run.config, changes)
     status = plan.status(run, stage, iteration)
     if status.standing is Standing.STALE and not force:
@@ -90,7 +92,7 @@ def run_for(
 
 def _require_no_change(source: Run, config: Config, changes: list[str]) -> None:
     old, new = source.config, config
-    same = old.run.seed == new.run.seed and plan.sources(old) == plan.sources(new)
+    same = old.run.seed == new.run.seed and sources(old) == sources(new)
     if same and all(plan.config_slice(old, s) == plan.config_slice(new, s) for s in STAGES):
         return
     raise ValueError(
@@ -104,8 +106,8 @@ def _shared(branch: Run, stage: str, iteration: int, changes: list[str]) -> tupl
 
     Raises ValueError if one that `stage` reads is not.
     """
-    before = STAGES[: STAGES.index(stage)] if stage != "checkpoint" else STAGES[:5]
-    for each in before if iteration else ():
+    before = plan.before(branch, stage, iteration)
+    for each in before:
         status = plan.status(branch, each, iteration)
         if status.standing is Standing.STALE:
             options = " ".join(f"-o {shlex.quote(change)}" for change in changes)
@@ -119,7 +121,8 @@ def _shared(branch: Run, stage: str, iteration: int, changes: list[str]) -> tupl
                 f"{branch.paths.root}: {stage} of iteration {iteration} needs {each}, which is "
                 f"{status.standing} ({status.reason}): make it first"
             )
-    beside = {"evaluate", "checkpoint"} - {stage} if stage in ("evaluate", "checkpoint") else set()
+    ends = plan.leaves(branch, iteration)
+    beside = set(ends) - {stage} if stage in ends else set()
     also = tuple(each for each in beside if plan.status(branch, each, iteration).done)
     return (*before, *also)
 

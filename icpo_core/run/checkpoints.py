@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from icpo_core.common.files import TEMPORARY_SUFFIX, link_or_copy, point, read_json
 from icpo_core.run import metrics, retention
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session
 from icpo_core.store.paths import RunPaths
+from icpo_core.workers.jobs import Replay, Restore
 
 
 def publish(run: Run, iteration: int, folder: Path) -> dict[str, str]:
@@ -28,45 +29,56 @@ def publish(run: Run, iteration: int, folder: Path) -> dict[str, str]:
 def state_due(run: Run, iteration: int) -> bool:
     """Whether the trainer's state is saved after this iteration: every so often, at the end, and
     where a branch leaves another run, whose batches its own trainer could not replay."""
-    run = run.at(iteration)
+    config = run.config_at(iteration)
     return (
-        iteration % run.config.checkpoint.state_every == 0
-        or iteration == run.config.run.iterations
-        or run.at(iteration + 1) is not run
+        iteration % config.checkpoint.state_every == 0
+        or iteration == config.run.iterations
+        or not run.same_era(iteration, iteration + 1)
     )
 
 
-def restore(run: Run, iteration: int) -> dict[str, Any]:
-    """How a trainer comes to the state after `iteration`: the nearest saved state, and the stored
-    batches since, which are replayed; without a saved state from the base model on.
+def state_id(run: Run, iteration: int) -> str:
+    """Name of the trainer's state after an iteration: the fingerprint of the update that made it,
+    or the base model's digest at the start."""
+    if iteration == 0:
+        return run.base_version
+    found = run.store.finished("update", iteration)
+    assert found is not None, "a stage is performed when what it reads is finished"
+    return found.fingerprint
 
-    `run`: with the configuration of the trainer. A state counts if it is whole, to the byte, and
-    belongs to the update that is there now.
+
+def restore(session: Session, iteration: int, of: int) -> Restore:
+    """How the trainer `of` an iteration comes to the state after `iteration`: the nearest saved
+    state, and the stored batches since, which are replayed; without a saved state from the base
+    model on. A state counts if it is whole, to the byte, and belongs to the update that is there
+    now.
+
     Raises ValueError if a batch is no longer the one that its update learned from.
     """
-    replay: list[dict[str, Any]] = []
+    replay: list[Replay] = []
     for number in range(iteration, 0, -1):
-        folder = _saved_state(run, number)
+        folder = _saved_state(session, number)
         if folder is not None:
-            return {"folder": str(folder), "replay": replay[::-1]}
-        assert run.at(number) is run, "a branch saves a state where it begins"
-        replay.append({"iteration": number, "batch": str(_batch(run, number))})
-    return {"folder": None, "replay": replay[::-1]}
+            return Restore(folder=folder, replay=replay[::-1])
+        assert session.run.same_era(number, of), "a branch saves a state where it begins"
+        replay.append(Replay(iteration=number, batch=_batch(session.run, number)))
+    return Restore(folder=None, replay=replay[::-1])
 
 
-def bridge_needed(run: Run, iteration: int) -> int | None:
-    """The last iteration of an earlier era whose state must be saved before a trainer of this one
-    can come to the state after `iteration`; None if there is nothing in the way."""
+def bridge_needed(session: Session, iteration: int, of: int) -> int | None:
+    """The last iteration of an earlier era whose state must be saved before the trainer `of` an
+    iteration can come to the state after `iteration`; None if there is nothing in the way."""
     for number in range(iteration, 0, -1):
-        if _saved_state(run, number) is not None:
+        if _saved_state(session, number) is not None:
             return None
-        if run.at(number) is not run:
+        if not session.run.same_era(number, of):
             return number
     return None
 
 
-def _saved_state(run: Run, iteration: int) -> Path | None:
+def _saved_state(session: Session, iteration: int) -> Path | None:
     """Folder of a whole state that was saved after an iteration as it is stored now."""
+    run = session.run
     update = run.store.finished("update", iteration)
     checkpoint = run.store.finished("checkpoint", iteration)
     if update is None or checkpoint is None or not retention.has_state(run, iteration):
@@ -79,7 +91,7 @@ def _saved_state(run: Run, iteration: int) -> Path | None:
             if record.name.startswith("state/"):
                 run.store.file("checkpoint", iteration, record.name)
     except ValueError as damage:
-        run.on_decision(f"state of iteration {iteration} passed over: {damage}")
+        session.observer.decision(f"state of iteration {iteration} passed over: {damage}")
         return None
     return folder if read_json(folder / "state.json")["state_id"] == update.fingerprint else None
 
@@ -102,15 +114,16 @@ def _batch(run: Run, iteration: int) -> Path:
     return path
 
 
-def settle(run: Run) -> None:
+def settle(session: Session) -> None:
     """Make `LATEST` the newest checkpoint of the run's lineage, then remove what need not be kept.
 
     Repeats without harm, so that a run which died in between is put right when it is resumed.
     """
-    if not run.settled:
+    run = session.run
+    if not session.settled:
         _end_removals(run)
         metrics.mend(run)
-        run.settled = True
+        session.settled = True
     kept = retention.holdings(run)
     if not kept:
         return

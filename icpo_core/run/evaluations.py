@@ -60,10 +60,10 @@ class Point:
     def value(self, metric: str) -> float | None:
         """`accuracy`, or one by its k as `pass@8`; None if it was not computed."""
         if metric in self.figures:
-            return self.figures[metric]
+            return float(self.figures[metric])
         name, _, k = metric.partition("@")
         found = self.figures.get(f"{name}@k", {}).get(k)
-        return None if found is None else found["value"]
+        return None if found is None else float(found["value"])
 
 
 def history(run: Run, evaluations: Path) -> list[Point]:
@@ -152,8 +152,8 @@ def run_at(root: Path) -> Run:
 
 def of_run(run: Run, iteration: int) -> Target:
     """A run after an iteration. Raises ValueError if its weights are not there."""
-    folder, version, probe = run.policy(iteration)
-    return Target(f"{run.paths.root}@{iteration}", folder, version, probe, run.config, iteration)
+    policy, label = run.policy(iteration), f"{run.paths.root}@{iteration}"
+    return Target(label, policy.folder, policy.version, policy.proof, run.config, iteration)
 
 
 def checkpointed(run: Run) -> list[int]:

@@ -15,6 +15,7 @@ from icpo_core.common.files import UNSEALED, atomic_path, read_json, seal, seal_
 from icpo_core.models.flops import utilization
 from icpo_core.run import timeline
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session
 from icpo_core.store.paths import RunPaths
 
 
@@ -63,13 +64,14 @@ def _training(work: dict[str, Any], seconds: float) -> dict[str, float]:
     return figures
 
 
-def record(run: Run, iteration: int) -> dict[str, float]:
+def record(session: Session, iteration: int) -> dict[str, float]:
     """Put an iteration's row into the run's metrics and its trackers; the row."""
+    run = session.run
     mine = row(run, iteration)
     table = _read(run.paths)
     others = table.filter(pc.not_equal(table["iteration"], iteration))
     _write(run.paths, pa.concat_tables([others, _table([mine])], promote_options="default"))
-    for tracker in run.trackers:
+    for tracker in session.trackers:
         tracker.log(iteration, mine)
     return mine
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from icpo_core.config import STAGES
 from icpo_core.store.manifest import Manifest
 from icpo_core.store.store import Store
+from icpo_core.workers.jobs import Loaded, Sampled
 from icpo_core.workers.pool import Around
 
 LEAST = 0.001
@@ -61,21 +61,21 @@ class Recorder:
                 self.add(lane, name, started, seconds)
             started += seconds
 
-    def load(self, reply: dict[str, Any], started: float, seconds: float) -> None:
+    def load(self, reply: Loaded, started: float, seconds: float) -> None:
         """What `Workers.load` did: waited for engines to start, and had them load the weights."""
-        waited = reply.pop("start_seconds", 0.0)
+        waited = reply.start_seconds
         words = {f"{WAITS}start": waited, "load weights": max(0.0, seconds - waited)}
         self.row("engines", started, words)
 
-    def parts(self, around: Around, name: Callable[[dict[str, Any]], str]) -> Around:
+    def parts(self, around: Around, name: Callable[[Any], str]) -> Around:
         """`around`, that also takes down which engine did a job, when, and for how long."""
 
-        def noted(job: dict[str, Any], do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-            def timed() -> dict[str, Any]:
+        def noted(job: Any, do: Callable[[], Sampled]) -> Sampled:
+            def timed() -> Sampled:
                 started, clock = time.time(), time.monotonic()
                 reply = do()
                 seconds = time.monotonic() - clock
-                self.add(f"engine {reply.get('engine', 0)}", name(job), started, seconds)
+                self.add(f"engine {reply.engine}", name(job), started, seconds)
                 return reply
 
             return around(job, timed)
@@ -93,9 +93,9 @@ def within(found: Manifest) -> list[Span]:
 
 
 def manifests(store: Store, iteration: int) -> list[Manifest]:
-    """Those of an iteration's finished stages, in the stages' order."""
-    found = [store.finished(stage, iteration) for stage in STAGES]
-    return [one for one in found if one is not None]
+    """Those of an iteration's finished stages, in the order in which they began."""
+    found = [store.finished(stage, iteration) for stage in store.paths.stages(iteration)]
+    return sorted((one for one in found if one is not None), key=lambda one: one.started)
 
 
 def spans(found: Iterable[Manifest]) -> list[Span]:

@@ -1,4 +1,4 @@
-"""`icpo verify`: every byte of a run read again and compared with what was recorded.
+"""`icpo check`: every byte of a run read again and compared with what was recorded.
 
 What is found is marked in the run, so that the stage counts as damaged and is made again when the
 run goes on; a mark on a file that is whole again is taken off.
@@ -13,7 +13,6 @@ from pathlib import Path
 
 from icpo_core.common import files
 from icpo_core.common.lock import RefusedError, RunLock
-from icpo_core.config import STAGES
 from icpo_core.store.paths import RunPaths, place_of
 from icpo_core.store.store import Store
 
@@ -58,8 +57,7 @@ def _check(store: Store, marking: bool, on_progress: Progress) -> list[Damage]:
     stages = [
         (stage, number)
         for number in store.paths.iterations()
-        for stage in STAGES
-        if store.paths.manifest(stage, number).is_file()
+        for stage in store.paths.stages(number)
     ]
     for stage, number in stages:
         if (found := store.finished(stage, number)) is not None:

@@ -117,7 +117,12 @@ def parse(data: bytes, where: str) -> Manifest:
 
 
 def fingerprint(
-    stage: str, iteration: int, version: int, inputs: dict, config: dict, seed: int | None
+    stage: str,
+    iteration: int,
+    version: int,
+    inputs: dict[str, Any],
+    config: dict[str, Any],
+    seed: int | None,
 ) -> str:
     """Identity of a piece of work."""
     return files.canonical_digest(
@@ -133,7 +138,9 @@ def fingerprint(
     )
 
 
-def why_different(old: Manifest, version: int, inputs: dict, config: dict, seed: int | None) -> str:
+def why_different(
+    old: Manifest, version: int, inputs: dict[str, Any], config: dict[str, Any], seed: int | None
+) -> str:
     """The reasons, in words, why a stage's fingerprint is another now."""
     reasons = []
     if old.schema_version != SCHEMA_VERSION:

@@ -43,10 +43,11 @@ class Marks:
         """What was found wrong with a finished stage's files, by name."""
         path = self._paths.damaged(stage, iteration)
         try:
-            return files.read_sealed(path)["files"]
+            wrong: dict[str, str] = files.read_sealed(path)["files"]
         except ValueError:
             # A mark that is damaged itself still says that something is.
             return {path.name: "is not as it was written"} if path.is_file() else {}
+        return wrong
 
     def set_damaged(self, stage: str, iteration: int, wrong: dict[str, str]) -> None:
         """Say what was found wrong, so that the stage is made again; nothing: it is whole."""

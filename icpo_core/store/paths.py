@@ -79,6 +79,12 @@ class RunPaths:
         """Folders of the attempts, oldest first."""
         return sorted(self.root.glob("logs/attempt-[0-9][0-9][0-9][0-9]*"))
 
+    def stages(self, iteration: int) -> list[str]:
+        """Stages of an iteration that have a manifest, in the order in which it was written."""
+        manifests = self.iteration(iteration).glob(f"*/{MANIFEST}")
+        known = sorted(manifests, key=lambda path: (path.stat().st_mtime_ns, path.parent.name))
+        return [path.parent.name for path in known]
+
     def iterations(self) -> list[int]:
         """Iterations that have a folder, ascending."""
         folders = self.root.glob("it-[0-9][0-9][0-9][0-9]*")

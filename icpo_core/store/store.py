@@ -3,7 +3,7 @@
 A piece of work is named by its fingerprint (inputs, config slice, seed, code version). It is done
 if the stage's folder has a manifest of that fingerprint and every file it names is there in the
 size it says; the digests are checked when a file is first read by a process that did not write it,
-and by `icpo verify`. Manifests are truth, Prefect is the view.
+and by `icpo check`. Manifests are truth, Prefect is the view.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class Store:
                     "it is made again when the run goes on, or now with `icpo stage "
                     f"{stage} {self.paths.root} --iteration {iteration}`"
                     if self.writable
-                    else f"`icpo verify {self.paths.root}` marks it to be made again"
+                    else f"`icpo check {self.paths.root}` marks it to be made again"
                 )
                 raise ValueError(f"{path}: {wrong}; {mend}")
             trusted.add(name)

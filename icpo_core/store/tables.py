@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -165,7 +166,7 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 
-def table(name: str, rows: list[dict]) -> pa.Table:
+def table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
     """Rows as an Arrow table of the named schema. A missing or extra key is an error."""
     schema = TABLES[name]
     for row in rows:
@@ -245,7 +246,7 @@ def table_name(path: Path) -> str | None:
     Raises ValueError if the file is not whole.
     """
     try:
-        metadata = pq.read_metadata(path).metadata or {}
+        metadata: dict[bytes, bytes] = pq.read_metadata(path).metadata or {}
     except (pa.ArrowInvalid, OSError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"{path}: not a whole Parquet file ({first}); make it again") from error
@@ -256,7 +257,7 @@ def table_name(path: Path) -> str | None:
 def part_fingerprint(path: Path) -> str | None:
     """Fingerprint in a finished part's metadata; None if there is no whole file."""
     try:
-        metadata = pq.read_metadata(path).metadata or {}
+        metadata: dict[bytes, bytes] = pq.read_metadata(path).metadata or {}
     except (FileNotFoundError, pa.ArrowInvalid, OSError):
         return None
     return metadata.get(b"icpo.fingerprint", b"").decode()

@@ -45,6 +45,19 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What came of performing a piece of work."""
+
+    stage: str
+    iteration: int
+    manifest: Manifest
+    made: bool
+    """False: it was done already, and nothing was touched."""
+    reason: str
+    """Why it was made, or why it was not."""
+
+
+@dataclass(frozen=True)
 class Status:
     """Standing of a piece of work, the reason in words, and its manifest if there is one."""
 

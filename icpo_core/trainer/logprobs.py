@@ -37,7 +37,7 @@ def token_logprobs(
     if 4 * len(targets_N) * len(weight_VW) <= block_bytes:
         logits_NV = _logits(hidden_NW, weight_VW, bias_V, temperature)
         return _in_one_block(logits_NV, targets_N, entropy, entropy_gradient)
-    return _InBlocks.apply(
+    found: tuple[Tensor, Tensor] = _InBlocks.apply(  # type: ignore[no-untyped-call]
         hidden_NW,
         weight_VW,
         bias_V,
@@ -47,6 +47,7 @@ def token_logprobs(
         entropy_gradient,
         max(1, block_bytes // (4 * len(targets_N))),
     )
+    return found
 
 
 def _logits(

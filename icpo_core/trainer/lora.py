@@ -97,7 +97,8 @@ def _merged(layer: Linear, base: Tensor) -> Tensor:
     down, up = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
     assert isinstance(down, Tensor)
     assert isinstance(up, Tensor)
-    return (base.float() + layer.scaling[NAME] * (up.float() @ down.float())).to(base.dtype)
+    scale: float = layer.scaling[NAME]
+    return (base.float() + scale * (up.float() @ down.float())).to(base.dtype)
 
 
 def save_only(module: nn.Module) -> None:

@@ -81,18 +81,19 @@ class Policy(nn.Module):
         """
         assert shared is None or self.shares_prompts
         hidden_BSW = hidden_states(self.model.base_model, tokens_BS, positions_BS, shared)
-        return self.model.get_output_embeddings()(
+        found: tuple[Tensor, Tensor] = self.model.get_output_embeddings()(
             hidden_BSW.flatten(0, 1)[predictors_N],
             targets_N,
             self.temperature if temperature is None else temperature,
             entropy,
             entropy_gradient,
         )
+        return found
 
 
 def flash_attention(dtype: torch.dtype) -> bool:
     """Whether the platform has attention that keeps packed rows apart without a mask."""
-    from transformers.utils import is_flash_attn_2_available
+    from transformers.utils.import_utils import is_flash_attn_2_available
 
     return torch.cuda.is_available() and dtype != torch.float32 and is_flash_attn_2_available()
 

@@ -5,28 +5,25 @@ Rank 0 is the worker that the run talks to; it hands each job to the others befo
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 
-from icpo_core.config import LossSection, UpdateSection
 from icpo_core.trainer.trainer import Trainer, has_compiler
+from icpo_core.workers.jobs import Message, Save, TrainerReady, TrainerSettings, Update
 from icpo_core.workers.launcher import free_port
-from icpo_core.workers.process import Handler, attempt, serve
+from icpo_core.workers.process import Handler, Handlers, Say, attempt, serve
 
 
 def main() -> None:
-    """Serve jobs. The one argument is JSON: `model`, `loss`, `update`, `temperature`,
-    `off_policy_steps`."""
-    settings = json.loads(sys.argv[1])
-    update = UpdateSection.model_validate(settings["update"])
+    """Serve jobs. The one argument is JSON: `TrainerSettings`."""
+    settings = TrainerSettings.model_validate_json(sys.argv[1])
+    update = settings.update
     if "RANK" not in os.environ:
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -37,7 +34,7 @@ def main() -> None:
         local = int(os.environ.get("LOCAL_SIZE", "1"))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
 
-    def build() -> tuple[dict[str, Any], dict[str, Handler]]:
+    def build() -> tuple[TrainerReady, Handlers]:
         import deepspeed
 
         if os.environ["WORLD_SIZE"] == "1" or not has_compiler():
@@ -47,21 +44,21 @@ def main() -> None:
         # Ranks wait for jobs as long as sampling takes.
         deepspeed.init_distributed(timeout=timedelta(days=7), verbose=False)
         trainer = Trainer(
-            Path(settings["model"]),
-            LossSection.model_validate(settings["loss"]),
+            settings.model,
+            settings.loss,
             update,
-            settings["temperature"],
-            settings["off_policy_steps"],
+            settings.temperature,
+            settings.off_policy_steps,
         )
-        ready = {"state_id": trainer.state_id, "ranks": trainer.ranks}
+        ready = TrainerReady(state_id=trainer.state_id, ranks=trainer.ranks)
         return ready, {
-            "update": lambda job, _: trainer.update(job),
-            "save": lambda job, _: trainer.save(job),
+            Update: lambda job, _: trainer.update(job),
+            Save: lambda job, _: trainer.save(job),
         }
 
-    def build_leader() -> tuple[dict[str, Any], dict[str, Handler]]:
+    def build_leader() -> tuple[TrainerReady, Handlers]:
         ready, handlers = build()
-        return ready, {name: _together(handler) for name, handler in handlers.items()}
+        return ready, {kind: _together(handler) for kind, handler in handlers.items()}
 
     if rank == 0:
         serve(build_leader)
@@ -71,29 +68,30 @@ def main() -> None:
 def _together(handler: Handler) -> Handler:
     """Rank 0's handler: hand the job to the other ranks, then do it."""
 
-    def handle(job: dict[str, Any], progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        _say(job)
+    def handle(job: Update | Save, say: Say) -> Message:
+        _begin(job)
         dist.broadcast_object_list([job])
-        return handler(job, progress)
+        return handler(job, say)
 
     return handle
 
 
-def _follow(handlers: dict[str, Handler]) -> NoReturn:
+def _follow(handlers: Handlers) -> NoReturn:
     """Other ranks: do what rank 0 does. They end with the process group that rank 0 kills."""
     while True:
-        job: list[Any] = [None]
-        dist.broadcast_object_list(job)
-        _say(job[0])
-        reply = attempt(handlers[job[0]["job"]], job[0], lambda news: None)
+        jobs: list[Any] = [None]
+        dist.broadcast_object_list(jobs)
+        [job] = jobs
+        _begin(job)
+        reply = attempt(job.kind, partial(handlers[type(job)], job, lambda done, all_: None))
         if "failure" in reply:
             raise SystemExit(reply["failure"])
 
 
-def _say(job: dict[str, Any]) -> None:
+def _begin(job: Update | Save) -> None:
     """Into the rank's log: by it one sees where a rank was when all of them stood still."""
     if dist.get_world_size() > 1:
-        print(f"rank {dist.get_rank()} begins {job['job']} of {job['out']}", flush=True)
+        print(f"rank {dist.get_rank()} begins {job.kind} of {job.out}", flush=True)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def _gather(states_1HND: Tensor, places_BS: Tensor) -> Tensor:
     """[B, H, S, D]."""
     states_NHD = states_1HND.transpose(1, 2)[0]
     chosen = states_NHD.index_select(0, places_BS.flatten())
-    return chosen.unflatten(0, places_BS.shape).transpose(1, 2)
+    chosen_BSHD: Tensor = chosen.unflatten(0, places_BS.shape)
+    return chosen_BSHD.transpose(1, 2)
 
 
 @torch.no_grad()

@@ -42,6 +42,7 @@ from icpo_core.trainer.microbatches import (
 from icpo_core.trainer.policy import Policy, flash_attention, load_policy
 from icpo_core.trainer.publish import publish, write_probe
 from icpo_core.trainer.update_metrics import Figures
+from icpo_core.workers.jobs import Restore, Save, Saved, Update, Updated
 
 DEFAULT_GAP = {"float32": 1e-4, "bfloat16": 0.1}
 STATE_TAG = "deepspeed"
@@ -165,21 +166,21 @@ class Trainer:
 
     # --- one update -------------------------------------------------------------------------
 
-    def update(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Optimizer steps on one stored batch, then new weights, probe and metrics in `out`.
+    def update(self, job: Update) -> Updated:
+        """Optimizer steps on one stored batch, then new weights and their proof in `out`.
 
         Raises ValueError if the batch is not of this run's engine (logprob gap past the limit).
         """
         started = time.perf_counter()
-        replayed = self._restore(job["parent"], job["restore"])
+        replayed = self._restore(job.parent, job.restore)
         restored = time.perf_counter()
-        rows = rows_of(tables.read("batch", Path(job["batch"])))
+        rows = rows_of(tables.read("batch", job.batch))
         self.state_id = ""  # a step that fails half-way has no name: nothing starts from it
-        metrics = self._step(rows, job["iteration"])
+        metrics = self._step(rows, job.iteration)
         work = self._work()
-        self.state_id = job["state_id"]
+        self.state_id = job.state_id
         stepped = time.perf_counter()
-        folder = Path(job["out"]) / "model"
+        folder = job.out / "model"
         weights = publish(self.engine, self.model, folder, self.settings.dtype)
         write_probe(self.engine, rows, self.pad_id, folder / "probe.parquet")
         timing = {
@@ -187,14 +188,14 @@ class Trainer:
             "step": stepped - restored,
             "publish": time.perf_counter() - stepped,
         }
-        return {
-            "metrics": metrics,
-            "policy_version": canonical_digest(weights),
-            "weights": weights,
-            "replayed": replayed,
-            "timing": timing,
-            "work": work,
-        }
+        return Updated(
+            metrics=metrics,
+            policy_version=canonical_digest(weights),
+            weights=weights,
+            replayed=replayed,
+            timing=timing,
+            work=work,
+        )
 
     def _work(self) -> dict[str, Any]:
         """What the last step took through the model, and on what: tokens, FLOPs where the model's
@@ -213,7 +214,7 @@ class Trainer:
             "devices": self.ranks,
         }
 
-    def _restore(self, parent: str, restore: dict[str, Any]) -> list[int]:
+    def _restore(self, parent: str, restore: Restore) -> list[int]:
         """Bring memory to state `parent`; the iterations that had to be replayed.
 
         Raises ValueError if `restore` does not lead to it.
@@ -222,13 +223,13 @@ class Trainer:
             return []
         if self.state_id != self.base_version:
             self._build()
-        if restore["folder"] is not None:
-            self._load(Path(restore["folder"]))
+        if restore.folder is not None:
+            self._load(restore.folder)
         replayed = []
-        for step in restore["replay"]:
+        for step in restore.replay:
             self.state_id = ""  # until all of it is there
-            self._step(rows_of(tables.read("batch", Path(step["batch"]))), step["iteration"])
-            replayed.append(step["iteration"])
+            self._step(rows_of(tables.read("batch", step.batch)), step.iteration)
+            replayed.append(step.iteration)
         if not replayed and self.state_id != parent:
             raise ValueError(
                 f"the trainer was to start from state {parent[:12]}, and what is stored leads to "
@@ -422,10 +423,10 @@ class Trainer:
 
     # --- state on disk ----------------------------------------------------------------------
 
-    def save(self, job: dict[str, Any]) -> dict[str, Any]:
+    def save(self, job: Save) -> Saved:
         """Save weights and optimizer, the state named `state_id`, in `out`."""
-        self._restore(job["state_id"], job["restore"])
-        folder = Path(job["out"])
+        self._restore(job.state_id, job.restore)
+        folder = job.out
         if self.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
@@ -443,7 +444,7 @@ class Trainer:
             names = [file.name for file in files]
             whole = {"state_id": self.state_id, **self._shape(), "files": names}
             write_json(folder / "state.json", whole)
-        return {}
+        return Saved()
 
     def _shape(self) -> dict[str, Any]:
         """What a saved state fits only if it is the same."""

@@ -6,9 +6,9 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from icpo_core.config import STAGES
 from icpo_core.run import metrics
 from icpo_core.run.run import Run
+from icpo_core.run.stages import STAGES
 from icpo_core.views import rollouts
 
 OPERATIONAL = ("run.name", "run.directory")
@@ -131,7 +131,7 @@ def _rows(a: Run, b: Run, iteration: int) -> Rows:
     return Rows(iteration, common, len(ours) - common, len(theirs) - common, changes)
 
 
-def _by_key(run: Run, iteration: int) -> dict[tuple[str, int, str], dict[str, Any]]:
+def _by_key(run: Run, iteration: int) -> dict[rollouts.Key, dict[str, Any]]:
     return {
         (group.prompt_id, one.sample_index, one.origin): {
             "response": one.response,
@@ -148,4 +148,4 @@ def _by_key(run: Run, iteration: int) -> dict[tuple[str, int, str], dict[str, An
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, float) and isinstance(b, float):
         return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
-    return a == b
+    return bool(a == b)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from icpo_core.config import STAGES
 from icpo_core.run.run import Run
+from icpo_core.run.stages import STAGES
 from icpo_core.store import run_record
 from icpo_core.store.manifest import Manifest
 from icpo_core.store.paths import RunPaths, place_of

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from icpo_core.common import lock
-from icpo_core.config import STAGES
 from icpo_core.run import metrics, plan
 from icpo_core.run.run import Run
+from icpo_core.run.stages import STAGES
 from icpo_core.store import run_record
 from icpo_core.store.paths import RunPaths
 

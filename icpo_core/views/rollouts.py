@@ -11,6 +11,7 @@ import pyarrow as pa
 from icpo_core.run.run import Run
 
 Key = tuple[str, int, str]
+"""prompt_id, sample_index and origin, which name a rollout within its iteration."""
 
 
 @dataclass(frozen=True)

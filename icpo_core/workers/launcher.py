@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import psutil
 
+from icpo_core.workers.jobs import Message
 from icpo_core.workers.process import SOCKET_VARIABLE, Worker, WorkerError, python_command
 
 CARRIED = ("HF_", "DS_ACCELERATOR", "GLOO_", "OMP_", "TOKENIZERS_")
@@ -92,7 +93,7 @@ def launch(
     devices: list[str] | int,
     hostfile: Path | None,
     folder: Path,
-    settings: dict[str, Any],
+    settings: Message,
 ) -> list[str]:
     """Command that serves `icpo_core.trainer.process` on several ranks, by DeepSpeed's launcher.
 
@@ -146,7 +147,7 @@ def free_port() -> int:
     """A TCP port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("", 0))
-        return probe.getsockname()[1]
+        return int(probe.getsockname()[1])
 
 
 def _ranks_below(pid: int) -> dict[int, psutil.Process]:
@@ -165,6 +166,6 @@ def _ranks_below(pid: int) -> dict[int, psutil.Process]:
 
 def _lives(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

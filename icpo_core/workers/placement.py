@@ -25,6 +25,24 @@ class Placement:
     """Engines and trainer lie on the same devices, so the engines sleep while it works."""
 
 
+def place_engines(wanted: int, each: int, devices: list[str]) -> list[list[str]]:
+    """Devices of each engine where no trainer is: `wanted` engines (0: as many as the devices
+    hold, or one without devices) of `each` devices.
+
+    Raises ValueError, with what there is and what to set, where they do not fit.
+    """
+    if not devices:
+        return [[] for _ in range(wanted or 1)]
+    count = wanted or len(devices) // each
+    if not 0 < count * each <= len(devices):
+        raise ValueError(
+            f"{len(devices)} devices ({', '.join(devices)}) do not hold {max(count, 1)} engines of "
+            f"{each}: lower process.engines or engine.tensor_parallel, or show more in "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    return [devices[number * each : (number + 1) * each] for number in range(count)]
+
+
 def place(config: Config, devices: list[str], hosts: dict[str, int]) -> Placement:
     """Lay a run out over this machine's devices.
 

@@ -1,9 +1,10 @@
 """Long-lived workers: processes that hold an engine or a trainer and take jobs.
 
 A worker is a subprocess in its own session with its own log file. It connects to a Unix socket of
-its parent, says `ready`, and then answers one JSON job a line with one JSON reply a line, with
-`progress` lines between. When the socket closes, because the parent ended it or died in whatever
-way, the worker kills its whole process group: nothing outlives a run.
+its parent, says that it is ready, and then answers one job a line with one reply a line
+(`icpo_core.workers.jobs`), with `progress` lines between. When the socket closes, because the
+parent ended it or died in whatever way, the worker kills its whole process group: nothing outlives
+a run.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from icpo_core.common.files import what_the_disk_says
+from icpo_core.workers.jobs import JOBS, Job, Message, Progress, R
 
 SOCKET_VARIABLE = "ICPO_WORKER_SOCKET"
 STOP_GRACE_SECONDS = 5.0
@@ -36,7 +39,11 @@ KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(64 << 20), "MALLOC_TRIM_THRESHOLD_"
 """glibc keeps up to 512 MiB that a step frees for the next step. By default it hands them back to
 the kernel, which clears every page again: 20,000 page faults an iteration of a small model."""
 
-Handler = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], dict[str, Any]]
+Say = Callable[[int, int], None]
+"""Told (done, all) while a job is done."""
+Handler = Callable[[Any, Say], Message]
+"""Does a job; `Handlers` names it by the job's class."""
+Handlers = dict[type[Job[Any]], Handler]
 
 
 class WorkerError(RuntimeError):
@@ -107,21 +114,17 @@ class Worker:
             except OSError:  # closed by `stop` in another thread
                 self._died()
 
-    def call(
-        self,
-        job: dict[str, Any],
-        seconds: float,
-        on_progress: Callable[[dict[str, Any]], None] | None = None,
-    ) -> dict[str, Any]:
+    def call(self, job: Job[R], seconds: float, on_progress: Say | None = None) -> R:
         """Do one job within a wall-clock limit. Raises ValueError for a user's mistake, WorkerError
         else; after a WorkerError that was no plain failure of the job the worker is gone."""
         self.wait_ready()
         assert self._connection is not None
         try:
-            self._connection.sendall(json.dumps(job).encode() + b"\n")
+            self._connection.sendall(_line({"job": job.kind, **job.wire()}))
         except OSError:
             self._died()
-        return self._receive(job["job"], time.monotonic(), seconds, on_progress)
+        result = self._receive(job.kind, time.monotonic(), seconds, on_progress)
+        return cast(R, type(job).reply.model_validate(result))
 
     @property
     def alive(self) -> bool:
@@ -153,7 +156,7 @@ class Worker:
         what: str,
         since: float,
         seconds: float,
-        on_progress: Callable[[dict[str, Any]], None] | None,
+        on_progress: Say | None,
     ) -> dict[str, Any]:
         assert self._connection is not None
         while True:
@@ -170,16 +173,17 @@ class Worker:
                     self._died()
                 self._unread += received
             line, _, self._unread = self._unread.partition(b"\n")
-            reply = json.loads(line)
+            reply: dict[str, Any] = json.loads(line)
             if "progress" in reply:
                 if on_progress:
-                    on_progress(reply["progress"])
+                    news = Progress.model_validate(reply["progress"])
+                    on_progress(news.done, news.all)
             elif "mistake" in reply:
                 raise ValueError(reply["mistake"])
             elif "failure" in reply:
                 self._failed(reply["failure"])
             else:
-                return reply["result"]
+                return cast(dict[str, Any], reply["result"])
 
     def _failed(self, failure: str) -> NoReturn:
         raise WorkerError(f"{self.role}: {failure} (whole log: {self.log})")
@@ -212,12 +216,12 @@ class Worker:
         )
 
 
-def python_command(python: str | None, module: str, settings: dict[str, Any]) -> list[str]:
-    """Command that serves `module`, its settings as JSON. Raises ValueError without a Python."""
+def python_command(python: str | None, module: str, settings: Message) -> list[str]:
+    """Command that serves `module` with its settings. Raises ValueError without a Python."""
     interpreter = python or sys.executable
     if python and not os.access(python, os.X_OK):
-        raise ValueError(f"{python}: no Python interpreter there; mend the stage's python=")
-    return [interpreter, "-m", module, json.dumps(settings)]
+        raise ValueError(f"{python}: no Python interpreter there; fix the stage's python=")
+    return [interpreter, "-m", module, json.dumps(settings.wire())]
 
 
 class Parent:
@@ -230,10 +234,11 @@ class Parent:
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
 
     def send(self, message: dict[str, Any]) -> None:
-        self._socket.sendall(json.dumps(message).encode() + b"\n")
+        self._socket.sendall(_line(message))
 
-    def next_job(self) -> dict[str, Any]:
-        return self._jobs.get()
+    def next_job(self) -> Job[Any]:
+        fields = self._jobs.get()
+        return JOBS[fields.pop("job")].model_validate(fields)
 
     def _listen(self) -> None:
         unread = b""
@@ -251,35 +256,40 @@ class Parent:
             return b""
 
 
-def serve(build: Callable[[], tuple[dict[str, Any], dict[str, Handler]]]) -> NoReturn:
+def serve(build: Callable[[], tuple[Message, Handlers]]) -> NoReturn:
     """Connect, build the worker's insides, say ready and answer jobs until the parent goes."""
     parent = Parent()
-    handlers: dict[str, Handler] = {}
+    handlers: Handlers = {}
 
-    def start(_job: dict[str, Any], _progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    def start() -> Message:
         ready, built = build()
         handlers.update(built)
         return ready
 
-    reply = attempt(start, {"job": "start"}, lambda news: None)
+    def say(done: int, all_: int) -> None:
+        parent.send({"progress": Progress(done=done, all=all_).wire()})
+
+    reply = attempt("start", start)
     parent.send(reply)
     while "result" in reply or handlers:
         job = parent.next_job()
-        reply = attempt(handlers[job["job"]], job, lambda news: parent.send({"progress": news}))
+        reply = attempt(job.kind, partial(handlers[type(job)], job, say))
         parent.send(reply)
     raise SystemExit(1)
 
 
-def attempt(
-    handler: Handler, job: dict[str, Any], progress: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
-    """Run a handler; a reply in every case, since the parent waits for one."""
+def attempt(what: str, do: Callable[[], Message]) -> dict[str, Any]:
+    """Do it; a reply in every case, since the parent waits for one."""
     try:
-        return {"result": handler(job, progress)}
+        return {"result": do().wire()}
     except ValueError as error:
         traceback.print_exc()
         return {"mistake": str(error)}
     except Exception as error:  # noqa: BLE001  the process boundary: the parent raises it again
         traceback.print_exc()
         words = what_the_disk_says(error) or f"{type(error).__name__}: {error}"
-        return {"failure": f"{job['job']}: {words}"}
+        return {"failure": f"{what}: {words}"}
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"

@@ -44,7 +44,7 @@ def start(folder: Path, model: Path, number: int) -> Server:
     words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     words += ["--host", "127.0.0.1", "--port", str(port), "--tokens-only", "--enforce-eager"]
     words += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
-    words += ["--worker-extension-cls", "icpo_core.engine.vllm.WorkerExtension"]
+    words += ["--worker-extension-cls", "icpo_core.engine.kinds.vllm.WorkerExtension"]
     words += ["--dtype", "float32", "--max-model-len", "256"]
     environment = {
         **os.environ,

@@ -144,8 +144,8 @@ def child(job: dict[str, Any]) -> str:
     marks.watch(root)
     marks.watch_mirror()
     try:
-        with stubs.stubbed(Run(config), folder / "ledger", marks) as run:
-            stubs.train(run, job["rerun"], marks)
+        with stubs.stubbed(Run.of(config), folder / "ledger", marks) as session:
+            stubs.train(session, job["rerun"], marks)
     except (ValueError, OSError) as error:
         return str(error)
     return ""
@@ -190,13 +190,14 @@ def train_with_engines(job: dict[str, Any]) -> None:
     import stubs
 
     from icpo_core.run.run import Run
+    from icpo_core.run.session import Session
 
     folder = Path(job["folder"])
     marks = Marks(job, folder / "marks")
     config = stubs.configuration(folder, "run", *job["changes"])
     marks.watch(folder / "runs" / "run")
-    with Run(config) as run:
-        stubs.train(run, job["rerun"], marks)
+    with Session(Run.of(config)) as session:
+        stubs.train(session, job["rerun"], marks)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,13 +25,29 @@ from safetensors.numpy import load_file, save_file
 from icpo_core.common.files import link_or_copy, model_digest, read_json, write_json
 from icpo_core.config import Config, load
 from icpo_core.engine.jobs import handlers
-from icpo_core.engine.vllm import Request, Sample
-from icpo_core.run import checkpoints, metrics, plan
-from icpo_core.run import perform as stages
-from icpo_core.run.perform import Outcome
+from icpo_core.engine.kinds.base import Completion, Request
+from icpo_core.run import loop
+from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
+from icpo_core.run.session import Observer, Session
+from icpo_core.run.stages import STAGES
 from icpo_core.store import tables
-from icpo_core.workers.pool import Around
+from icpo_core.store.work import Outcome
+from icpo_core.workers.jobs import (
+    Job,
+    Load,
+    Loaded,
+    R,
+    Restore,
+    Sampled,
+    Save,
+    Saved,
+    Update,
+    Updated,
+)
+from icpo_core.workers.pool import Around, unframed
+from icpo_core.workers.process import Handlers
+from icpo_core.workers.process import Say as Progress
 
 WIDTH = 8
 Say = Callable[[str], None]
@@ -57,12 +72,12 @@ class StubEngine:
 
     def sample(
         self,
-        requests: list[Request],
+        requests: Sequence[Request],
         temperature: float,
         max_tokens: int,
         top_p: float = 1.0,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[Sample]:
+        on_progress: Progress | None = None,
+    ) -> list[Completion]:
         samples = []
         for number, request in enumerate(requests):
             self.ledger(f"sample {request.seed} {self.policy_version}")
@@ -71,11 +86,17 @@ class StubEngine:
             answer = _solve(prompt.rpartition("Q:")[2].partition("\n")[0])
             text = f"\\boxed{{{answer if draw.random() < 0.5 else draw.integers(10)}}}"
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] + self.eos_ids
-            samples.append(Sample(ids, draw.uniform(-1, 0, len(ids)).tolist(), "stop"))
+            samples.append(Completion(ids, draw.uniform(-1, 0, len(ids)).tolist(), "stop"))
             if on_progress:
                 on_progress(number + 1, len(requests))
             self.hook("sampled")
         return samples
+
+    def sleep(self) -> None:
+        raise AssertionError("the stand-ins share no device")
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        raise AssertionError("nobody asks the stand-in")
 
 
 class StubTrainer:
@@ -89,19 +110,19 @@ class StubTrainer:
         self.weights, self.moments, self.steps = np.zeros(WIDTH), np.zeros((2, WIDTH)), 0
         self.state_id = model_digest(self.base)
 
-    def _restore(self, parent: str, restore: dict[str, Any]) -> list[int]:
+    def _restore(self, parent: str, restore: Restore) -> list[int]:
         if self.state_id == parent:
             return []
         self._build()
-        if restore["folder"] is not None:
-            state = load_file(Path(restore["folder"]) / "deepspeed" / "state.safetensors")
+        if restore.folder is not None:
+            state = load_file(restore.folder / "deepspeed" / "state.safetensors")
             self.weights, self.moments = state["weights"], state["moments"]
             self.steps = int(state["steps"][0])
-        for step in restore["replay"]:
-            self.ledger(f"replay {step['iteration']}")
-            self._step(Path(step["batch"]))
+        for step in restore.replay:
+            self.ledger(f"replay {step.iteration}")
+            self._step(step.batch)
         self.state_id = parent
-        return [step["iteration"] for step in restore["replay"]]
+        return [step.iteration for step in restore.replay]
 
     def _step(self, batch: Path) -> float:
         rows = tables.read("batch", batch).to_pylist()
@@ -121,14 +142,14 @@ class StubTrainer:
         )
         return float(np.abs(gradient).sum())
 
-    def update(self, job: dict[str, Any]) -> dict[str, Any]:
-        replayed = self._restore(job["parent"], job["restore"])
+    def update(self, job: Update) -> Updated:
+        replayed = self._restore(job.parent, job.restore)
         self.state_id = ""
-        self.ledger(f"step {job['iteration']}")
-        norm = self._step(Path(job["batch"]))
-        self.state_id = job["state_id"]
+        self.ledger(f"step {job.iteration}")
+        norm = self._step(job.batch)
+        self.state_id = job.state_id
         self.hook("stepped")
-        out = Path(job["out"]) / "model"
+        out = job.out / "model"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         save_file({"weights": self.weights}, out / "model.safetensors")
@@ -137,80 +158,77 @@ class StubTrainer:
         link_or_copy(self.base / "tokenizer.json", out / "tokenizer.json")
         probe = tables.table("probe", [{"token_ids": [1, 2], "logprobs": [-0.5]}])
         tables.write("probe", probe, out / "probe.parquet")
-        return {
-            "metrics": {"grad_norm": norm, "optimizer_steps": 1.0, "kl": float("nan")},
-            "policy_version": model_digest(out),
-            "replayed": replayed,
-            "timing": {},
-        }
+        return Updated(
+            metrics={"grad_norm": norm, "optimizer_steps": 1.0, "kl": float("nan")},
+            policy_version=model_digest(out),
+            replayed=replayed,
+            timing={},
+        )
 
-    def save(self, job: dict[str, Any]) -> dict[str, Any]:
-        self._restore(job["state_id"], job["restore"])
-        out = Path(job["out"])
+    def save(self, job: Save) -> Saved:
+        self._restore(job.state_id, job.restore)
+        out = job.out
         (out / "deepspeed").mkdir(parents=True)
         state = {"weights": self.weights, "moments": self.moments}
         state["steps"] = np.array([self.steps])
         save_file(state, out / "deepspeed" / "state.safetensors")
         self.hook("state written")
         write_json(out / "state.json", {"state_id": self.state_id, "ranks": 1}, durable=False)
-        return {}
+        return Saved()
 
 
 class StubWorkers:
-    """In the place of `icpo_core.workers.pool.Workers`."""
+    """In the place of `icpo_core.workers.pool.WorkerPool`."""
 
     def __init__(self, config: Config, model: Path, ledger: Say, hook: Say) -> None:
         from transformers import AutoTokenizer
 
         self._config, self._model, self._ledger, self._hook = config, model, ledger, hook
         self._tokenizer = AutoTokenizer.from_pretrained(SMALL / "base")
-        self._engine: dict[str, Any] | None = None
+        self._engine: Handlers | None = None
         self._trainer: StubTrainer | None = None
 
     def start_engine(self, policy: Path) -> None:
         if self._engine is None:
             engine = StubEngine(policy, self._tokenizer, self._ledger, self._hook)
-            self._engine = handlers(engine, self._tokenizer)  # type: ignore[arg-type]
+            self._engine = handlers(engine, self._tokenizer)
 
     def start_trainer(self) -> None:
         if self._trainer is None:
             settings = self._config.update.model_dump() | self._config.loss.model_dump()
             self._trainer = StubTrainer(self._model, settings, self._ledger, self._hook)
 
-    def load(self, policy: Path, policy_version: str, probe: Path | None) -> dict[str, Any]:
+    def load(self, policy: Path, policy_version: str, proof: Path | None) -> Loaded:
         self.start_engine(policy)
-        job = {"job": "load", "model": str(policy), "policy_version": policy_version}
-        job |= {"probe": str(probe) if probe else None, "max_logprob_gap": None}
-        return self._do(job, lambda news: None)
-
-    def sample(self, job: dict[str, Any], on_progress: Callable[..., None]) -> dict[str, Any]:
-        return self._do(job, lambda news: on_progress(news["done"], news["all"]))
+        job = Load(model=policy, policy_version=policy_version, proof=proof, max_logprob_gap=None)
+        return self._do(job, lambda done, all_: None)
 
     def sample_all(
-        self,
-        jobs: list[dict[str, Any]],
-        on_progress: Callable[..., None],
-        around: Around = lambda job, do: do(),
-    ) -> list[dict[str, Any]]:
-        return [around(job, partial(self.sample, job, on_progress)) for job in jobs]
+        self, jobs: Sequence[Job[Sampled]], on_progress: Progress, around: Around = unframed
+    ) -> list[Sampled]:
+        return [around(job, partial(self._do, job, on_progress)) for job in jobs]
 
-    def _do(self, job: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    def _do(self, job: Job[R], say: Progress) -> R:
         assert self._engine is not None
-        # Jobs are JSON on their way to a worker, and so is its reply.
-        return json.loads(json.dumps(self._engine[job["job"]](json.loads(json.dumps(job)), say)))
+        return wired(self._engine[type(job)](wired(job), say))
 
-    def train(self, job: dict[str, Any]) -> dict[str, Any]:
+    def train(self, job: Job[R]) -> R:
         self.start_trainer()
         assert self._trainer is not None
-        job = json.loads(json.dumps(job))
-        return self._trainer.update(job) if job["job"] == "update" else self._trainer.save(job)
+        sent = wired(job)
+        return self._trainer.update(sent) if isinstance(sent, Update) else self._trainer.save(sent)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._engine = self._trainer = None
 
     @property
     def running(self) -> bool:
         return self._engine is not None or self._trainer is not None
+
+
+def wired(message: Any) -> Any:
+    """A job or reply after its way to another process and back."""
+    return type(message).model_validate_json(json.dumps(message.wire()))
 
 
 def _solve(problem: str) -> int:
@@ -263,7 +281,12 @@ def configuration(folder: Path, name: str = "run", *changes: str) -> Config:
 
 
 @contextmanager
-def stubbed(run: Run, ledger: Path | None = None, hook: Say = lambda mark: None) -> Iterator[Run]:
+def stubbed(
+    run: Run,
+    ledger: Path | None = None,
+    hook: Say = lambda mark: None,
+    observer: Observer | None = None,
+) -> Iterator[Session]:
     """The run, open, with stand-ins for its workers. `hook` is called at marks within a stage."""
 
     def note(line: str) -> None:
@@ -278,41 +301,24 @@ def stubbed(run: Run, ledger: Path | None = None, hook: Say = lambda mark: None)
         sets.append(StubWorkers(config, model, note, hook))
         return sets[-1]
 
-    run.make_workers = workers  # type: ignore[assignment]
-    with run:
-        yield run
+    with Session(run, observer, workers) as session:
+        yield session
 
 
-def train(run: Run, rerun: bool = False, on_stage: Say = lambda mark: None) -> list[Outcome]:
-    """What `flows.train` and `flows.iteration` do, without Prefect; what was made or kept."""
-    steps = plan.plan(run)
-    if not rerun:
-        plan.require_same(run, steps)
-    run.keep_config()
-    checkpoints.settle(run)
-    first = plan.first_open(steps)
+def train(
+    session: Session, rerun: bool = False, on_stage: Say = lambda mark: None
+) -> list[Outcome]:
+    """The product's own loop; what was made or kept. `on_stage` is called around each stage."""
     outcomes: list[Outcome] = []
-    if first is None:
-        return outcomes
 
-    def perform(stage: str, number: int) -> None:
+    def do(session: Session, stage: str, number: int) -> None:
         on_stage(f"before {stage} {number}")
-        outcomes.append(stages.perform(run, stage, number))
+        outcomes.append(perform(session, stage, number))
         on_stage(f"after {stage} {number}")
 
-    for number in range(first, run.config.run.iterations + 1):
-        for stage in plan.stages_of(run.at(number).config, number):
-            if stage == "update" and stages.samples_ahead(run, number):
-                perform("prompts", number + 1)
-                with ThreadPoolExecutor(1) as pool:
-                    rollouts = pool.submit(perform, "rollout", number + 1)
-                    perform(stage, number)
-                    rollouts.result()
-            else:
-                perform(stage, number)
-        checkpoints.settle(run)
+    for number in loop.iterations(session, rerun):
+        loop.iterate(session, number, do)
         on_stage(f"settled {number}")
-        metrics.record(run, number)
     return outcomes
 
 
@@ -325,7 +331,7 @@ def digests_of(run: Run) -> dict[str, str]:
     """Content digest of every finished stage, by place."""
     found = {}
     for number in run.paths.iterations():
-        for stage in plan.STAGES:
+        for stage in STAGES:
             manifest = run.store.manifest(stage, number)
             if manifest is not None:
                 found[run.paths.place(stage, number)] = manifest.content()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from icpo_core.run.run import Run
 from icpo_core.store.store import Store
+from icpo_core.views.rollouts import Key
 
 ITERATIONS = 12
 """Iterations looked into, evenly spaced, the first and the last among them."""
@@ -104,10 +106,10 @@ def _excerpt(store: Store, iteration: int, budget: int) -> Excerpt:
 def _rows(store: Store, iteration: int, wanted: set[str]) -> dict[str, list[Row]]:
     """Rollouts of some problems, by problem, the expert ones first."""
 
-    def by_key(stage: str, table: str, pattern: str, *columns: str) -> dict[tuple, dict]:
-        keys = ("prompt_id", "sample_index", "origin")
-        found = store.table(stage, iteration, table, pattern).select([*keys, *columns])
-        return {tuple(row[key] for key in keys): row for row in found.to_pylist()}
+    def by_key(stage: str, table: str, pattern: str, *columns: str) -> dict[Key, dict[str, Any]]:
+        names = ["prompt_id", "sample_index", "origin", *columns]
+        found = store.table(stage, iteration, table, pattern).select(names).to_pylist()
+        return {(row["prompt_id"], row["sample_index"], row["origin"]): row for row in found}
 
     rollouts = by_key("rollout", "rollout", "part-*", "response", "response_ids", "finish_reason")
     verdicts = by_key("verify", "verdicts", "part-*", "status", "extracted", "reward", "detail")

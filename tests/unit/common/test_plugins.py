@@ -96,7 +96,7 @@ def test_a_module_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         ("x", None, r"mine.py: No such file or directory; .* check the path"),
         ("dubled", SOURCE, r"mine.py: has no dubled; it defines Scale, doubled$"),
-        ("x", "A = 1", r"mine.py: has no x; it defines nothing that can be called"),
+        ("x", "A = 1", r"mine.py: has no x; it defines no function or class"),
         ("LIMIT", SOURCE, r"mine.py: LIMIT is of type float and cannot be called; name a function"),
         ("x", "a = 1\nb = a / 0\n", r"mine.py: line 2: ZeroDivisionError: division by zero"),
         ("x", "import math\ndef f(:\n", r"mine.py: line 2: SyntaxError"),

@@ -3,11 +3,9 @@
 import errno
 import inspect
 import re
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import jsonschema
-import numpy as np
 import pytest
 import stubs
 from hypothesis import given
@@ -22,7 +20,6 @@ from icpo_core.run.run import Run
 from icpo_core.workers.process import WorkerError
 from tasks import pages
 from tasks.logs import BURST, WINDOW_SECONDS, Tail
-from tasks.plot import PANELS, plot
 from tasks.stages import TASKS, may_pass
 
 NOTHING_WRONG = {"overrides": ["run.seed=1", "preset=grpo"], "run": "mine", "rerun": True}
@@ -92,7 +89,7 @@ def test_every_stage_is_tried_again_with_jitter() -> None:
         assert not task.tags
 
 
-# --- pages and plot -----------------------------------------------------------------------------
+# --- pages --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -155,31 +152,6 @@ def test_the_list_of_files_has_every_file(trained: Run) -> None:
         for record in found.files:
             assert f"[{record.name}](file://" in page
             assert record.sha256[:12] in page
-
-
-def test_the_plot_is_small_and_whole_however_long_the_run() -> None:
-    draw = np.random.default_rng(0)
-    for length in (0, 1, 7, 400, 5000):
-        rows = [
-            {
-                "iteration": float(number), "reward/on_policy": draw.random(),
-                "reward/expert": draw.random(), "errs/acceptance": draw.random(),
-                "entropy": 3 * draw.random(), "accuracy/a<b": draw.random(),
-                "accuracy/other": float("nan"),
-            }
-            for number in range(1, length + 1)
-        ]  # fmt: skip
-        text = plot(rows, "run <one>")
-        assert len(text) < 20_000
-        drawing = ElementTree.fromstring(text)
-        lines = drawing.findall("{http://www.w3.org/2000/svg}polyline")
-        assert len(lines) == (5 if length else 0)
-        for line in lines:
-            for corner in line.attrib["points"].split():
-                x, y = map(float, corner.split(","))
-                assert 0 <= x <= float(drawing.attrib["width"])
-                assert 0 <= y <= float(drawing.attrib["height"])
-    assert len(PANELS) == 4
 
 
 # --- logs of workers ----------------------------------------------------------------------------

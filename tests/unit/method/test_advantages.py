@@ -10,14 +10,46 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import SHARED
 
-from icpo_core.method.advantages import group_advantages
+from icpo_core.method.advantages import Groups, advantages
 from icpo_core.method.expert_bonus import gamma
 
 GOLDEN = SHARED / "golden" / "released_code.json"
 CASES = json.loads(GOLDEN.read_text())["advantage_cases"] if GOLDEN.is_file() else []
 
 rewards = st.sampled_from([0.0, 0.1, 0.25, 1.0, 1.75, 2.0])
+ESTIMATORS = ("group", "group-mean", "maxrl", "rloo")
 groups = st.lists(st.tuples(st.integers(0, 4), rewards), min_size=1, max_size=24)
+
+
+def group_advantages(values, ids, by_std, counted=None):
+    return advantages("group" if by_std else "group-mean", values, ids, counted)
+
+
+def as_v0_1_0(rewards_N, group_ids_N, by_std):
+    """What version 0.1.0 computed, operation by operation."""
+    rewards = np.asarray(rewards_N, dtype=np.float64)
+    _, groups = np.unique(np.asarray(group_ids_N), return_inverse=True)
+    count = int(groups.max()) + 1
+    sizes = np.bincount(groups, minlength=count)
+    low, high = np.full(count, np.inf), np.full(count, -np.inf)
+    np.minimum.at(low, groups, rewards)
+    np.maximum.at(high, groups, rewards)
+    centred = rewards - (np.bincount(groups, rewards, count) / np.maximum(sizes, 1))[groups]
+    if by_std:
+        variances = np.bincount(groups, centred**2, count) / np.maximum(sizes - 1, 1)
+        centred = centred / (np.sqrt(variances) + 1e-6)[groups]
+    return np.where((high > low)[groups], centred, 0.0)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.floats(-10, 10)), min_size=1, max_size=40),
+    st.booleans(),
+)
+def test_stored_batches_stay_as_they_are_to_the_bit(rows, by_std):
+    ids, values = zip(*rows, strict=True)
+    now, before = group_advantages(values, ids, by_std), as_v0_1_0(values, ids, by_std)
+    assert now.tobytes() == before.tobytes()
 
 
 @pytest.mark.skipif(not CASES, reason="the released code's numbers are not beside the repository")
@@ -32,13 +64,13 @@ def test_released_code(case):
 
 
 @settings(deadline=None)
-@given(groups, st.booleans(), st.randoms(use_true_random=False))
-def test_order_of_rows_does_not_matter(rows, by_std, random):
+@given(groups, st.sampled_from(ESTIMATORS), st.randoms(use_true_random=False))
+def test_order_of_rows_does_not_matter(rows, name, random):
     ids, values = zip(*rows, strict=True)
     order = list(range(len(rows)))
     random.shuffle(order)
-    plain = group_advantages(values, ids, by_std)
-    mixed = group_advantages([values[i] for i in order], [ids[i] for i in order], by_std)
+    plain = advantages(name, values, ids)
+    mixed = advantages(name, [values[i] for i in order], [ids[i] for i in order])
     np.testing.assert_allclose(mixed, plain[order], atol=1e-12)
 
 
@@ -65,21 +97,21 @@ def test_scale_does_not_matter_with_std_and_scales_without(rows, scale):
 
 
 @settings(deadline=None)
-@given(groups, st.booleans())
-def test_groups_are_apart_and_centred(rows, by_std):
+@given(groups, st.sampled_from(ESTIMATORS))
+def test_groups_are_apart_and_centred(rows, name):
     ids, values = (np.array(column) for column in zip(*rows, strict=True))
-    whole = group_advantages(values, ids, by_std)
+    whole = advantages(name, values, ids)
     for group in np.unique(ids):
-        alone = group_advantages(values[ids == group], ids[ids == group], by_std)
+        alone = advantages(name, values[ids == group], ids[ids == group])
         np.testing.assert_allclose(alone, whole[ids == group], atol=1e-12)
         assert abs(alone.sum()) < 1e-9
 
 
 @given(
-    st.floats(-1e3, 1e3), st.integers(1, 17), st.booleans()
+    st.floats(-1e3, 1e3), st.integers(1, 17), st.sampled_from(ESTIMATORS)
 )  # e.g. 0.1: the mean of eight equal floats need not be that float
-def test_equal_rewards_give_exactly_nothing(reward, size, by_std):
-    assert (group_advantages([reward] * size, [0] * size, by_std) == 0.0).all()
+def test_equal_rewards_give_exactly_nothing(reward, size, name):
+    assert (advantages(name, [reward] * size, [0] * size) == 0.0).all()
 
 
 def test_zero_variance_is_exact_equality_and_not_a_small_deviation():
@@ -89,8 +121,66 @@ def test_zero_variance_is_exact_equality_and_not_a_small_deviation():
     assert (group_advantages([0.1] * 7, [0] * 7, True) == 0).all()
 
 
-def test_one_member_gets_nothing():
-    assert group_advantages([1.0, 0.0, 1.0], ["a", "b", "b"], True)[0] == 0.0
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_one_member_gets_nothing(name):
+    assert advantages(name, [1.0, 0.0, 1.0], ["a", "b", "b"])[0] == 0.0
+
+
+def test_rloo_leaves_one_out():
+    values = np.array([1.0, 0.0, 0.25, 1.75])
+    want = [value - np.delete(values, i).mean() for i, value in enumerate(values)]
+    np.testing.assert_allclose(advantages("rloo", values, [0] * 4), want, rtol=1e-12)
+
+
+def test_maxrl_divides_by_the_success_rate():
+    """Weights of arXiv 2602.02710: 1/(number solved) for what is solved, less the baseline."""
+    values = [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    found = advantages("maxrl", values, [0] * 4 + [1] * 4 + [2] * 2)
+    np.testing.assert_allclose(found, [3, -1, -1, -1, 1, 1, -1, -1, 0, 0], rtol=1e-15)
+
+
+def test_an_estimator_of_ones_own_sees_all_of_a_group_that_counts(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def mine(groups):\n    return groups.tokens_N + 10.0 * groups.expert_N + groups.group_N\n"
+    )
+    found = advantages(
+        f"{file}:mine",
+        [1.0, 0.0, 5.0, 0.0],
+        ["b", "a", "c", "d"],
+        [True, True, False, True],
+        [False, True, True, False],
+        [3, 4, 5, 6],
+    )
+    assert found.tolist() == [4.0, 14.0, 0.0, 8.0]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("groups.mean_N / 0", r"mine returned inf for a rollout of a group with rewards 1, 0: it"),
+        ("groups.rewards_N[:1]", r"mine returned an array of shape \(1,\) for 2 rollouts"),
+        ("0.0", r"mine returned an array of shape \(\) for 2 rollouts"),
+    ],
+)
+def test_what_an_estimator_returns_is_checked(body, words, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(f"def mine(groups): return {body}\n")
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match=words) as caught:
+        advantages(f"{file}:mine", [1.0, 0.0], [0, 0])
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_said_of_groups():
+    groups = Groups.of(
+        np.array([1.0, 0.0, 0.1, 0.1, 0.1]),
+        np.array([0, 0, 1, 1, 1]),
+        np.zeros(5, bool),
+        np.zeros(5, np.int64),
+    )
+    assert groups.size_N.tolist() == [2, 2, 3, 3, 3]
+    assert groups.mean_N.tolist() == [0.5, 0.5, 0.1, 0.1, 0.1]
+    assert groups.std_N.tolist() == [0.5**0.5] * 2 + [0.0] * 3
 
 
 def test_deviation_is_unbiased():

@@ -614,7 +614,9 @@ def test_presets_are_the_published_methods():
     assert not any(c.loss.kl_coefficient for n, c in configs.items() if n not in kl)
     assert (configs["dapo"].loss.clip_low, configs["dapo"].loss.clip_high) == (0.2, 0.28)
     assert configs["dapo"].loss.aggregation == "token-mean"
-    assert not configs["dr-grpo"].select.divide_by_std
+    centred = {n for n, c in configs.items() if c.select.advantage == "group-mean"}
+    assert centred == {"dr-grpo", "luffy"}
+    assert {c.select.advantage for n, c in configs.items() if n not in centred} == {"group"}
     assert configs["dr-grpo"].loss.constant_length == configs["dr-grpo"].rollout.max_tokens
     # The defaults are the paper's ICPO.
     assert configs["icpo"].loss == LossSection()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icpo_core.config import SelectSection
-from icpo_core.method.advantages import group_advantages
+from icpo_core.method.advantages import advantages
 from icpo_core.method.selection import Selection, select
 from icpo_core.store import tables as schemas
 
@@ -132,8 +132,8 @@ def test_rollouts_are_batch_and_rejects(groups, errs, bonus, iteration):
         assert row["shaped_reward"] == pytest.approx(row["reward"] + row["bonus"])
     # Advantages: of the batch alone, but for rows that are masked.
     if errs != "mask":
-        again = group_advantages(
-            out.batch["shaped_reward"].to_numpy(), out.batch["prompt_id"].to_pylist(), True
+        again = advantages(
+            "group", out.batch["shaped_reward"].to_numpy(), out.batch["prompt_id"].to_pylist()
         )
         np.testing.assert_allclose(out.batch["advantage"].to_numpy(), again, atol=1e-5)
 
@@ -163,8 +163,8 @@ def test_drop_leaves_the_group():
     out = run(policy(1, 0, 0) + expert(0), policy(0, 0, 0) + expert(1))
     assert reasons(out) == {("p0", 0, "expert"): "below_delta"}
     first, second = out.batch["advantage"].to_numpy()[:3], out.batch["advantage"].to_numpy()[3:]
-    np.testing.assert_allclose(first, group_advantages([1, 0, 0], [0] * 3, True), rtol=1e-6)
-    np.testing.assert_allclose(second, group_advantages([0, 0, 0, 1], [0] * 4, True), rtol=1e-6)
+    np.testing.assert_allclose(first, advantages("group", [1, 0, 0], [0] * 3), rtol=1e-6)
+    np.testing.assert_allclose(second, advantages("group", [0, 0, 0, 1], [0] * 4), rtol=1e-6)
     assert out.summary["errs/acceptance"] == 0.5
     assert out.summary["flips"] == 1
 
@@ -172,7 +172,7 @@ def test_drop_leaves_the_group():
 def test_mask_counts_without_loss():
     out = run(policy(1, 0, 0) + expert(0), errs="mask")
     assert reasons(out) == {("p0", 0, "expert"): "masked"}
-    want = group_advantages([1, 0, 0, 0], [0] * 4, True)[:3]
+    want = advantages("group", [1, 0, 0, 0], [0] * 4)[:3]
     np.testing.assert_allclose(out.batch["advantage"].to_numpy(), want, rtol=1e-6)
 
 
@@ -261,7 +261,7 @@ def test_bonus_is_for_accepted_correct_expert_rollouts():
 
 
 def test_advantage_without_deviation():
-    out = run(policy(1, 0, 0, 0), divide_by_std=False)
+    out = run(policy(1, 0, 0, 0), advantage="group-mean")
     assert out.batch["advantage"].to_pylist() == [0.75, -0.25, -0.25, -0.25]
 
 

@@ -118,7 +118,7 @@ def others(kind: Any, value: Any) -> Iterator[Any]:
     elif isinstance(value, int | float):
         yield from (value * 2, value + 1, value - 1, value / 2, 0.5, 4)
     elif isinstance(value, str):
-        yield from (f"{value}x", "none")
+        yield from (f"{value}x", "none", "rloo", "cispo", "choice")
     elif isinstance(value, list):
         yield from ([one / 2 for one in value if isinstance(one, float)], [])
         yield from (["tensorboard"], ["http://127.0.0.1:1"])
@@ -382,7 +382,7 @@ def test_data_counts_by_content_not_by_place(trained: Path, tmp_path: Path) -> N
 
 def test_reasons_are_named_up_to_three(trained: Path) -> None:
     raw = Run.read(trained).config.model_dump(mode="json")
-    raw["select"] |= {"alpha": 2.0, "delta": 0.25, "decay": 1.0, "divide_by_std": False}
+    raw["select"] |= {"alpha": 2.0, "delta": 0.25, "decay": 1.0, "advantage": "rloo"}
     steps = graph.plan(Run(build(raw, "test"), trained))
     reason = next(step.status.reason for step in steps if step.stage == "select")
     assert reason.startswith("select.alpha 1.0 -> 2.0, select.decay 5.0 -> 1.0")

@@ -111,7 +111,7 @@ def test_what_another_process_wrote_is_hashed_when_it_is_first_read(store: Store
     assert reader.file("rollout", 1, "a.parquet") == path
     flip(path)
     assert Store(store.paths).status(work()).done  # sizes alone say nothing
-    with pytest.raises(ValueError, match=r"sha256 differs.*icpo verify .*marks it"):
+    with pytest.raises(ValueError, match=r"sha256 differs.*icpo check .*marks it"):
         Store(store.paths).file("rollout", 1, "a.parquet")
     writer = Store(store.paths)
     writer.writable = True

@@ -1,21 +1,19 @@
 """A running `vllm serve` as the rollout engine: token ids in and out over HTTP.
 
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --tokens-only --logprobs-mode processed_logprobs \\
-        --generation-config vllm --worker-extension-cls icpo_core.engine.vllm.WorkerExtension
+        --generation-config vllm --worker-extension-cls icpo_core.engine.kinds.vllm.WorkerExtension
 
 The process of this module is the run's end of one such endpoint and holds no model. Weights are
 loaded by the server from the run's own folder, which it must see under the same path, and are
-proven by the same probe as an engine's of our own. The development routes that this needs let
+proven in the same way as an engine's of our own. The development routes that this needs let
 anyone who reaches the port replace the weights: keep it in a private network.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
-import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -26,9 +24,9 @@ import httpx
 
 from icpo_core.common.files import model_digest
 from icpo_core.config import EngineSection
-from icpo_core.engine.vllm import PROGRESS_SECONDS, Engine, Request, Sample, eos_token_ids
-from icpo_core.models.folder import load_tokenizer
-from icpo_core.workers.process import Handler, serve
+from icpo_core.engine.kinds.base import PROGRESS_SECONDS, Completion, Request, eos_token_ids, prove
+from icpo_core.workers.jobs import EngineSettings
+from icpo_core.workers.process import Say
 
 TRIES = 5
 FIRST_PAUSE = 0.5
@@ -45,7 +43,7 @@ class EndpointError(RuntimeError):
     """An endpoint that does not answer, or not as it should, after all tries."""
 
 
-class ServedEngine(Engine):
+class ServedEngine:
     """A vLLM engine behind an address."""
 
     def __init__(self, address: str, model: Path, settings: EngineSection) -> None:
@@ -79,10 +77,10 @@ class ServedEngine(Engine):
         self.policy_version = policy_version
         return time.perf_counter() - started
 
-    def prove(self, probe: Path, limit: float | None) -> float:
-        """As an engine of our own; the proof is asked for again after every job."""
-        gap = super().prove(probe, limit)
-        self._proof = probe, limit
+    def prove(self, proof: Path, limit: float | None) -> float:
+        """As `base.prove`; the proof is asked for again after every job."""
+        gap = prove(self, self.settings.dtype, proof, limit)
+        self._proof = proof, limit
         return gap
 
     def sleep(self) -> None:
@@ -103,8 +101,8 @@ class ServedEngine(Engine):
         temperature: float,
         max_tokens: int,
         top_p: float = 1.0,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[Sample]:
+        on_progress: Say | None = None,
+    ) -> list[Completion]:
         """Sample every request with its own seed, in the order given."""
         asked = [
             (
@@ -125,7 +123,7 @@ class ServedEngine(Engine):
         samples = [_sample(reply) for reply in asyncio.run(self._ask(asked, on_progress))]
         if self._proof is not None:
             try:
-                super().prove(*self._proof)
+                prove(self, self.settings.dtype, *self._proof)
             except ValueError as error:
                 # Restarted, or given other weights by somebody else, while it sampled.
                 raise EndpointError(f"{self.address}: {error}") from error
@@ -158,7 +156,7 @@ class ServedEngine(Engine):
                     raise ValueError(
                         f"{self.address}: refused {method} of {model} ({_words(answer)}); it must "
                         "see this path, run with VLLM_SERVER_DEV_MODE=1 and be started with "
-                        "--worker-extension-cls icpo_core.engine.vllm.WorkerExtension"
+                        "--worker-extension-cls icpo_core.engine.kinds.vllm.WorkerExtension"
                     )
             answer = await self._send(partial(client.post, "/reset_prefix_cache"))
             if answer.status_code != 200 or not answer.json().get("success"):
@@ -170,7 +168,7 @@ class ServedEngine(Engine):
     async def _ask(
         self,
         asked: Sequence[tuple[Sequence[int], dict[str, Any]]],
-        on_progress: Callable[[int, int], None] | None,
+        on_progress: Say | None,
     ) -> list[dict[str, Any]]:
         """Replies in the order asked, `max_num_seqs` requests in flight."""
         gate = asyncio.Semaphore(self.settings.max_num_seqs)
@@ -191,7 +189,8 @@ class ServedEngine(Engine):
             if on_progress and time.monotonic() - said > PROGRESS_SECONDS:
                 said = time.monotonic()
                 on_progress(done, len(asked))
-            return answer.json()
+            reply: dict[str, Any] = answer.json()
+            return reply
 
         async with self._client() as client:
             tasks = [asyncio.create_task(one(ids, params)) for ids, params in asked]
@@ -238,29 +237,13 @@ def _words(answer: httpx.Response) -> str:
     return f"HTTP {answer.status_code} {answer.text[:WORDS]}"
 
 
-def _sample(reply: dict[str, Any]) -> Sample:
+def _sample(reply: dict[str, Any]) -> Completion:
     choice = reply["choices"][0]
     ids, content = choice["token_ids"], choice["logprobs"]["content"]
     assert [one["token_id"] for one in content] == ids, "one logprob a sampled token"
-    return Sample(ids, [one["logprob"] for one in content], choice["finish_reason"])
+    return Completion(ids, [one["logprob"] for one in content], choice["finish_reason"])
 
 
-def main() -> None:
-    """Serve jobs. The one argument is JSON: `address`, `model`, `engine`."""
-    settings = json.loads(sys.argv[1])
-
-    def build() -> tuple[dict[str, Any], dict[str, Handler]]:
-        from icpo_core.engine.jobs import handlers
-
-        model = Path(settings["model"])
-        engine = ServedEngine(
-            settings["address"], model, EngineSection.model_validate(settings["engine"])
-        )
-        tokenizer = load_tokenizer(model)
-        return {"address": engine.address}, handlers(engine, tokenizer)
-
-    serve(build)
-
-
-if __name__ == "__main__":
-    main()
+def server(settings: EngineSettings) -> ServedEngine:
+    """This process's end of the server."""
+    return ServedEngine(settings.address, settings.model, settings.engine)

@@ -1,4 +1,4 @@
-"""`icpo verify`: every byte of a run against what was recorded."""
+"""`icpo check`: every byte of a run against what was recorded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from icpo_core.store.paths import RunPaths
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
-        "verify",
+        "check",
         help="hash every file of a run and name what is damaged",
         description="Read every byte of a run again and compare it with what was recorded. What "
         "is damaged is named and marked, and is made again, with just what depends on it, when "

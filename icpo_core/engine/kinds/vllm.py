@@ -1,53 +1,27 @@
-"""The rollout engine: vLLM behind token ids, in a process of its own.
+"""vLLM as the rollout engine, in this process.
 
-Token ids in, token ids out: nothing is ever tokenised again. The engine is proven to hold the
-weights it was told to load: weights come with a probe (sequences and the trainer's logprobs of
-them), and after every load the engine's own logprobs of the same sequences must agree. On the CPU
-build a reload leaves the packed copy of a tied LM head stale without an error (`repack`), and only
-such a comparison notices what else may go wrong in this way.
+On the CPU build a reload leaves the packed copy of a tied LM head stale without an error
+(`repack`), and only the proof of weights notices what else may go wrong in this way.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from icpo_core.common.files import model_digest
 from icpo_core.config import EngineSection
-from icpo_core.models.folder import load_tokenizer
-from icpo_core.store import tables
-from icpo_core.workers.process import Handler, serve
+from icpo_core.engine.kinds.base import PROGRESS_SECONDS, Completion, Request, eos_token_ids, prove
+from icpo_core.workers.jobs import EngineSettings
+from icpo_core.workers.process import Say
 
-DEFAULT_GAP = {"float32": 3e-4, "bfloat16": 0.5, "float16": 0.5}
-PROGRESS_SECONDS = 1.0
 CPU_BATCHED_TOKENS = 4096
 """Tokens that the CPU build takes in one step; a longer prompt is one step of its own."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One sequence to sample."""
-
-    prompt_ids: Sequence[int]
-    seed: int
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sampled sequence. `response_ids` ends with EOS if and only if it finished by itself."""
-
-    response_ids: list[int]
-    logprobs: list[float]
-    """Natural logarithm, temperature-scaled, one a token of `response_ids`."""
-    finish_reason: str
-    """`stop` or `length`."""
 
 
 class WorkerExtension:
@@ -71,7 +45,7 @@ class WorkerExtension:
         return packed
 
 
-class Engine:
+class VllmEngine:
     """A vLLM engine that lives in this process."""
 
     def __init__(
@@ -105,7 +79,7 @@ class Engine:
             logprobs_mode="processed_logprobs",
             generation_config="vllm",  # no sampling defaults of the model's own
             skip_tokenizer_init=True,
-            worker_extension_cls="icpo_core.engine.vllm.WorkerExtension",
+            worker_extension_cls="icpo_core.engine.kinds.vllm.WorkerExtension",
             disable_log_stats=True,
             # The CPU build takes `sleep` and does nothing, and refuses this.
             enable_sleep_mode=sleeps and current_platform.is_sleep_mode_available(),
@@ -170,27 +144,9 @@ class Engine:
             )
         return scores
 
-    def prove(self, probe: Path, limit: float | None) -> float:
-        """Largest gap to the trainer's logprobs of the probe's tokens, nats.
-
-        Raises ValueError past the limit: the engine holds other weights than it was told to load.
-        """
-        limit = limit or DEFAULT_GAP[self.settings.dtype]
-        table = tables.read("probe", probe).to_pylist()
-        scores = self.score([row["token_ids"] for row in table])
-        gap = max(
-            abs(ours - theirs)
-            for row, score in zip(table, scores, strict=True)
-            for ours, theirs in zip(score, row["logprobs"], strict=True)
-        )
-        if not gap <= limit:
-            self.policy_version = ""
-            raise ValueError(
-                f"the engine does not hold the weights it was told to load: its logprobs are off "
-                f"by {gap:.3g} nats from the trainer's (limit {limit:g}, "
-                f"rollout.max_logprob_gap); no rollout was taken. {probe}"
-            )
-        return gap
+    def prove(self, proof: Path, limit: float | None) -> float:
+        """As `base.prove`."""
+        return prove(self, self.settings.dtype, proof, limit)
 
     def sample(
         self,
@@ -198,8 +154,8 @@ class Engine:
         temperature: float,
         max_tokens: int,
         top_p: float = 1.0,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[Sample]:
+        on_progress: Say | None = None,
+    ) -> list[Completion]:
         """Sample every request with its own seed; samples in the order given.
 
         Long prompts go in first, so that no long prefill is left for the end; requests of one
@@ -230,7 +186,7 @@ class Engine:
         self,
         prompts: Sequence[Sequence[int]],
         params: Any,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: Say | None = None,
     ) -> list[Any]:
         """What `LLM.generate` does, reporting (finished, all) about once a second."""
         from vllm.inputs import TokensPrompt
@@ -248,22 +204,11 @@ class Engine:
         return sorted(finished, key=lambda output: int(output.request_id))
 
 
-def _sample(output: Any) -> Sample:
+def _sample(output: Any) -> Completion:
     ids = list(output.token_ids)
     flat = output.logprobs
     assert flat.token_ids == ids, "one logprob a sampled token, that of the token itself"
-    return Sample(ids, list(flat.logprobs), output.finish_reason)
-
-
-def eos_token_ids(model: Path) -> list[int]:
-    """End-of-sequence ids of a model folder, from its generation config or its config."""
-    for name in ("generation_config.json", "config.json"):
-        file = model / name
-        if file.is_file():
-            ids = json.loads(file.read_text()).get("eos_token_id")
-            if ids is not None:
-                return list(ids) if isinstance(ids, list) else [ids]
-    raise ValueError(f"{model}: neither generation_config.json nor config.json has eos_token_id")
+    return Completion(ids, list(flat.logprobs), output.finish_reason)
 
 
 def keep_to_cores(threads: int) -> None:
@@ -279,29 +224,7 @@ def keep_to_cores(threads: int) -> None:
     os.sched_setaffinity(0, cores[: threads or None])
 
 
-def main() -> None:
-    """Serve jobs. The one argument is JSON: `model`, `engine`, `seed`, `sleeps`."""
-    settings = json.loads(sys.argv[1])
-    keep_to_cores(settings["engine"]["cpu_threads"])
-
-    def build() -> tuple[dict[str, Any], dict[str, Handler]]:
-        from icpo_core.engine.jobs import handlers
-
-        engine = Engine(
-            Path(settings["model"]),
-            EngineSection.model_validate(settings["engine"]),
-            settings["seed"],
-            settings["sleeps"],
-        )
-        # The first calls compile for seconds, for sampling and for scoring alike.
-        warm = [Request([engine.eos_ids[0]] * 8, seed) for seed in range(8)]
-        engine.sample(warm, 1.0, 8)
-        engine.score([request.prompt_ids for request in warm])
-        tokenizer = load_tokenizer(settings["model"])
-        return {"policy_version": engine.policy_version}, handlers(engine, tokenizer)
-
-    serve(build)
-
-
-if __name__ == "__main__":
-    main()
+def vllm(settings: EngineSettings) -> VllmEngine:
+    """The engine of this process. Must come before anything imports torch."""
+    keep_to_cores(settings.engine.cpu_threads)
+    return VllmEngine(settings.model, settings.engine, settings.seed, settings.sleeps)

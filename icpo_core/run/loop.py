@@ -1,0 +1,88 @@
+"""The training loop: the only one. Prefect, `icpo train --plain`, notebooks and tests drive it.
+
+    for number in iterations(session):
+        iterate(session, number)
+
+`train` is just that. A driver with a frame of its own around an iteration, as a Prefect subflow,
+writes these two lines itself; `do` is how it has a stage made, as a Prefect task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+
+from icpo_core.run import checkpoints, metrics, plan
+from icpo_core.run.perform import perform, samples_ahead
+from icpo_core.run.session import Session
+from icpo_core.run.stages import prompts
+
+Do = Callable[[Session, str, int], object]
+"""Makes a stage of an iteration, as `perform` does."""
+
+
+def train(session: Session, rerun: bool = False, do: Do = perform) -> None:
+    """Train a run to its last iteration; what is finished is kept.
+
+    rerun: replace, in place, what a changed configuration or data set makes otherwise.
+    Raises ValueError for a user's mistake, WorkerError where a worker failed.
+    """
+    for number in iterations(session, rerun):
+        iterate(session, number, do)
+
+
+def iterations(session: Session, rerun: bool = False) -> Iterator[int]:
+    """The iterations that are to be made. Whoever takes one has it made (`iterate`) before it asks
+    for the next; then its figures are recorded."""
+    run = session.run
+    steps = plan.plan(run)
+    if not rerun:
+        plan.require_same(run, steps)
+    session.keep_config()
+    checkpoints.settle(session)
+    first, last = plan.first_open(steps), run.config.run.iterations
+    if first is None:
+        return
+    session.prepare(first)
+    session.observer.begins(first)
+    for number in range(first, last + 1):
+        yield number
+        session.observer.recorded(number, metrics.record(session, number))
+
+
+def iterate(session: Session, number: int, do: Do = perform) -> None:
+    """Make what is missing of an iteration, stage by stage, and remove what need not be kept."""
+    for stage in plan.stages_of(session.run.config_at(number), number):
+        if stage == "update":
+            with _ahead(session, number, do):
+                do(session, stage, number)
+        else:
+            do(session, stage, number)
+    checkpoints.settle(session)
+
+
+@contextmanager
+def _ahead(session: Session, number: int, do: Do) -> Iterator[None]:
+    """While the trainer is at work the next prompts are drawn and, one-step off-policy, the next
+    iteration is sampled."""
+    if not samples_ahead(session, number):
+        _draw_ahead(session, number + 1)
+        yield
+        return
+    do(session, "prompts", number + 1)
+    _draw_ahead(session, number + 2)
+    with ThreadPoolExecutor(1, "rollout") as pool:
+        rollouts = pool.submit(copy_context().run, do, session, "rollout", number + 1)
+        try:
+            yield
+            rollouts.result()
+        except BaseException:  # also a signal: neither waits for the other's hour of work
+            session.interrupt()
+            raise
+
+
+def _draw_ahead(session: Session, number: int) -> None:
+    if number <= session.run.config.run.iterations:
+        prompts.make_ahead(session, plan.work(session.run, "prompts", number))

@@ -1,0 +1,79 @@
+"""What a run is made from beside its configuration: the data and the model that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from icpo_core.common.files import canonical_digest, sha256_file
+from icpo_core.config import Config
+from icpo_core.evaluation import benchmarks
+from icpo_core.method.problems import read_problems
+from icpo_core.mirror.object_store import ObjectStore
+from icpo_core.run.run import Run
+from icpo_core.run.trackers import require_installed
+
+
+def sources(config: Config) -> dict[str, str | None]:
+    """Content digests of the data and the model that a configuration names, by key.
+
+    Raises ValueError if a problem set is not there.
+    """
+    prompts = config.prompts
+    rollout = config.rollout
+    in_context = rollout.expert > 0 and rollout.expert_source == "in_context"
+    pool = prompts.demonstrations if in_context else None
+    found: dict[str, str | None] = {
+        "model.path": config.model.path,
+        "prompts.problems": _file(prompts.problems),
+        "prompts.demonstrations": _file(pool) if pool else None,
+        "prompts.exclude": canonical_digest(sorted(map(_file, prompts.exclude))) if pool else None,
+    }
+    for benchmark in config.evaluate.benchmarks:
+        found[f"benchmark {benchmark.name}"] = _file(benchmark.problems)
+    return found
+
+
+def require(run: Run) -> None:
+    """Raise ValueError, in one line, if the model or a problem set is not available or cannot
+    serve. Reads what is cheap to read, so that a mistake shows before anything is started."""
+    config = run.config
+    prompts = config.prompts
+    assert run.base_version
+    require_installed(config)
+    problems = read_problems(prompts.problems)
+    if prompts.batch_size > problems.num_rows:
+        raise ValueError(
+            f"prompts.batch_size = {prompts.batch_size} is more than the {problems.num_rows} "
+            f"problems of {prompts.problems}: lower it, or give more problems"
+        )
+    if prompts.demonstrations and config.rollout.expert:
+        pool = read_problems(prompts.demonstrations)
+        if pool["solution"].null_count == pool.num_rows:
+            raise ValueError(
+                f"{prompts.demonstrations}: none of its rows has a solution, so none can be "
+                "shown; fill column solution, or give another prompts.demonstrations"
+            )
+    for path in prompts.exclude:
+        read_problems(path)
+    if config.run.mirror:
+        ObjectStore(run.mirror_url)
+    for benchmark in config.evaluate.benchmarks:
+        benchmarks.read(benchmark.name, benchmark.problems)
+
+
+_DIGESTS: dict[tuple[str, int, int], str] = {}
+
+
+def _file(path: str) -> str:
+    """Digest of a problem set's file, computed once while it does not change."""
+    try:
+        facts = Path(path).stat()
+        key = (path, facts.st_size, facts.st_mtime_ns)
+        if key not in _DIGESTS:
+            _DIGESTS[key] = sha256_file(Path(path))
+    except OSError as error:
+        raise ValueError(
+            f"{path}: {error.strerror or error}; check the path, or make the file with "
+            "`icpo data prepare`"
+        ) from None
+    return _DIGESTS[key]

@@ -1,0 +1,22 @@
+"""The stages of an iteration: one file and one object each.
+
+    prompts -> rollout -> verify -> select -> update -> evaluate -> checkpoint
+
+This list is the only one: the plan, the tasks, the flows and the branches are made from it.
+"""
+
+from icpo_core.run.stages import checkpoint, evaluate, prompts, rollout, select, update, verify
+from icpo_core.run.stages.base import Stage
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        prompts.STAGE,
+        rollout.STAGE,
+        verify.STAGE,
+        select.STAGE,
+        update.STAGE,
+        evaluate.STAGE,
+        checkpoint.STAGE,
+    )
+}

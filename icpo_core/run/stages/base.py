@@ -1,0 +1,142 @@
+"""What a stage is: one object that says what it reads, what it depends on, and how it is made.
+
+Its fingerprint is made of its inputs, its settings and its version, so that changing a key reruns
+just the stages that read it and what depends on them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icpo_core.config import Config
+from icpo_core.run.run import Run
+from icpo_core.run.session import Session
+from icpo_core.run.timeline import Recorder
+from icpo_core.store.manifest import Manifest
+from icpo_core.store.work import Work
+
+Inputs = dict[str, str | None]
+"""Digest of everything that a stage reads, by name."""
+
+
+class NotReadyError(ValueError):
+    """A stage cannot be named yet, because one that it reads is not finished."""
+
+
+class Reader:
+    """How a stage says what it reads of others, at one iteration of a run."""
+
+    def __init__(self, run: Run, iteration: int) -> None:
+        """`run`: with the configuration of the iteration."""
+        self.run, self.iteration = run, iteration
+        self.parents: dict[str, str] = {}
+        """What was read: where each stage lies in the run, by its fingerprint."""
+
+    def content(self, stage: str) -> str | None:
+        """Digest of all files of a stage of this iteration. Raises NotReadyError, as all do."""
+        return self._digest(stage, self.iteration, Manifest.content)
+
+    def file(self, stage: str, name: str) -> str | None:
+        """Digest of one file of a stage of this iteration."""
+        return self._digest(stage, self.iteration, lambda found: found.record(name).digest)
+
+    def fingerprint(self, stage: str, iteration: int) -> str | None:
+        """Fingerprint of a stage, by which the trainer's state after it is known."""
+        return self._digest(stage, iteration, lambda found: found.fingerprint)
+
+    def policy(self, iteration: int) -> str | None:
+        """Digest of the weights after an iteration; 0: of the base model."""
+        if iteration == 0:
+            return self.run.base_version
+        return self._digest("update", iteration, lambda found: found.policy_version)
+
+    def _digest(
+        self, stage: str, iteration: int, of: Callable[[Manifest], str | None]
+    ) -> str | None:
+        found = self.run.store.finished(stage, iteration)
+        if found is None:
+            raise NotReadyError(f"waits for {stage} of iteration {iteration}")
+        self.parents[found.fingerprint] = self.run.paths.place(stage, iteration)
+        return of(found)
+
+
+class Tracer(Reader):
+    """A reader that only takes down which stages are asked for, finished or not."""
+
+    def __init__(self, run: Run, iteration: int) -> None:
+        super().__init__(run, iteration)
+        self.asked: list[tuple[str, int]] = []
+
+    def _digest(
+        self, stage: str, iteration: int, of: Callable[[Manifest], str | None]
+    ) -> str | None:
+        self.asked.append((stage, iteration))
+        return None
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage's function leaves beside its files."""
+
+    facts: dict[str, Any]
+    policy_version: str | None = None
+    known: dict[str, str] | None = None
+    """sha256 of files, by name, that were computed on the way."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. `STAGES` lists them in their order."""
+
+    name: str
+    version: int
+    """Code version: bumped by hand when the code makes other results of the same inputs."""
+    reads: Callable[[Reader], Inputs]
+    """What it reads: digests by name."""
+    settings: Callable[[Config], dict[str, Any]]
+    """The part of the configuration that can change its result, by dotted key."""
+    make: Callable[[Session, Work], Made]
+    """Makes it: writes its files into its folder."""
+    of_start: bool = False
+    """Whether iteration 0, the untrained model, may have it."""
+    draws: bool = False
+    """Whether it draws by the run's seed. An evaluation's seeds are those of every other run."""
+    due: Callable[[Config, int], bool] = lambda config, iteration: iteration > 0
+    """Whether an iteration has it; iteration 0 is the untrained model's."""
+    weights: Callable[[Run, int], int | None] = lambda run, iteration: None
+    """After which iteration's update it needs the weights, if any: they may have been pruned."""
+    state: Callable[[Run, int], int | None] = lambda run, iteration: None
+    """After which iteration it needs the trainer's state, if any."""
+    withdraw: Callable[[Run, int], None] = lambda run, iteration: None
+    """Before it is made again: takes back what says that it is there."""
+    about: str = ""
+    """What it does, for people."""
+
+
+def folder_of(session: Session, work: Work) -> Path:
+    return session.run.paths.stage(work.stage, work.iteration)
+
+
+def load_policy(session: Session, noted: Recorder, iteration: int, after: int) -> dict[str, Any]:
+    """Have the engines of an iteration hold the policy that came `after` one; facts of it."""
+    started, clock = time.time(), time.monotonic()
+    policy = session.run.policy(after)
+    reply = session.tools(iteration).workers.load(policy.folder, policy.version, policy.proof)
+    noted.load(reply, started, time.monotonic() - clock)
+    return {"reload_seconds": reply.reload_seconds, "probe_gap": reply.proof_gap}
+
+
+def reporter(session: Session, work: Work, part: int, parts: int) -> Callable[[int, int], None]:
+    """Progress of one part as progress of the whole stage, as if parts were alike."""
+    context = copy_context()  # an engine's thread has none of its own
+
+    def say(done: int, all_: int) -> None:
+        news = work.stage, work.iteration, part * all_ + done, parts * all_
+        context.copy().run(session.observer.progress, *news)
+
+    return say

@@ -1,0 +1,61 @@
+"""Stage `prompts`: the next problems by a seeded cursor, bare and with worked examples (IEF)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from icpo_core.config import Config, slice_of
+from icpo_core.run.session import Session
+from icpo_core.run.sources import sources
+from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of
+from icpo_core.run.timeline import Recorder
+from icpo_core.store import tables
+from icpo_core.store.work import Work
+
+
+def reads(reader: Reader) -> Inputs:
+    named = sources(reader.run.config)
+    inputs = {key: value for key, value in named.items() if key.startswith("prompts.")}
+    return inputs | {"tokenizer": reader.run.model_settings["tokenizer"]}
+
+
+def settings(config: Config) -> dict[str, Any]:
+    # Only whether the pool or the traces are used matters here, not how often.
+    source = config.rollout.expert_source if config.rollout.expert else "none"
+    return {"prompts": slice_of(config.prompts), "rollout.expert_source": source}
+
+
+def make(session: Session, work: Work) -> Made:
+    noted, tools = Recorder(), session.tools(work.iteration)
+    done = session.ahead.take("prompts", work.iteration, "", work.fingerprint)
+    if done is not None:
+        table = done.value
+        noted.add("prompts", "made ahead", done.started, done.seconds)
+    else:
+        table = tools.prompt_maker.batch(work.iteration)
+    path = folder_of(session, work) / "prompts.parquet"
+    tables.write("prompts", table, path, work.fingerprint)
+    without = table["expert_prompt"].null_count if tools.config.prompts.k else 0
+    facts = {"rows": table.num_rows, "without_demonstrations": without}
+    return Made(facts | {"spans": noted.facts()})
+
+
+def make_ahead(session: Session, work: Work) -> None:
+    """Have an iteration's prompts made while the trainer is at work, if they are to be made: a run
+    that is resumed has its problems read."""
+    tools = session.tools(work.iteration)
+    if tools.has_prompts and not session.run.store.status(work).done:
+        do = partial(tools.prompt_maker.batch, work.iteration)
+        session.ahead.start("prompts", work.iteration, "", work.fingerprint, do)
+
+
+STAGE = Stage(
+    name="prompts",
+    version=1,
+    reads=reads,
+    settings=settings,
+    make=make,
+    draws=True,
+    about="Draw the problems of an iteration and their demonstrations again, by the seeded cursor.",
+)

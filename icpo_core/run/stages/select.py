@@ -1,0 +1,55 @@
+"""Stage `select`: reject sampling (ERRS), bonus (RS) and group advantages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from icpo_core.common.files import write_json
+from icpo_core.config import Config, slice_of
+from icpo_core.method.diagnostics import iteration_row
+from icpo_core.method.selection import select
+from icpo_core.run.session import Session
+from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of
+from icpo_core.store import tables
+from icpo_core.store.work import Work
+
+
+def reads(reader: Reader) -> Inputs:
+    return {
+        "prompts": reader.content("prompts"),
+        "rollouts": reader.content("rollout"),
+        "verdicts": reader.content("verify"),
+    }
+
+
+def settings(config: Config) -> dict[str, Any]:
+    return {"select": slice_of(config.select)}
+
+
+def make(session: Session, work: Work) -> Made:
+    store, config = session.run.store, session.run.config_at(work.iteration)
+    prompts = store.table("prompts", work.iteration, "prompts")
+    rollouts = store.table("rollout", work.iteration, "rollout")
+    verdicts = store.table("verify", work.iteration, "verdicts")
+    chosen = select(prompts, rollouts, verdicts, config.select, work.iteration, config.run.seed)
+    folder = folder_of(session, work)
+    tables.write("batch", chosen.batch, folder / "batch.parquet", work.fingerprint)
+    tables.write("rejects", chosen.rejects, folder / "rejects.parquet", work.fingerprint)
+    row = iteration_row(prompts, rollouts, verdicts, chosen.summary, {})
+    # Seconds are of this machine and this hour, and no part of what was selected.
+    seconds = row.pop("judge/seconds", None)
+    write_json(folder / "summary.json", row, durable=False)
+    counts = {"rows": chosen.batch.num_rows, "rejects": chosen.rejects.num_rows}
+    return Made(counts | ({"judge/seconds": seconds} if seconds is not None else {}))
+
+
+STAGE = Stage(
+    name="select",
+    version=1,
+    reads=reads,
+    settings=settings,
+    make=make,
+    draws=True,
+    about="Reject sampling (ERRS), bonus (RS) and advantages on stored verdicts, for example with "
+    "overrides `select.errs=off`.",
+)

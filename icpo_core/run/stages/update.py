@@ -1,0 +1,78 @@
+"""Stage `update`: the optimizer steps on the stored batch, and new weights, as one unit."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from icpo_core.common.files import write_json
+from icpo_core.config import Config, slice_of
+from icpo_core.run import checkpoints
+from icpo_core.run.session import Session
+from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of
+from icpo_core.run.timeline import WAITS, Recorder
+from icpo_core.store.work import Work
+from icpo_core.workers.jobs import Update
+
+
+def reads(reader: Reader) -> Inputs:
+    before = reader.iteration - 1
+    return {
+        "batch": reader.file("select", "batch.parquet"),
+        "base": reader.run.base_version,
+        "model settings": reader.run.model_settings["model settings"],
+        "state": reader.fingerprint("update", before) if before else reader.run.base_version,
+    }
+
+
+def settings(config: Config) -> dict[str, Any]:
+    return {
+        "loss": slice_of(config.loss),
+        "update": slice_of(config.update),
+        "rollout.temperature": config.rollout.temperature,
+    }
+
+
+def make(session: Session, work: Work) -> Made:
+    """Optimizer steps on the stored batch, from the parent's state, and new weights."""
+    folder = folder_of(session, work)
+    noted, started = Recorder(), time.time()
+    reply = session.tools(work.iteration).workers.train(
+        job(session, work.iteration, work.fingerprint)
+    )
+    waits = {f"{WAITS}{name}": seconds for name, seconds in reply.waits.items()}
+    noted.row("trainer", started, waits)
+    noted.row("trainer", time.time() - sum(reply.timing.values()), reply.timing)
+    # What has no value in this iteration has no figure, in JSON too.
+    figures = {name: value for name, value in reply.metrics.items() if math.isfinite(value)}
+    write_json(folder / "metrics.json", figures, durable=False)
+    facts: dict[str, Any] = {"replayed": reply.replayed, "timing": reply.timing}
+    facts |= {"work": reply.work, "spans": noted.facts()}
+    known = {f"model/{name}": digest for name, digest in reply.weights.items()}
+    return Made(facts, reply.policy_version, known)
+
+
+def job(session: Session, iteration: int, state_id: str) -> Update:
+    """The trainer's job that makes the update of an iteration, and so the state of this name."""
+    run = session.run
+    return Update(
+        iteration=iteration,
+        batch=run.store.file("select", iteration, "batch.parquet"),
+        parent=checkpoints.state_id(run, iteration - 1),
+        restore=checkpoints.restore(session, iteration - 1, iteration),
+        state_id=state_id,
+        out=run.paths.stage("update", iteration),
+    )
+
+
+STAGE = Stage(
+    name="update",
+    version=1,
+    reads=reads,
+    settings=settings,
+    make=make,
+    state=lambda run, iteration: iteration - 1,
+    about="The optimizer step of an iteration on its stored batch, from the state before it. "
+    "Starts a trainer for it and ends it.",
+)

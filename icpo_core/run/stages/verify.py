@@ -1,0 +1,106 @@
+"""Stage `verify`: a verdict on every rollout."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from icpo_core.common.files import canonical_digest
+from icpo_core.config import Config, slice_of
+from icpo_core.method import verdicts
+from icpo_core.run.session import Session
+from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of
+from icpo_core.run.timeline import FLOW, WAITS, Recorder
+from icpo_core.store import tables
+from icpo_core.store.manifest import FileRecord
+from icpo_core.store.work import Work
+from icpo_core.workers import devices
+
+
+def reads(reader: Reader) -> Inputs:
+    return {"prompts": reader.content("prompts"), "rollouts": reader.content("rollout")}
+
+
+def settings(config: Config) -> dict[str, Any]:
+    return {"verify": slice_of(config.verify)}
+
+
+def make(session: Session, work: Work) -> Made:
+    """Judge every part of the rollouts; a part that is judged stays judged."""
+    store, tools = session.run.store, session.tools(work.iteration)
+    prompts = store.table("prompts", work.iteration, "prompts")
+    found = store.manifest("rollout", work.iteration)
+    assert found is not None
+    kept, noted, folder = set(store.parts(work)), Recorder(), folder_of(session, work)
+    source, taken = _judged_from(tools.config, found.fingerprint), 0
+    parts = []
+    for record in found.files:
+        path = folder / record.name
+        done = session.ahead.take("verify", work.iteration, record.name, source)
+        if path in kept:
+            parts.append(tables.read("verdicts", path))
+            continue
+        if done is not None and _as_good(done.value, record):
+            table, taken = done.value[1], taken + 1
+            noted.add("judges", f"{record.name} ahead", done.started, done.seconds)
+            noted.row(FLOW, time.time() - done.waited, {f"{WAITS}judges": done.waited})
+        else:
+            with noted.span("judges", record.name):
+                part = store.file("rollout", work.iteration, record.name)
+                judges = tools.judges("verify")
+                table = verdicts.verdicts(prompts, tables.read("rollout", part), judges)
+        limit = tools.config.verify.max_failure_rate
+        verdicts.require_few_failures(table, limit, str(folder))
+        tables.write("verdicts", table, path, work.fingerprint)
+        parts.append(table)
+    whole = pa.concat_tables(parts)
+    counts = pc.value_counts(whole["status"]).to_pylist()
+    facts: dict[str, Any] = {f"status/{entry['values']}": entry["counts"] for entry in counts}
+    facts |= {"rows": whole.num_rows, "failure_rate": verdicts.failure_rate(whole)}
+    return Made(facts | {"parts_ahead": taken, "spans": noted.facts()})
+
+
+def ahead(session: Session, rollouts: Work, prompts: Path) -> Callable[[Path], None]:
+    """What has a part of the rollouts judged in the background, for `verify` to take."""
+    tools = session.tools(rollouts.iteration)
+    judges = tools.judges("verify")
+    source = _judged_from(tools.config, rollouts.fingerprint)
+
+    def judge(part: Path) -> None:
+        do = partial(verdicts.judge_part, prompts, part, judges)
+        session.ahead.start("verify", rollouts.iteration, part.name, source, do)
+
+    return judge
+
+
+def _judged_from(config: Config, rollouts: str) -> str:
+    """What the verdicts on a part come from beside its rows. `rollouts`: their fingerprint, which
+    the prompts with the gold answers are in."""
+    return canonical_digest([rollouts, settings(config)])
+
+
+def _as_good(judged: tuple[str, pa.Table], record: FileRecord) -> bool:
+    """Whether verdicts made ahead are those that the stage itself would come to.
+
+    Engines on the CPU take its time from the judges, so what then failed is given another try.
+    """
+    content, table = judged
+    failed = verdicts.failure_rate(table)
+    return content == record.content and bool(devices.visible() or not failed)
+
+
+STAGE = Stage(
+    name="verify",
+    version=1,
+    reads=reads,
+    settings=settings,
+    make=make,
+    about="Judge the stored rollouts of an iteration, for example with other rules: overrides "
+    "`verify.seconds=10`, force on. Nothing is sampled again.",
+)

@@ -1,0 +1,246 @@
+"""Jobs between a run and its workers: one frozen model a job and a reply, shared by both ends.
+
+On the wire a job is one line of JSON, its kind (the class's name) beside its fields. `Job[R]` is
+answered by an `R`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from icpo_core.config import EngineSection, LossSection, UpdateSection
+
+
+class Message(BaseModel):
+    """What is said between a run and a worker."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def wire(self) -> dict[str, Any]:
+        """As plain JSON values; NaN stays NaN."""
+        return self.model_dump(mode="json")
+
+
+R = TypeVar("R", bound=Message)
+
+
+class Job(Message, Generic[R]):
+    """A job, and which reply it is answered by."""
+
+    reply: ClassVar[type[Message]]
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+
+class Done(Message):
+    """A reply that says nothing more."""
+
+
+class Progress(Message):
+    """How far a job is."""
+
+    done: int
+    all: int
+
+
+# --- what workers are started with ------------------------------------------------------------
+
+
+class EngineSettings(Message):
+    """What an engine's process is started with."""
+
+    kind: str = "vllm"
+    """As `rollout.engine.kind`, resolved."""
+    model: Path
+    """Folder of the weights to start with; of a server, one with the same tokenizer."""
+    engine: EngineSection
+    seed: int
+    sleeps: bool = False
+    """Whether it will be told to sleep while the trainer has its devices."""
+    address: str = ""
+    """Of a server."""
+
+
+class EngineReady(Message):
+    """An engine's first words."""
+
+    policy_version: str
+    """Digest of the weights that it holds; of a server nobody knows, so empty."""
+
+
+class TrainerSettings(Message):
+    """What each rank of a trainer is started with."""
+
+    model: Path
+    loss: LossSection
+    update: UpdateSection
+    temperature: float
+    off_policy_steps: int
+
+
+class TrainerReady(Message):
+    """A trainer's first words."""
+
+    state_id: str
+    ranks: int
+
+
+# --- jobs of an engine ------------------------------------------------------------------------
+
+
+class Loaded(Message):
+    """An engine holds the weights and has proven it."""
+
+    reload_seconds: float
+    proof_gap: float | None
+    """Largest gap to the trainer's logprobs, nats; None: the weights came without a proof."""
+    start_seconds: float = 0.0
+    """Waited for an engine that was still starting."""
+
+
+class Load(Job[Loaded]):
+    """Hold these weights and prove it."""
+
+    reply = Loaded
+    model: Path
+    policy_version: str
+    proof: Path | None
+    """Sequences with the trainer's logprobs of them."""
+    max_logprob_gap: float | None
+
+
+class Sleep(Job[Done]):
+    """Give the device's memory back until the next `Load`."""
+
+    reply = Done
+
+
+class Sampled(Message):
+    """A part of samples is written."""
+
+    rows: int
+    tokens: int
+    sampling_seconds: float
+    engine: int = 0
+    """Number of the engine that did it."""
+
+
+class Rollout(Job[Sampled]):
+    """Sample one shard of an iteration's prompts and write its part of table `rollout`."""
+
+    reply = Sampled
+    prompts: Path
+    shard: int
+    shards: int
+    on_policy: int
+    expert: int
+    expert_source: Literal["in_context", "traces"]
+    temperature: float
+    max_tokens: int
+    seed: int
+    iteration: int
+    policy_version: str
+    out: Path
+    fingerprint: str
+
+
+class Sample(Job[Sampled]):
+    """Sample questions and write a part of table `generations`."""
+
+    reply = Sampled
+    questions: Path
+    keys: list[tuple[int, int]]
+    """Row of `questions` and number of the sample."""
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+    policy_version: str
+    out: Path
+    fingerprint: str
+
+
+class Scored(Message):
+    """Logprobs are written."""
+
+    rows: int
+
+
+class Score(Job[Scored]):
+    """Logprobs at temperature 1 of all tokens but the first of each row of a table `probe`."""
+
+    reply = Scored
+    sequences: Path
+    policy_version: str
+    out: Path
+
+
+# --- jobs of a trainer ------------------------------------------------------------------------
+
+
+class Replay(Message):
+    """A stored batch on the way to a state."""
+
+    iteration: int
+    batch: Path
+
+
+class Restore(Message):
+    """How a trainer comes to a state: the nearest saved one, and the batches since."""
+
+    folder: Path | None
+    """None: from the base model on."""
+    replay: list[Replay]
+
+
+class Updated(Message):
+    """Optimizer steps are taken, and new weights are written."""
+
+    metrics: dict[str, float]
+    policy_version: str
+    weights: dict[str, str] = {}
+    """sha256 of each file of the new weights."""
+    replayed: list[int]
+    timing: dict[str, float]
+    work: dict[str, Any] | None = None
+    waits: dict[str, float] = {}
+    """Seconds waited before the job could begin, by what for."""
+
+
+class Update(Job[Updated]):
+    """Optimizer steps on one stored batch from a state, then new weights and their proof."""
+
+    reply = Updated
+    iteration: int
+    batch: Path
+    parent: str
+    """State to start from."""
+    restore: Restore
+    state_id: str
+    """Name of the state that comes out."""
+    out: Path
+
+
+class Saved(Done):
+    """A state is written."""
+
+    waits: dict[str, float] = {}
+
+
+class Save(Job[Saved]):
+    """Save weights and optimizer of a state."""
+
+    reply = Saved
+    out: Path
+    state_id: str
+    restore: Restore
+
+
+ENGINE_JOBS: tuple[type[Job[Any]], ...] = (Load, Sleep, Rollout, Sample, Score)
+TRAINER_JOBS: tuple[type[Job[Any]], ...] = (Update, Save)
+JOBS: dict[str, type[Job[Any]]] = {job.__name__: job for job in ENGINE_JOBS + TRAINER_JOBS}
