@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from icpo_core.config import Config, build
+from icpo_core.config import Config, stored
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Era:
 def read(record: dict[str, Any]) -> list[Era]:
     """The eras before a run's own, oldest first, from its `run.json`."""
     return [
-        Era(era["last"], era["run"], build(era["config"], f"run.json, era of {era['run']}"))
+        Era(era["last"], era["run"], stored(era["config"], f"run.json, era of {era['run']}"))
         for era in record.get("eras", [])
     ]
 

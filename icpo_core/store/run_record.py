@@ -16,7 +16,7 @@ from typing import Any
 from icpo_core.common import files
 from icpo_core.store import manifest
 from icpo_core.store.paths import RunPaths
-from icpo_core.store.tables import SCHEMA_VERSION
+from icpo_core.store.versions import SCHEMA_MINOR, SCHEMA_VERSION, is_newer
 
 
 def new(name: str) -> dict[str, Any]:
@@ -25,14 +25,21 @@ def new(name: str) -> dict[str, Any]:
         "name": name,
         "created": time.time(),
         "schema_version": SCHEMA_VERSION,
+        "schema_minor": SCHEMA_MINOR,
         "eras": [],
         "attempts": [],
     }
 
 
 def read(paths: RunPaths) -> dict[str, Any] | None:
-    """The run's record; None of a run that was never opened. Raises ValueError as `read_copied`."""
-    return read_copied(paths, paths.record)
+    """The run's record; None of a run that was never opened.
+
+    Raises ValueError as `read_copied`, and for a run of another major version.
+    """
+    found = read_copied(paths, paths.record)
+    if found is not None:
+        is_newer(found["schema_version"], found.get("schema_minor", 0), str(paths.record))
+    return found
 
 
 def read_copied(paths: RunPaths, file: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ differ only in how long the judge took have the same `content_digest`.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from icpo_core.common.files import atomic_path
-
-SCHEMA_VERSION = 1
+from icpo_core.store.versions import SCHEMA_MINOR, SCHEMA_VERSION, is_newer
 
 
 class Origin(StrEnum):
@@ -202,7 +202,38 @@ def check(name: str, data: pa.Table, where: str | Path) -> pa.Table:
     return data
 
 
-def write(name: str, data: pa.Table, path: Path, fingerprint: str = "") -> Path:
+@dataclass(frozen=True)
+class Written:
+    """What is known of a file because it was just written: nobody need read it again."""
+
+    sha256: str
+    rows: int | None = None
+    content: str | None = None
+    """Digest of a table's rows without volatile columns."""
+
+
+class _Sink:
+    """A file that is hashed as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self.digest, self.closed = path.open("wb"), hashlib.sha256(), False
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        self.closed = True
+
+
+def write(name: str, data: pa.Table, path: Path, fingerprint: str = "") -> Written:
     """Write a checked table so that the file is whole or absent, with page checksums.
 
     It is on the disk when the stage that it belongs to is committed.
@@ -213,16 +244,22 @@ def write(name: str, data: pa.Table, path: Path, fingerprint: str = "") -> Path:
         b"icpo.schema_version": str(SCHEMA_VERSION).encode(),
         b"icpo.fingerprint": fingerprint.encode(),
     }
+    if SCHEMA_MINOR:  # a table of x.0 is byte for byte what it was before there were minor versions
+        marks[b"icpo.schema_minor"] = str(SCHEMA_MINOR).encode()
     data = data.replace_schema_metadata(marks)
     with atomic_path(path, durable=False) as temporary:
-        pq.write_table(data, temporary, compression="zstd", write_page_checksum=True)
-    return path
+        sink = _Sink(temporary)
+        try:
+            pq.write_table(data, sink, compression="zstd", write_page_checksum=True)
+        finally:
+            sink.close()
+    return Written(sink.digest.hexdigest(), data.num_rows, content_digest(name, data))
 
 
 def read(name: str, path: Path) -> pa.Table:
     """Read a table and check it against the contract.
 
-    Raises ValueError if the file is missing, cut short, damaged or of another schema.
+    Raises ValueError if the file is missing, cut short, damaged or of another major version.
     """
     try:
         data = pq.read_table(path, page_checksum_verification=True, partitioning=None)
@@ -231,11 +268,11 @@ def read(name: str, path: Path) -> pa.Table:
     except (pa.ArrowInvalid, OSError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"{path}: not a whole Parquet file ({first}); make it again") from error
-    version = (data.schema.metadata or {}).get(b"icpo.schema_version")
-    if version is not None and int(version) != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path}: schema version {int(version)}, this program reads {SCHEMA_VERSION}; "
-            "make it again with this version or read it with the one that wrote it"
+    marks: dict[bytes, bytes] = data.schema.metadata or {}
+    if b"icpo.schema_version" in marks:
+        # Columns that a newer minor version has added are left aside by `check`.
+        is_newer(
+            int(marks[b"icpo.schema_version"]), int(marks.get(b"icpo.schema_minor", 0)), str(path)
         )
     return check(name, data, path)
 

@@ -24,24 +24,30 @@ from icpo_core.config import (
     slice_of,
     stored,
 )
-from icpo_core.run.plan import config_slice
+from icpo_core.run.stages import STAGES
+from icpo_core.store import manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN: dict[str, Any] = json.loads((ROOT / "tests/data/fingerprints.json").read_text())
-"""By tests/data/make_fingerprints.py, run at commit 9696e7e (v0.1.0): the digest of each stage's
-slice for every preset, every configuration that ships, and unusual ones. Whoever changes one says
-so in CHANGELOG.md: it makes stored runs stale."""
+"""By tests/data/make_fingerprints.py, run at commit 9696e7e (v0.1.0): for every preset, every
+configuration that ships and unusual ones, the digest of each stage's slice and its fingerprint with
+invented inputs. A change here makes stored runs stale: say so in CHANGELOG.md."""
+INPUTS = {"input": "0" * 64}
 CALLED_NOW = {"select.divide_by_std=false": "select.advantage=group-mean"}
 DEMO = ROOT / "configs" / "demo.toml"
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_slices_are_those_of_v0_1_0(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_are_those_of_v0_1_0(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     case = GOLDEN[name]
     config = load(Path(case["config"]), [CALLED_NOW.get(one, one) for one in case["overrides"]])
-    found = {stage: canonical_digest(config_slice(config, stage)) for stage in case["stages"]}
-    assert found == {stage: digests["slice"] for stage, digests in case["stages"].items()}
+    found = {}
+    for stage, spec in STAGES.items():
+        part, seed = spec.settings(config), 0 if spec.draws else None
+        print_ = manifest.fingerprint(stage, 1, spec.version, INPUTS, part, seed)
+        found[stage] = {"slice": canonical_digest(part), "fingerprint": print_}
+    assert found == case["stages"]
 
 
 # --- keys that come and keys that are renamed ---------------------------------------------------
