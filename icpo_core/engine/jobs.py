@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -59,9 +60,9 @@ def rollout_shard(engine: Engine, tokenizer: Any, job: Rollout, say: Say) -> Sam
     rows = as_rows(keys, requests, samples, tokenizer, engine.policy_version)
     rows = sorted(rows + traces, key=lambda row: (row["prompt_id"], row["sample_index"]))
     table = tables.table("rollout", rows)
-    tables.write("rollout", table, job.out, job.fingerprint)
+    written = tables.write("rollout", table, job.out, job.fingerprint)
     tokens = sum(len(sample.response_ids) for sample in samples)
-    return Sampled(rows=len(rows), tokens=tokens, sampling_seconds=sampling)
+    return Sampled(tokens=tokens, sampling_seconds=sampling, **asdict(written))
 
 
 def as_rows(
@@ -142,9 +143,9 @@ def sample_questions(engine: Engine, tokenizer: Any, job: Sample, say: Say) -> S
         },
         schema=tables.TABLES["generations"],
     )
-    tables.write("generations", table, job.out, job.fingerprint)
+    written = tables.write("generations", table, job.out, job.fingerprint)
     tokens = sum(map(len, responses))
-    return Sampled(rows=len(places), tokens=tokens, sampling_seconds=seconds)
+    return Sampled(tokens=tokens, sampling_seconds=seconds, **asdict(written))
 
 
 def score_sequences(engine: Engine, job: Score) -> Scored:

@@ -10,11 +10,12 @@ from icpo_core.run import metrics, retention
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
 from icpo_core.store.paths import RunPaths
+from icpo_core.store.tables import Written
 from icpo_core.workers.jobs import Replay, Restore
 
 
-def publish(run: Run, iteration: int, folder: Path) -> dict[str, str]:
-    """Link the weights of an update into `folder`; their sha256 by name in the checkpoint."""
+def publish(run: Run, iteration: int, folder: Path) -> dict[str, Written]:
+    """Link the weights of an update into `folder`; what is known of them, by name."""
     found = run.store.manifest("update", iteration)
     assert found is not None
     known = {}
@@ -22,7 +23,7 @@ def publish(run: Run, iteration: int, folder: Path) -> dict[str, str]:
         if record.name.startswith("model/"):
             source = run.store.file("update", iteration, record.name)
             link_or_copy(source, folder.parent / record.name)
-            known[record.name] = record.sha256
+            known[record.name] = Written(record.sha256, record.rows, record.content)
     return known
 
 

@@ -22,6 +22,7 @@ from icpo_core.store import manifest, tables
 from icpo_core.store.manifest import FileRecord, Manifest
 from icpo_core.store.marks import Marks
 from icpo_core.store.paths import RunPaths
+from icpo_core.store.tables import Written
 from icpo_core.store.work import Standing, Status, Work
 
 LARGE_BYTES = 1 << 25
@@ -145,12 +146,12 @@ class Store:
         facts: dict[str, Any],
         policy_version: str | None = None,
         prefect: dict[str, str] | None = None,
-        known: dict[str, str] | None = None,
+        known: dict[str, Written] | None = None,
     ) -> Manifest:
         """Record all files of the stage's folder and write the manifest, which makes it done.
 
         `started`: Unix time. `seconds`: wall time, by a clock that cannot be set back. `known`:
-        sha256 of files, by name, that were just computed.
+        what is known of files, by name, because they were just written.
         """
         folder = self.paths.stage(work.stage, work.iteration)
         inside = sorted(folder.rglob("*"))
@@ -315,7 +316,7 @@ class Store:
         return {name: words for name, words in wrong.items() if words}
 
 
-def _records(paths: list[Path], folder: Path, known: dict[str, str]) -> list[FileRecord]:
+def _records(paths: list[Path], folder: Path, known: dict[str, Written]) -> list[FileRecord]:
     """What a manifest says of each file; large ones are hashed side by side."""
     if sum(path.stat().st_size for path in paths) < LARGE_BYTES:
         return [_record(path, folder, known) for path in paths]
@@ -323,20 +324,17 @@ def _records(paths: list[Path], folder: Path, known: dict[str, str]) -> list[Fil
         return list(pool.map(lambda path: _record(path, folder, known), paths))
 
 
-def _record(path: Path, folder: Path, known: dict[str, str]) -> FileRecord:
+def _record(path: Path, folder: Path, known: dict[str, Written]) -> FileRecord:
     name = path.relative_to(folder).as_posix()
-    rows = content = None
-    if path.suffix == ".parquet":
+    found = known.get(name) or Written(files.sha256_file(path))
+    rows, content = found.rows, found.content
+    if content is None and path.suffix == ".parquet":
         table = tables.table_name(path)
         if table is not None:
             data = tables.read(table, path)
             rows, content = data.num_rows, tables.content_digest(table, data)
     return FileRecord(
-        name=name,
-        bytes=path.stat().st_size,
-        sha256=known.get(name) or files.sha256_file(path),
-        rows=rows,
-        content=content,
+        name=name, bytes=path.stat().st_size, sha256=found.sha256, rows=rows, content=content
     )
 
 

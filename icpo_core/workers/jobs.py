@@ -126,6 +126,9 @@ class Sampled(Message):
     rows: int
     tokens: int
     sampling_seconds: float
+    sha256: str
+    """Of the part, and of its rows without volatile columns."""
+    content: str
     engine: int = 0
     """Number of the engine that did it."""
 

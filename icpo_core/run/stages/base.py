@@ -18,6 +18,7 @@ from icpo_core.run.run import Run
 from icpo_core.run.session import Session
 from icpo_core.run.timeline import Recorder
 from icpo_core.store.manifest import Manifest
+from icpo_core.store.tables import Written
 from icpo_core.store.work import Work
 
 Inputs = dict[str, str | None]
@@ -85,8 +86,8 @@ class Made:
 
     facts: dict[str, Any]
     policy_version: str | None = None
-    known: dict[str, str] | None = None
-    """sha256 of files, by name, that were computed on the way."""
+    known: dict[str, Written] | None = None
+    """What is known of files, by name, because they were just written."""
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def make(session: Session, work: Work) -> Made:
         asked.append(wanted.questions)
         judged.append(done.samples)
     samples = pa.concat_tables(judged)
-    tables.write("samples", samples, together, work.fingerprint)
+    known = {together.name: tables.write("samples", samples, together, work.fingerprint)}
     found = scores(samples, pa.concat_tables(asked))
     # Against evaluations that this one does not depend on: said beside the scores, not in them.
     against_best, fallen = {}, {}
@@ -110,7 +110,7 @@ def make(session: Session, work: Work) -> Made:
     accuracies = {f"accuracy/{name}": figures["accuracy"] for name, figures in found.items()}
     facts |= {"rows": samples.num_rows, "fallen": fallen, "against_best": against_best}
     facts["spans"] = noted.facts()
-    return Made(facts | accuracies, version)
+    return Made(facts | accuracies, version, known)
 
 
 STAGE = Stage(

@@ -35,10 +35,10 @@ def make(session: Session, work: Work) -> Made:
     else:
         table = tools.prompt_maker.batch(work.iteration)
     path = folder_of(session, work) / "prompts.parquet"
-    tables.write("prompts", table, path, work.fingerprint)
+    written = tables.write("prompts", table, path, work.fingerprint)
     without = table["expert_prompt"].null_count if tools.config.prompts.k else 0
     facts = {"rows": table.num_rows, "without_demonstrations": without}
-    return Made(facts | {"spans": noted.facts()})
+    return Made(facts | {"spans": noted.facts()}, known={path.name: written})
 
 
 def make_ahead(session: Session, work: Work) -> None:

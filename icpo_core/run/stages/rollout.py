@@ -23,6 +23,7 @@ from icpo_core.run.stages.base import (
     reporter,
 )
 from icpo_core.run.timeline import Recorder
+from icpo_core.store.tables import Written
 from icpo_core.store.work import Work
 from icpo_core.workers.jobs import Rollout, Sampled
 
@@ -105,6 +106,10 @@ def make(session: Session, work: Work) -> Made:
             "spans": noted.facts(),
         },
         version,
+        {
+            job.out.name: Written(reply.sha256, reply.rows, reply.content)
+            for job, reply in zip(jobs, replies, strict=True)
+        },
     )
 
 

@@ -33,14 +33,16 @@ def make(session: Session, work: Work) -> Made:
     verdicts = store.table("verify", work.iteration, "verdicts")
     chosen = select(prompts, rollouts, verdicts, config.select, work.iteration, config.run.seed)
     folder = folder_of(session, work)
-    tables.write("batch", chosen.batch, folder / "batch.parquet", work.fingerprint)
-    tables.write("rejects", chosen.rejects, folder / "rejects.parquet", work.fingerprint)
+    known = {
+        f"{name}.parquet": tables.write(name, table, folder / f"{name}.parquet", work.fingerprint)
+        for name, table in (("batch", chosen.batch), ("rejects", chosen.rejects))
+    }
     row = iteration_row(prompts, rollouts, verdicts, chosen.summary, {})
     # Seconds are of this machine and this hour, and no part of what was selected.
     seconds = row.pop("judge/seconds", None)
     write_json(folder / "summary.json", row, durable=False)
     counts = {"rows": chosen.batch.num_rows, "rejects": chosen.rejects.num_rows}
-    return Made(counts | ({"judge/seconds": seconds} if seconds is not None else {}))
+    return Made(counts | ({"judge/seconds": seconds} if seconds is not None else {}), known=known)
 
 
 STAGE = Stage(

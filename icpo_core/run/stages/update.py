@@ -12,6 +12,7 @@ from icpo_core.run import checkpoints
 from icpo_core.run.session import Session
 from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of
 from icpo_core.run.timeline import WAITS, Recorder
+from icpo_core.store.tables import Written
 from icpo_core.store.work import Work
 from icpo_core.workers.jobs import Update
 
@@ -49,7 +50,7 @@ def make(session: Session, work: Work) -> Made:
     write_json(folder / "metrics.json", figures, durable=False)
     facts: dict[str, Any] = {"replayed": reply.replayed, "timing": reply.timing}
     facts |= {"work": reply.work, "spans": noted.facts()}
-    known = {f"model/{name}": digest for name, digest in reply.weights.items()}
+    known = {f"model/{name}": Written(digest) for name, digest in reply.weights.items()}
     return Made(facts, reply.policy_version, known)
 
 

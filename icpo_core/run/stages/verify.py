@@ -39,7 +39,7 @@ def make(session: Session, work: Work) -> Made:
     assert found is not None
     kept, noted, folder = set(store.parts(work)), Recorder(), folder_of(session, work)
     source, taken = _judged_from(tools.config, found.fingerprint), 0
-    parts = []
+    parts, known = [], {}
     for record in found.files:
         path = folder / record.name
         done = session.ahead.take("verify", work.iteration, record.name, source)
@@ -57,13 +57,13 @@ def make(session: Session, work: Work) -> Made:
                 table = verdicts.verdicts(prompts, tables.read("rollout", part), judges)
         limit = tools.config.verify.max_failure_rate
         verdicts.require_few_failures(table, limit, str(folder))
-        tables.write("verdicts", table, path, work.fingerprint)
+        known[path.name] = tables.write("verdicts", table, path, work.fingerprint)
         parts.append(table)
     whole = pa.concat_tables(parts)
     counts = pc.value_counts(whole["status"]).to_pylist()
     facts: dict[str, Any] = {f"status/{entry['values']}": entry["counts"] for entry in counts}
     facts |= {"rows": whole.num_rows, "failure_rate": verdicts.failure_rate(whole)}
-    return Made(facts | {"parts_ahead": taken, "spans": noted.facts()})
+    return Made(facts | {"parts_ahead": taken, "spans": noted.facts()}, known=known)
 
 
 def ahead(session: Session, rollouts: Work, prompts: Path) -> Callable[[Path], None]:
