@@ -13,11 +13,13 @@ from transformers import AutoTokenizer
 from data.arithmetic import bare_prompt, one_shot_prompt
 from icpo_core.common.files import link_or_copy, model_digest, read_json, write_json
 from icpo_core.config import EngineSection
-from icpo_core.engine.vllm import Engine, Request, Sample
+from icpo_core.engine.kinds.base import Completion, Request
+from icpo_core.engine.kinds.vllm import VllmEngine
 from icpo_core.method.problems import read_problems
 from icpo_core.store import tables
 from icpo_core.trainer.microbatches import Row, collate
 from icpo_core.trainer.policy import Policy, load_policy
+from icpo_core.workers.jobs import EngineReady, EngineSettings, Load, Rollout
 from icpo_core.workers.process import Worker, python_command
 
 # Seen: 3e-5 at most, of tokens as unlikely as e^-20.
@@ -39,9 +41,9 @@ def prompts(small: Path) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def engine(small: Path) -> Engine:
+def engine(small: Path) -> VllmEngine:
     os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    return Engine(small / "base", SECTION, 0)
+    return VllmEngine(small / "base", SECTION, 0)
 
 
 class Published:
@@ -105,7 +107,7 @@ def largest_gap(ours: list[list[float]], theirs: list[list[float]]) -> float:
 
 
 def gap_of_samples(
-    policy: Policy, prompts: list[list[int]], samples: list[Sample], temperature: float = 1.0
+    policy: Policy, prompts: list[list[int]], samples: list[Completion], temperature: float = 1.0
 ) -> float:
     whole = [ids + sample.response_ids for ids, sample in zip(prompts, samples, strict=True)]
     told = said(policy, whole, temperature)
@@ -116,7 +118,7 @@ def gap_of_samples(
 # What is sampled.
 
 
-def test_tokens_in_tokens_out(engine: Engine, small: Path, prompts: list[list[int]]) -> None:
+def test_tokens_in_tokens_out(engine: VllmEngine, small: Path, prompts: list[list[int]]) -> None:
     """The same logprobs as the trainer's, also of ids that no text becomes."""
     policy = load_policy(small / "base", torch.float32, 1.0)
     samples = engine.sample([Request(ids, 7 + i) for i, ids in enumerate(prompts)], 1.0, 64)
@@ -129,7 +131,7 @@ def test_tokens_in_tokens_out(engine: Engine, small: Path, prompts: list[list[in
     )
 
 
-def test_eos_is_kept_and_cut_rows_have_none(engine: Engine, prompts: list[list[int]]) -> None:
+def test_eos_is_kept_and_cut_rows_have_none(engine: VllmEngine, prompts: list[list[int]]) -> None:
     samples = engine.sample([Request(ids, i) for i, ids in enumerate(prompts)], 1.0, 64)
     assert {sample.finish_reason for sample in samples} == {"stop"}
     for sample in samples:
@@ -145,7 +147,7 @@ def test_eos_is_kept_and_cut_rows_have_none(engine: Engine, prompts: list[list[i
 
 @pytest.mark.parametrize("temperature", [0.5, 1.7])
 def test_logprobs_are_those_of_the_temperature(
-    engine: Engine, small: Path, prompts: list[list[int]], temperature: float
+    engine: VllmEngine, small: Path, prompts: list[list[int]], temperature: float
 ) -> None:
     policy = load_policy(small / "base", torch.float32, 1.0)
     samples = engine.sample([Request(ids, i) for i, ids in enumerate(prompts)], temperature, 32)
@@ -153,7 +155,9 @@ def test_logprobs_are_those_of_the_temperature(
     assert gap_of_samples(policy, prompts, samples, 1.0) > 0.1
 
 
-def test_a_seed_makes_a_row_whatever_is_beside_it(engine: Engine, prompts: list[list[int]]) -> None:
+def test_a_seed_makes_a_row_whatever_is_beside_it(
+    engine: VllmEngine, prompts: list[list[int]]
+) -> None:
     requests = [Request(ids, 1000 + i) for i, ids in enumerate(prompts)]
     together = engine.sample(requests, 1.0, 64)
     assert len({tuple(sample.response_ids) for sample in together}) > 8
@@ -171,7 +175,7 @@ def test_a_seed_makes_a_row_whatever_is_beside_it(engine: Engine, prompts: list[
 
 
 def test_ten_reloads(
-    engine: Engine,
+    engine: VllmEngine,
     base: dict[str, torch.Tensor],
     small: Path,
     prompts: list[list[int]],
@@ -191,7 +195,7 @@ def test_ten_reloads(
         assert gap_of_samples(published.policy, prompts, samples) <= TOLERANCE
 
 
-def test_a_folder_of_other_weights_is_refused(engine: Engine, now: Published) -> None:
+def test_a_folder_of_other_weights_is_refused(engine: VllmEngine, now: Published) -> None:
     with pytest.raises(ValueError, match=r"holds weights .* the run recorded deadbeef"):
         engine.load(now.folder, "deadbeef")
 
@@ -206,7 +210,7 @@ def names(base: dict[str, torch.Tensor]) -> dict[str, list[str]]:
 
 
 def test_stale_weights_are_noticed(
-    engine: Engine,
+    engine: VllmEngine,
     base: dict[str, torch.Tensor],
     now: Published,
     small: Path,
@@ -230,7 +234,7 @@ def test_stale_weights_are_noticed(
 
 
 def test_the_stale_lm_head_of_the_cpu_build_is_noticed(
-    engine: Engine,
+    engine: VllmEngine,
     base: dict[str, torch.Tensor],
     small: Path,
     prompts: list[list[int]],
@@ -256,7 +260,7 @@ def test_the_stale_lm_head_of_the_cpu_build_is_noticed(
 
 @pytest.mark.parametrize("forgets", [True, False])
 def test_prefixes_of_the_weights_before_are_forgotten(
-    engine: Engine,
+    engine: VllmEngine,
     base: dict[str, torch.Tensor],
     now: Published,
     small: Path,
@@ -290,25 +294,22 @@ def test_an_untied_model_in_a_process_of_its_own(
     write_json(config / "config.json", settings)
     weights = base | {"lm_head.weight": base["model.embed_tokens.weight"].clone()}
     published = Published(tmp_path / "0", config, weights)
+    section = SECTION.model_copy(update={"cpu_threads": 1})
     command = python_command(
         None,
-        "icpo_core.engine.vllm",
-        {
-            "model": str(published.folder),
-            "engine": SECTION.model_dump() | {"cpu_threads": 1},
-            "seed": 0,
-            "sleeps": False,
-        },
+        "icpo_core.engine.process",
+        EngineSettings(model=published.folder, engine=section, seed=0),
     )
     worker = Worker("engine", command, tmp_path / "engine.log", 300.0)
     try:
-        assert worker.wait_ready() == {"policy_version": published.version}
+        assert worker.wait_ready() == EngineReady(policy_version=published.version).wire()
         assert len(os.sched_getaffinity(worker.process.pid)) == 1
         for number in range(1, 11):
             weights = moved(weights, number)
             published = Published(tmp_path / str(number), config, weights)
             reply = worker.call(load_job(published, published.probe(prompts)), 60.0)
-            assert reply["probe_gap"] <= TOLERANCE
+            assert reply.proof_gap is not None
+            assert reply.proof_gap <= TOLERANCE
         for what in ("lm_head.weight", "model.embed_tokens.weight"):
             after = moved(weights, 11)
             right = Published(tmp_path / f"right {what}", config, after)
@@ -316,16 +317,34 @@ def test_an_untied_model_in_a_process_of_its_own(
             with pytest.raises(ValueError, match="does not hold the weights"):
                 worker.call(load_job(wrong, right.probe(prompts)), 60.0)
             with pytest.raises(ValueError, match="holds weights of nothing proven"):
-                worker.call({"job": "rollout", "policy_version": wrong.version}, 60.0)
+                worker.call(sample_job(wrong, tmp_path), 60.0)
     finally:
         worker.stop()
 
 
-def load_job(published: Published, probe: Path) -> dict[str, Any]:
-    return {
-        "job": "load",
-        "model": str(published.folder),
-        "policy_version": published.version,
-        "probe": str(probe),
-        "max_logprob_gap": None,
-    }
+def load_job(published: Published, proof: Path) -> Load:
+    return Load(
+        model=published.folder,
+        policy_version=published.version,
+        proof=proof,
+        max_logprob_gap=None,
+    )
+
+
+def sample_job(published: Published, folder: Path) -> Rollout:
+    """For weights that may not be those that the engine holds: it is refused before all else."""
+    return Rollout(
+        prompts=folder / "none",
+        shard=0,
+        shards=1,
+        on_policy=1,
+        expert=0,
+        expert_source="in_context",
+        temperature=1.0,
+        max_tokens=1,
+        seed=0,
+        iteration=1,
+        policy_version=published.version,
+        out=folder / "none",
+        fingerprint="",
+    )

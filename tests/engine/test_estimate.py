@@ -12,6 +12,8 @@ from icpo_core.config import load
 from icpo_core.run import plan
 from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session
+from icpo_core.workers.pool import WorkerPool
 
 
 def highest(pid: int) -> int:
@@ -29,19 +31,21 @@ def test_a_short_run(tmp_path: Path) -> None:
     """Memory of engine and trainer, disk, and seconds from the run's own rates, within 20%."""
     changes = ["run.iterations=6", "checkpoint.state_every=2", "update.token_budget=2048"]
     config = load(DEMO, [*changes, "evaluate.every=6", f"run.directory={tmp_path}"])
-    with Run(config) as run:
-        run.keep_config()
-        run.workers.start_engine(run.base_model)
-        run.workers.start_trainer()
+    with Session(Run.of(config)) as session:
+        session.keep_config()
+        run, workers = session.run, session.tools(1).workers
+        assert isinstance(workers, WorkerPool)
+        workers.start_engine(run.base_model)
+        workers.start_trainer()
         manifests = [
-            perform(run, stage, iteration).manifest
+            perform(session, stage, iteration).manifest
             for iteration in range(1, 7)
             for stage in plan.stages_of(config, iteration)
         ]
-        trainer = run.workers._trainer
+        trainer = workers._trainer
         assert trainer is not None
         memory = {
-            "engine": highest(run.workers._engines[0].process.pid),
+            "engine": highest(workers.engines._engines[0].process.pid),
             "trainer": highest(trainer.process.pid),
         }
         disk = stored(run.paths.root)

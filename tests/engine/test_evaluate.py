@@ -64,7 +64,7 @@ def test_no_sample_is_made_twice(engine, small_protocol, base, heldout, tmp_path
     def refuse(*_: object) -> None:
         raise AssertionError("the engine was asked")
 
-    monkeypatch.setattr(engine, "workers", refuse)
+    monkeypatch.setattr(engine, "engines", refuse)
     again = evaluate(engine, tmp_path, changed(small_protocol, limit=30, samples=4), base, heldout)
     assert (again.made, again.figures) == (0, more.figures)
     # Fewer than are there need no engine either.
@@ -74,7 +74,7 @@ def test_no_sample_is_made_twice(engine, small_protocol, base, heldout, tmp_path
     rules = GradingRules(extraction="boxed_or_last")
     lenient = changed(small_protocol, limit=20).model_copy(update={"grading": rules})
     other = Evaluator(tmp_path, lenient, lambda what, done, all_: None)
-    monkeypatch.setattr(other, "workers", refuse)
+    monkeypatch.setattr(other, "engines", refuse)
     with other:
         regraded = other.evaluate(base, heldout)
     assert regraded.made == 0
@@ -98,19 +98,19 @@ def test_what_died_goes_on_and_makes_the_same(
     }
 
     def dying(who: Target):
-        workers = Evaluator.workers(other, who)
+        engines = Evaluator.engines(other, who)
 
         class Dying:
             def sample_all(self, jobs, say, around):
-                workers.sample_all(jobs[:1], say, around)
+                engines.sample_all(jobs[:1], say, around)
                 raise RuntimeError("the engine died")
 
         return Dying()
 
     other = Evaluator(tmp_path / "died", small_shards, lambda what, done, all_: None)
-    other._workers, other._architecture = engine._workers, engine._architecture
+    other._engines, other._architecture = engine._engines, engine._architecture
     made: list[object] = []
-    monkeypatch.setattr(other, "workers", lambda who: made[0])
+    monkeypatch.setattr(other, "engines", lambda who: made[0])
     made.append(dying(base))
     with pytest.raises(RuntimeError, match="the engine died"):
         other.evaluate(base, heldout)

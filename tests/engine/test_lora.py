@@ -10,7 +10,7 @@ import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from updates import SETTINGS, Steps, assert_same, join, moments, update
+from updates import NOWHERE, SETTINGS, Steps, assert_same, join, moments, update
 
 from icpo_core.config import LoraSection, LossSection, UpdateSection
 from icpo_core.store import tables
@@ -18,6 +18,7 @@ from icpo_core.trainer import lora as adapter
 from icpo_core.trainer.microbatches import Row, collate, rows_of
 from icpo_core.trainer.policy import load_policy
 from icpo_core.trainer.trainer import Trainer
+from icpo_core.workers.jobs import Replay, Restore, Save, Update
 from icpo_core.workers.launcher import free_port
 
 RATE = 1e-3
@@ -175,26 +176,31 @@ def test_replay_from_a_saved_adapter_is_bit_for_bit(
     first = trainer(small, **settings)
     update(first, stored[:1], tmp_path / "first")
     state = tmp_path / "state"
-    nowhere = {"folder": None, "replay": []}
-    first.save({"out": str(state), "state_id": "state-1", "restore": nowhere})
+    first.save(Save(out=state, state_id="state-1", restore=NOWHERE))
     # Adapter, moments and under ZeRO a master copy: nothing of the base model's size.
     size = sum(file.stat().st_size for file in (state / "deepspeed").iterdir())
     assert 12 * PARAMETERS <= size <= 22 * PARAMETERS
 
     second = trainer(small, **settings)
-    replay = [{"iteration": 2, "batch": str(stored[1])}]
-    job = {"batch": str(stored[2]), "iteration": 3, "parent": "state-2", "state_id": "state-3"}
-    restore = {"folder": str(state), "replay": replay}
+    out = tmp_path / "third"
+    restore = Restore(folder=state, replay=[Replay(iteration=2, batch=stored[1])])
+    job = Update(
+        batch=stored[2],
+        iteration=3,
+        parent="state-2",
+        restore=restore,
+        state_id="state-3",
+        out=out,
+    )
     for where in (second, first, second):  # a new process; one that is behind; the step again
-        out = tmp_path / "third"
-        where.update({**job, "restore": restore, "out": str(out)})
+        where.update(job)
         found = load_file(out / "model" / "model.safetensors")
         assert all(torch.equal(found[name], expected.weights[2][name]) for name in found)
         assert all(map(torch.equal, moments(where), at_the_end))
         assert all(torch.equal(value, trained[name]) for name, value in adapter_of(where).items())
     other = trainer(small, lora={**LORA, "alpha": 16}, **settings)
     with pytest.raises(ValueError, match=r"saved with lora .*'alpha': 8,"):
-        other.save({"out": str(tmp_path / "other"), "state_id": "state-1", "restore": restore})
+        other.save(Save(out=tmp_path / "other", state_id="state-1", restore=restore))
 
 
 def test_half_precision(small: Path, stored: list[Path], plain: Steps, tmp_path: Path) -> None:

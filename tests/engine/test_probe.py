@@ -34,6 +34,6 @@ def test_the_small_model_is_steerable(engine, small_protocol, small, tmp_path, m
     assert 1e-4 < found.reach.rarest < 1e-3
     assert found.reach.whole < found.reach.rarest < found.reach.token
     # Known now: nothing is sampled or scored again.
-    monkeypatch.setattr(engine, "workers", None)
+    monkeypatch.setattr(engine, "engines", None)
     again = steerability.probe(engine, target(str(small / "base")), drawn, [0, 1])
     assert again.as_json() == found.as_json()

@@ -11,23 +11,26 @@ import pytest
 from two_ranks import gone, job, ranks_of
 
 from icpo_core.config import load
-from icpo_core.workers.pool import Workers
+from icpo_core.workers.pool import WorkerPool
 from icpo_core.workers.process import WorkerError
 
 SECONDS = 20.0
 
 
 @pytest.fixture
-def workers(root: Path, small: Path, tmp_path: Path) -> Iterator[Workers]:
+def workers(root: Path, small: Path, tmp_path: Path) -> Iterator[WorkerPool]:
     changes = ["update.ranks=2", f"update.seconds={SECONDS}", "update.threads=1"]
     config = load(root / "configs" / "demo.toml", changes)
-    with Workers(config, small / "base", tmp_path / "logs") as opened:
+    with WorkerPool(config, small / "base", tmp_path / "logs") as opened:
         yield opened
 
 
-def test_a_rank_that_dies_and_one_that_hangs(workers: Workers, small: Path, tmp_path: Path) -> None:
+def test_a_rank_that_dies_and_one_that_hangs(
+    workers: WorkerPool, small: Path, tmp_path: Path
+) -> None:
     task = job(small, tmp_path)
-    first = workers.train(task)["policy_version"]
+    second = task.model_copy(update={"state_id": "two"})
+    first = workers.train(task).policy_version
     logs = tmp_path / "logs" / "trainer-1"
     assert len(list(logs.glob("*_rank*.log"))) == 2
 
@@ -36,10 +39,10 @@ def test_a_rank_that_dies_and_one_that_hangs(workers: Workers, small: Path, tmp_
     assert sorted(ranks) == [0, 1]
     ranks[1].suspend()
     with ThreadPoolExecutor() as pool:
-        doomed = pool.submit(workers.train, {**task, "state_id": "two"})
+        doomed = pool.submit(workers.train, second)
         leader = next(logs.glob("*_rank0.log"))
         deadline = time.monotonic() + SECONDS
-        while leader.read_text().count("rank 0 begins update") < 2:
+        while leader.read_text().count("rank 0 begins Update") < 2:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         os.kill(ranks[1].pid, signal.SIGKILL)
@@ -49,19 +52,19 @@ def test_a_rank_that_dies_and_one_that_hangs(workers: Workers, small: Path, tmp_
     assert "trainer" in said
     # Its own last lines, not those of the rank that missed it.
     assert "rank 1 ended:" in said
-    assert "rank 1 begins update" in said
+    assert "rank 1 begins Update" in said
     assert "rank 0" not in said
     assert gone(tmp_path)
 
     # A rerun starts anew from the same state and comes to the same weights.
-    assert workers.train(task)["policy_version"] == first
+    assert workers.train(task).policy_version == first
     ranks_of(tmp_path)[1].suspend()
     started = time.monotonic()
     with pytest.raises(WorkerError) as caught:
-        workers.train({**task, "state_id": "two"})
+        workers.train(second)
     said = str(caught.value)
     assert time.monotonic() - started < SECONDS + 10
-    assert f"update took longer than its limit of {SECONDS:g} s and was ended" in said
+    assert f"Update took longer than its limit of {SECONDS:g} s and was ended" in said
     assert "rank 0 said last:" in said
     assert "rank 1 said last:" in said
     assert gone(tmp_path)

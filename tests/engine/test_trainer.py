@@ -12,6 +12,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from updates import (
+    NOWHERE,
     PLAIN,
     RATE,
     SETTINGS,
@@ -36,6 +37,14 @@ from icpo_core.trainer import trainer
 from icpo_core.trainer.microbatches import Layout, collate, rows_of
 from icpo_core.trainer.policy import load_policy
 from icpo_core.trainer.trainer import Trainer
+from icpo_core.workers.jobs import (
+    Replay,
+    Restore,
+    Save,
+    TrainerReady,
+    TrainerSettings,
+    Update,
+)
 from icpo_core.workers.launcher import free_port
 from icpo_core.workers.process import Worker, python_command
 
@@ -264,22 +273,29 @@ def test_replay_from_a_saved_state_is_bit_for_bit(
     first = fresh()
     update(first, stored[:1], tmp_path / "first")
     state = tmp_path / "state"
-    nowhere = {"folder": None, "replay": []}
-    first.save({"out": str(state), "state_id": "state-1", "restore": nowhere})
+    first.save(Save(out=state, state_id="state-1", restore=NOWHERE))
 
-    def third(trainer: Trainer, restore: dict[str, Any]) -> Steps:
+    def third(trainer: Trainer, restore: Restore) -> Steps:
         out = tmp_path / "third"
-        job = {"parent": "state-2", "restore": restore, "batch": str(stored[2]), "iteration": 3}
-        reply = trainer.update({**job, "state_id": "state-3", "out": str(out)})
-        assert reply["replayed"] == [step["iteration"] for step in restore["replay"]]
-        return Steps([reply["metrics"]], [load_file(out / "model" / "model.safetensors")])
+        reply = trainer.update(
+            Update(
+                parent="state-2",
+                restore=restore,
+                batch=stored[2],
+                iteration=3,
+                state_id="state-3",
+                out=out,
+            )
+        )
+        assert reply.replayed == [step.iteration for step in restore.replay]
+        return Steps([reply.metrics], [load_file(out / "model" / "model.safetensors")])
 
-    replay = [{"iteration": i + 1, "batch": str(stored[i])} for i in (0, 1)]
+    replay = [Replay(iteration=i + 1, batch=stored[i]) for i in (0, 1)]
     second = fresh()
     ways = [
-        (second, {"folder": str(state), "replay": replay[1:]}),  # a new process
-        (second, {"folder": str(state), "replay": replay[1:]}),  # the step again: from its parent
-        (fresh(), {"folder": None, "replay": replay}),  # no state was saved
+        (second, Restore(folder=state, replay=replay[1:])),  # a new process
+        (second, Restore(folder=state, replay=replay[1:])),  # the step again: from its parent
+        (fresh(), Restore(folder=None, replay=replay)),  # no state was saved
     ]
     for trainer_, restore in ways:
         found = third(trainer_, restore)
@@ -297,26 +313,30 @@ def test_a_state_that_is_not_the_parent_is_refused(
         update(subject, stored[:1], tmp_path, parent="elsewhere")
     steps = update(subject, stored[:1], tmp_path)
     state = tmp_path / "state"
-    restore = {"folder": None, "replay": []}
-    subject.save({"out": str(state), "state_id": "state-1", "restore": restore})
-    job = {"batch": str(stored[1]), "iteration": 2, "state_id": "state-2", "out": str(tmp_path)}
+    subject.save(Save(out=state, state_id="state-1", restore=NOWHERE))
+    saved = Restore(folder=state, replay=[])
     with pytest.raises(ValueError, match="leads to state-1"):
         subject.update(
-            {**job, "parent": "state-7", "restore": {"folder": str(state), "replay": []}}
+            Update(
+                batch=stored[1],
+                iteration=2,
+                parent="state-7",
+                restore=saved,
+                state_id="state-2",
+                out=tmp_path,
+            )
         )
     # Nothing was stepped in vain.
     steps.metrics += update(subject, stored[1:2], tmp_path, "state-1", 2).metrics
     assert steps.metrics == [pytest.approx(one, rel=1e-6, nan_ok=True) for one in plain.metrics]
 
     other = UpdateSection(**SETTINGS, deepspeed={"zero_optimization": {"stage": 1}})
-    restore = {"folder": str(state), "replay": []}
+    again = Save(out=tmp_path / "again", state_id="state-1", restore=saved)
     with pytest.raises(ValueError, match="saved with zero_stage 0, this trainer has 1"):
-        Trainer(small / "base", PLAIN, other, 1.0).save(
-            {"out": str(tmp_path / "again"), "state_id": "state-1", "restore": restore}
-        )
+        Trainer(small / "base", PLAIN, other, 1.0).save(again)
     next((state / "deepspeed").iterdir()).unlink()
     with pytest.raises(ValueError, match="is missing; remove the folder"):
-        subject.save({"out": str(tmp_path / "again"), "state_id": "state-1", "restore": restore})
+        subject.save(again)
 
 
 def test_rollouts_of_other_weights_are_refused_and_nothing_is_learned(
@@ -408,33 +428,35 @@ def test_one_process_learns_on_where_another_stopped(
 ) -> None:
     """The jobs that a run sends, through real processes."""
     monkeypatch.delenv("RANK")
-    settings = {
-        "model": str(small / "base"),
-        "loss": PLAIN.model_dump(),
-        "update": UpdateSection(**SETTINGS, threads=1).model_dump(),
-        "temperature": 1.0,
-        "off_policy_steps": 0,
-    }
+    settings = TrainerSettings(
+        model=small / "base",
+        loss=PLAIN,
+        update=UpdateSection(**SETTINGS, threads=1),
+        temperature=1.0,
+        off_policy_steps=0,
+    )
     weights = []
     for number, file in enumerate(stored[:2], 1):
         command = python_command(None, "icpo_core.trainer.process", settings)
         worker = Worker("trainer", command, tmp_path / "log", 120.0)
-        ready = worker.wait_ready()
-        assert ready == {"state_id": model_digest(small / "base"), "ranks": 1}
+        ready = TrainerReady.model_validate(worker.wait_ready())
+        assert ready == TrainerReady(state_id=model_digest(small / "base"), ranks=1)
         folder, before = tmp_path / f"it-{number}", tmp_path / f"it-{number - 1}" / "state"
-        job = {
-            "job": "update",
-            "iteration": number,
-            "batch": str(file),
-            "parent": f"state-{number - 1}" if number > 1 else ready["state_id"],
-            "restore": {"folder": str(before) if number > 1 else None, "replay": []},
-            "state_id": f"state-{number}",
-            "out": str(folder),
-        }
-        assert worker.call(job, 60.0)["policy_version"] == model_digest(folder / "model")
-        worker.call({**job, "job": "save", "out": str(folder / "state")}, 60.0)
+        restore = Restore(folder=before if number > 1 else None, replay=[])
+        job = Update(
+            iteration=number,
+            batch=file,
+            parent=f"state-{number - 1}" if number > 1 else ready.state_id,
+            restore=restore,
+            state_id=f"state-{number}",
+            out=folder,
+        )
+        assert worker.call(job, 60.0).policy_version == model_digest(folder / "model")
+        save = Save(out=folder / "state", state_id=f"state-{number}", restore=restore)
+        worker.call(save, 60.0)
+        nowhere = {"parent": f"state-{number}", "batch": Path("nowhere.parquet")}
         with pytest.raises(ValueError, match="no such file"):
-            worker.call({**job, "parent": f"state-{number}", "batch": "nowhere.parquet"}, 60.0)
+            worker.call(job.model_copy(update=nowhere), 60.0)
         worker.stop()
         weights.append(load_file(folder / "model" / "model.safetensors"))
     assert_same(Steps([], weights), Steps([], plain.weights))

@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from icpo_core.config import STAGES
+from icpo_core.run.stages import STAGES
 from icpo_core.store import tables
 from icpo_core.store.manifest import Manifest, read
 from icpo_core.store.paths import RunPaths

@@ -15,6 +15,7 @@ from icpo_core.config import load
 from icpo_core.evaluation.evaluator import Evaluator
 from icpo_core.run.evaluations import best, history, target
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session
 from icpo_core.store import tables
 from icpo_core.store.work import Work
 
@@ -49,10 +50,10 @@ def _probe_rows(model: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def runs(root: Path, small: Path, tmp_path: Path) -> Path:
     changes = [f"run.directory={tmp_path / 'runs'}", "run.iterations=3", "run.trackers=[]"]
-    with Run(load(root / "configs" / "demo.toml", changes, "night")) as run:
-        run.keep_config()
-        checkpoint(run, 1, small / "base", 0.0)
-        checkpoint(run, 2, small / "base", 0.3)
+    with Session(Run.of(load(root / "configs" / "demo.toml", changes, "night"))) as session:
+        session.keep_config()
+        checkpoint(session.run, 1, small / "base", 0.0)
+        checkpoint(session.run, 2, small / "base", 0.3)
     return tmp_path / "runs"
 
 
@@ -68,8 +69,8 @@ def test_a_checkpoint_is_evaluated_once_and_a_fall_is_told(
     class OnTheSameEngine(Evaluator):
         """The tests' engine is started already: it serves here too."""
 
-        def workers(self, who: Any, problems: str = "") -> Any:
-            return engine.workers(who)
+        def engines(self, target: Any) -> Any:
+            return engine.engines(target)
 
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(table, "Evaluator", OnTheSameEngine)

@@ -76,7 +76,7 @@ def test_cancelled_runs_leave_no_process_and_go_on(services: Services, tmp_path:
     # It goes on without Prefect as well, and what was whole is kept.
     ledger = tmp_path / "ledger"
     config = load(ROOT / "configs" / "demo.toml", changes(tmp_path, 0.0), "cancelled")
-    with stubs.stubbed(Run(config), ledger) as opened:
+    with stubs.stubbed(Run.of(config), ledger) as opened:
         stubs.train(opened)
     assert first_part.stat().st_mtime_ns == kept
     work = [*sampled(paths), *ledger.read_text().splitlines()]

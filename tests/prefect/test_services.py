@@ -84,7 +84,7 @@ def test_gpu_slots_are_never_shared(
     @flow(name="holds-slots")
     async def hold(config: Any, name: str) -> None:
         nonlocal most
-        async with slots.held(config):
+        async with slots.held(slots.needed(config)):
             held.append(name)
             most = max(most, len(held))
             await asyncio.sleep(3.0)

@@ -8,7 +8,7 @@ import pytest
 from two_ranks import gone, job
 
 from icpo_core.config import load
-from icpo_core.workers.pool import Workers
+from icpo_core.workers.pool import WorkerPool
 
 PDSH = '''#!{python}
 """Stands in for pdsh: every host is this machine, each with its number in place of %n."""
@@ -37,8 +37,8 @@ def test_two_machines_of_a_hostfile(
     hostfile.write_text("one slots=1\ntwo slots=1\n")
     changes = ["update.ranks=0", f"update.hostfile={hostfile}", "update.threads=1"]
     config = load(root / "configs" / "demo.toml", changes)
-    with Workers(config, small / "base", tmp_path / "logs") as opened:
+    with WorkerPool(config, small / "base", tmp_path / "logs") as opened:
         reply = opened.train(job(small, tmp_path))
-    assert reply["metrics"]["rows"] == 6.0
+    assert reply.metrics["rows"] == 6.0
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
     assert gone(tmp_path)

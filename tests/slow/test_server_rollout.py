@@ -20,6 +20,8 @@ from icpo_core.config import load
 from icpo_core.run import plan
 from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session
+from icpo_core.workers.pool import WorkerPool
 
 START_SECONDS = 550
 
@@ -90,11 +92,13 @@ def test_a_run_on_two_servers_of_which_one_dies(servers: list[Server], tmp_path:
     changes = [f"rollout.endpoints={addresses}", "rollout.shards=4", "prompts.batch_size=8"]
     changes += ["run.iterations=2", "evaluate.every=0", "update.learning_rate=1e-3"]
     config = load(DEMO, [*changes, f"run.directory={tmp_path}"])
-    with Run(config) as run:
-        run.keep_config()
+    with Session(Run.of(config)) as session:
+        session.keep_config()
+        run, workers = session.run, session.tools(1).workers
+        assert isinstance(workers, WorkerPool)
         for stage in plan.stages_of(config, 1):
-            perform(run, stage, 1)
-        perform(run, "prompts", 2)
+            perform(session, stage, 1)
+        perform(session, "prompts", 2)
 
         # Killed as soon as the first part of the second iteration is there.
         folder = run.paths.stage("rollout", 2)
@@ -107,9 +111,9 @@ def test_a_run_on_two_servers_of_which_one_dies(servers: list[Server], tmp_path:
 
         killer = threading.Thread(target=kill_one)
         killer.start()
-        found = perform(run, "rollout", 2).manifest
+        found = perform(session, "rollout", 2).manifest
         killer.join()
-        assert run.workers._lost.keys() == {1}  # amidst a shard, which the other then sampled
+        assert workers.engines._lost.keys() == {1}  # amidst a shard, which the other then sampled
         assert (found.rows, len(found.files)) == (64, 4)
         assert found.facts["probe_gap"] < 1e-4
         first, second = (run.store.manifest("update", 1), found)
@@ -117,7 +121,7 @@ def test_a_run_on_two_servers_of_which_one_dies(servers: list[Server], tmp_path:
         assert second.policy_version == first.policy_version
 
         # Without it from the start.
-        again = perform(run, "rollout", 2, force=True).manifest
+        again = perform(session, "rollout", 2, force=True).manifest
         assert (again.rows, len(again.files)) == (64, 4)
-        assert run.workers._lost.keys() == {1}
-        assert servers[1].address in run.workers._lost[1]
+        assert workers.engines._lost.keys() == {1}
+        assert servers[1].address in workers.engines._lost[1]

@@ -1,6 +1,6 @@
 """An interpreter for engine or trainer (`rollout.python`, `update.python`) that kills the run.
 
-Started as `python -m icpo_core.engine.vllm …`, it does what that does, until a point within the
+Started as `python -m icpo_core.engine.process …`, it does what that does, until a point within the
 work: the engine in the middle of a shard, the trainer inside the optimizer's step, weights changed
 and nothing written. Then it kills its parent, which is the run, and the run's workers die with it.
 
@@ -37,27 +37,28 @@ def main() -> None:
     point, count, _, module, settings = sys.argv[1:]
     sys.argv = [module, settings]
     if point == "in a shard":
-        from icpo_core.engine import vllm
+        from icpo_core.engine import process as engine
+        from icpo_core.engine.kinds.vllm import VllmEngine
 
-        sample = vllm.Engine.sample
+        sample = VllmEngine.sample
 
-        def dying_sample(self: vllm.Engine, requests: Any, *given: Any, **named: Any) -> Any:
+        def dying_sample(self: VllmEngine, requests: Any, *given: Any, **named: Any) -> Any:
             if len(requests) > 8:  # warming up is not sampling
                 inner = self.llm.llm_engine
                 inner.step = killing(inner.step, int(count))
             return sample(self, requests, *given, **named)
 
-        vllm.Engine.sample = dying_sample  # type: ignore[method-assign]
-        vllm.main()
+        VllmEngine.sample = dying_sample  # type: ignore[method-assign]
+        engine.main()
     else:
         import torch
 
-        from icpo_core.trainer import process
+        from icpo_core.trainer import process as trainer
 
         torch.optim.AdamW.step = killing(  # type: ignore[method-assign]
             torch.optim.AdamW.step, int(count)
         )
-        process.main()
+        trainer.main()
 
 
 if __name__ == "__main__":

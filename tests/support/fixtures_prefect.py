@@ -101,7 +101,7 @@ class Services:
 
     def run_processes(self) -> dict[int, str]:
         """Flow runs and their workers: all but the server and the worker that waits for runs."""
-        workers = ("icpo_core.engine.vllm", "icpo_core.trainer.trainer")
+        workers = ("icpo_core.engine.process", "icpo_core.trainer.process")
         return self.processes("prefect.engine", "flows.cli", *workers)
 
     def wait_quiet(self, seconds: float = SECONDS) -> None:

@@ -9,6 +9,7 @@ from icpo_core.config import load
 from icpo_core.run import plan
 from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session
 
 HELDOUT = str(SMALL / "heldout.parquet")
 # The small model with the problems it knows and the text it was taught them in; lengths; batch.
@@ -38,11 +39,12 @@ def from_prompts_to_checkpoint(name: str, tmp_path: Path) -> None:
         ROOT / "configs" / f"{name}.toml",
         [*SWAPS, "run.iterations=1", f"run.directory={tmp_path}"],
     )
-    with Run(config) as run:
-        run.workers.start_engine(run.base_model)
-        run.workers.start_trainer()
+    with Session(Run.of(config)) as session:
+        run, workers = session.run, session.tools(1).workers
+        workers.start_engine(run.base_model)
+        workers.start_trainer()
         for stage in plan.stages_of(config, 1):
-            perform(run, stage, 1)
+            perform(session, stage, 1)
         assert all(step.status.done for step in plan.plan(run) if step.iteration)
         update = run.store.manifest("update", 1)
         assert update is not None

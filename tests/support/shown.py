@@ -9,8 +9,10 @@ import pyarrow as pa
 from icpo_core.common.files import write_json
 from icpo_core.config import load
 from icpo_core.evaluation.scores import scores
-from icpo_core.run import metrics, perform
+from icpo_core.run import metrics
+from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session
 from icpo_core.store import tables as schemas
 from icpo_core.store.work import Work
 
@@ -36,13 +38,14 @@ def make_run(
     ]  # fmt: skip
     config = load(root / "configs" / "demo.toml", changes, name)
     rng = np.random.default_rng(len(name))
-    with Run(config) as run:
-        run.keep_config()
+    with Session(Run.of(config)) as session:
+        run = session.run
+        session.keep_config()
         for number in stored:
-            perform.perform(run, "prompts", number)
+            perform(session, "prompts", number)
             put(run, "rollout", number, rollouts(run, number, expert, filler, rng))
-            perform.perform(run, "verify", number)
-            perform.perform(run, "select", number)
+            perform(session, "verify", number)
+            perform(session, "select", number)
             put(run, "update", number, {}, policy_version=f"{name} {number}")
         for number in range(0, iterations + 1, max(1, iterations // 10)):
             evaluated(run, number, 0.25 + 0.7 * number / iterations * (expert > 0), rng)

@@ -1,13 +1,12 @@
 """Engine and trainer of `stubs` as real worker processes, for tests of what is around them.
 
 A run uses them by `rollout.python` and `update.python`, which name a script that starts this file
-in the place of `python -m icpo_core.engine.vllm` or `-m icpo_core.trainer.process`. `--seconds` is
-how long each job takes.
+in the place of `python -m icpo_core.engine.process` or `-m icpo_core.trainer.process`. `--seconds`
+is how long each job takes.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from stubs import SMALL, StubEngine, StubTrainer
 
 from icpo_core.engine.jobs import handlers
-from icpo_core.workers.process import Handler, serve
+from icpo_core.workers.jobs import (
+    EngineReady,
+    EngineSettings,
+    Message,
+    Rollout,
+    Save,
+    TrainerReady,
+    TrainerSettings,
+    Update,
+)
+from icpo_core.workers.process import Handler, Handlers, Say, serve
 
 
 def script(folder: Path, seconds: float = 0.0) -> Path:
@@ -39,40 +48,43 @@ def changes(folder: Path, seconds: float = 0.0) -> list[str]:
 
 def main() -> None:
     seconds, module, text = float(sys.argv[1]), sys.argv[3], sys.argv[4]
-    settings = json.loads(text)
-    model = Path(settings["model"])
 
     def say(line: str) -> None:
         print(line, flush=True)
 
     def slowly(handler: Handler) -> Handler:
-        def handle(job: dict[str, Any], progress: Any) -> dict[str, Any]:
-            if job["job"] in ("rollout", "update"):
+        def handle(job: Any, progress: Say) -> Message:
+            if isinstance(job, Rollout | Update):
                 for step in range(10):
-                    progress({"done": step, "all": 10})
+                    progress(step, 10)
                     time.sleep(seconds / 10)
             return handler(job, progress)
 
         return handle
 
-    def build() -> tuple[dict[str, Any], dict[str, Handler]]:
-        if module.startswith("icpo_core.engine"):
-            # The weights that the stand-in for the trainer makes are no model with a tokenizer.
-            # Not AutoTokenizer, which takes seven seconds to import.
-            from transformers import PreTrainedTokenizerFast
+    def engine() -> tuple[EngineReady, Handlers]:
+        # The weights that the stand-in for the trainer makes are no model with a tokenizer.
+        # Not AutoTokenizer, which takes seven seconds to import.
+        from transformers import PreTrainedTokenizerFast
 
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(SMALL / "base")
-            engine = StubEngine(model, tokenizer, say, lambda mark: None)
-            made = handlers(engine, tokenizer)  # type: ignore[arg-type]
-        else:
-            trainer = StubTrainer(
-                model, settings["update"] | settings["loss"], say, lambda mark: None
-            )
-            made = {
-                "update": lambda job, _: trainer.update(job),
-                "save": lambda job, _: trainer.save(job),
-            }
-        return {}, {name: slowly(handler) for name, handler in made.items()}
+        settings = EngineSettings.model_validate_json(text)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(SMALL / "base")
+        made = StubEngine(settings.model, tokenizer, say, lambda mark: None)
+        return EngineReady(policy_version=made.policy_version), handlers(made, tokenizer)
+
+    def trainer() -> tuple[TrainerReady, Handlers]:
+        settings = TrainerSettings.model_validate_json(text)
+        figures = settings.update.model_dump() | settings.loss.model_dump()
+        made = StubTrainer(settings.model, figures, say, lambda mark: None)
+        ready = TrainerReady(state_id=made.state_id, ranks=1)
+        return ready, {
+            Update: lambda job, _: made.update(job),
+            Save: lambda job, _: made.save(job),
+        }
+
+    def build() -> tuple[Message, Handlers]:
+        ready, made = engine() if module == "icpo_core.engine.process" else trainer()
+        return ready, {kind: slowly(handler) for kind, handler in made.items()}
 
     serve(build)
 

@@ -3,13 +3,13 @@
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 from transformers import AutoTokenizer
 
 from icpo_core.common.files import model_digest
 from icpo_core.store import tables
+from icpo_core.workers.jobs import Restore, Update
 
 
 def batch(small: Path, folder: Path) -> Path:
@@ -35,12 +35,15 @@ def batch(small: Path, folder: Path) -> Path:
     return tables.write("batch", tables.table("batch", rows), folder / "batch.parquet")
 
 
-def job(small: Path, tmp_path: Path) -> dict[str, Any]:
-    base = model_digest(small / "base")
-    return {
-        "job": "update", "iteration": 1, "batch": str(batch(small, tmp_path)), "parent": base,
-        "restore": {"folder": None, "replay": []}, "state_id": "one", "out": str(tmp_path / "out"),
-    }  # fmt: skip
+def job(small: Path, tmp_path: Path) -> Update:
+    return Update(
+        iteration=1,
+        batch=batch(small, tmp_path),
+        parent=model_digest(small / "base"),
+        restore=Restore(folder=None, replay=[]),
+        state_id="one",
+        out=tmp_path / "out",
+    )
 
 
 def ranks_of(tmp_path: Path) -> dict[int, psutil.Process]:

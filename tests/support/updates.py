@@ -24,6 +24,7 @@ from icpo_core.trainer import logprobs
 from icpo_core.trainer.microbatches import Row, collate
 from icpo_core.trainer.policy import load_policy
 from icpo_core.trainer.trainer import Trainer
+from icpo_core.workers.jobs import Restore, Update
 
 PROMPTS, GROUP, MAX_TOKENS = 8, 8, 64
 # Adam's step moves a weight by about the learning rate, whatever its gradient, but where that is as
@@ -36,6 +37,8 @@ WHOLE = LossSection(kl_coefficient=0.05, entropy_coefficient=0.01)
 TOLERANCE, SHARE_OF_A_STEP = 1e-6, 2e-4
 # Of how the work was cut up, not of what was learned.
 ABOUT_THE_WORK = {"padding_share", "shared_share", "rows", "rows_without_signal"}
+NOWHERE = Restore(folder=None, replay=[])
+"""From the base model on."""
 Case = tuple[list[Path], LossSection, dict[str, Any]]
 
 
@@ -54,21 +57,22 @@ def update(
     for number, file in enumerate(files, first):
         out = folder / f"it-{number}"
         reply = trainer.update(
-            {
-                "parent": parent or trainer.base_version,
-                "restore": {"folder": None, "replay": []},
-                "batch": str(file),
-                "iteration": number,
-                "state_id": f"state-{number}",
-                "out": str(out),
-            }
+            Update(
+                parent=parent or trainer.base_version,
+                restore=NOWHERE,
+                batch=file,
+                iteration=number,
+                state_id=f"state-{number}",
+                out=out,
+            )
         )
-        assert reply["policy_version"] == model_digest(out / "model")
-        work, rows = reply["work"], reply["metrics"]["rows"]
+        assert reply.policy_version == model_digest(out / "model")
+        assert reply.work is not None
+        work, rows = reply.work, reply.metrics["rows"]
         assert (work["tokens"] > 0) == (work["flops"] > 0) == (rows > 0)
         assert (work["tokens"] >= 2 * rows, work["device"]) == (True, "")  # a CPU has no peak
         parent = f"state-{number}"
-        steps.metrics.append(reply["metrics"])
+        steps.metrics.append(reply.metrics)
         steps.weights.append(load_file(out / "model" / "model.safetensors"))
     return steps
 
