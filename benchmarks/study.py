@@ -107,8 +107,8 @@ def draw(curves: dict[str, list[Curve]], out: Path) -> None:
         means = [(step, mean(found)) for step, found in values.items()]
         low, high = ([(at, end(found)) for at, found in values.items()] for end in (min, max))
         lines.append(Line(means, colour, area=[*low, *reversed(high)]))
+    head = list(zip(curves, COLOURS, strict=False))
     title = "zero-shot accuracy by iteration: mean over seeds, and their range"
-    head = [(f"● {name}", colour) for name, colour in zip(curves, COLOURS, strict=False)]
     with atomic_path(out) as temporary:
         temporary.write_text(picture(head, [Panel(title, [], lines, share=True)]), "utf-8")
 

@@ -11,21 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import filter as matching
 from html import escape
+from itertools import cycle
 from pathlib import Path
 
 from icpo_core.common.files import atomic_path
 from icpo_core.run import metrics
 from icpo_core.store.paths import RunPaths
 
-PANELS: tuple[tuple[str, tuple[tuple[str, str], ...], bool], ...] = (
-    ("accuracy, zero-shot", (("accuracy/*", ""),), True),
-    ("mean reward", (("reward/on_policy", "on-policy"), ("reward/expert", "expert")), True),
-    ("flips: solved only with demonstrations", (("flips", "prompts"),), False),
-    ("expert rollouts accepted", (("errs/acceptance", "share"),), True),
-    ("entropy, nats", (("entropy", "policy"),), False),
-    ("length, tokens", (("length/on_policy", "on-policy"), ("length/expert", "expert")), False),
+PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
+    ("accuracy, zero-shot", ("accuracy/*",), True),
+    ("mean reward", ("reward/on_policy", "reward/expert"), True),
+    ("flips: solved only with demonstrations", ("flips",), False),
+    ("expert rollouts accepted", ("errs/acceptance",), True),
+    ("entropy, nats", ("entropy",), False),
+    ("length, tokens", ("length/on_policy", "length/expert"), False),
 )
-"""Title, (figure or pattern of figures, its name in the legend), whether it is a share."""
+"""Title, patterns of figures, whether they are shares: the axis is 0 to 100%."""
 POINTS = 160
 """Points of a line; of a longer run the means of as many stretches are drawn."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d1f", "#7f7f7f")
@@ -36,7 +37,6 @@ GREY = "#666"
 WIDTH, LEFT, RIGHT, BETWEEN, BELOW, LINE = 760, 46, 24, 52, 40, 16
 """Pixels: the picture, its margins, between panels, below one; the height of a line of text."""
 
-Row = Mapping[str, float]
 Points = Sequence[tuple[float, float]]
 Words = list[tuple[str, str]]
 """Texts with their colours."""
@@ -57,17 +57,16 @@ class Panel:
     legend: Words
     lines: Sequence[Line]
     share: bool
-    """Values are shares: the axis is 0 to 100%."""
 
 
 def write(roots: Sequence[Path], out: Path) -> Path:
     """Draw runs into a file. Raises ValueError for a run without figures or another format."""
     if out.suffix != ".svg":
         raise ValueError(f"{out}: the picture is an SVG; give a name that ends in .svg")
-    names = [root.resolve().name for root in roots]
-    runs = {}
-    for root, name in zip(roots, names, strict=True):
-        runs[name if names.count(name) == 1 else str(root)] = rows = metrics.read(RunPaths(root))
+    runs: dict[str, list[dict[str, float]]] = {}
+    for root in roots:
+        name = root.resolve().name
+        runs[str(root) if name in runs else name] = rows = metrics.read(RunPaths(root))
         if not rows:
             raise ValueError(f"{root}: no figures here; `icpo ls` lists runs")
     with atomic_path(out) as temporary:
@@ -75,35 +74,28 @@ def write(roots: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def of_runs(runs: Mapping[str, Sequence[Row]]) -> str:
+def of_runs(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """SVG of the metrics (`run.metrics.read`) of runs by name; figures that are missing are left
     out. Colours tell the figures of one run apart; of several, the runs, and dashes the figures."""
     several = len(runs) > 1
     found = sorted({name for rows in runs.values() for row in rows for name in row})
     panels = []
-    for title, figures, share in PANELS:
+    for title, patterns, share in PANELS:
         lines, legend = [], []
-        keys = [(key, label) for pattern, label in figures for key in matching(found, pattern)]
-        for at, (key, label) in enumerate(keys):
-            label = label or key.partition("/")[2]
+        for at, key in enumerate(key for one in patterns for key in matching(found, one)):
+            label = (key.partition("/")[2] or key).replace("on_policy", "on-policy")
             dash, mark = DASHES[at % len(DASHES)] if several else ("", "")
             for number, rows in enumerate(runs.values()):
-                colour = _colour(number if several else at)
+                colour = COLOURS[(number if several else at) % len(COLOURS)]
                 there = [row for row in rows if math.isfinite(row.get(key, math.nan))]
                 if points := _thinned([(row["iteration"], row[key]) for row in there]):
                     lines.append(Line(points, colour, dash))
                     newest = (f"{label} {_written(points[-1][1], share)}", colour)
                     legend.append((f"{mark} {label}", GREY) if several else newest)
         panels.append(Panel(title, list(dict.fromkeys(legend)), lines, share))
-    if several:
-        head = [(f"● {name}", _colour(at)) for at, name in enumerate(runs)]
-        return picture([*head, ("by iteration", GREY)], panels)
     last = max((row["iteration"] for rows in runs.values() for row in rows), default=0)
-    return picture([(f"{name} until iteration {last:.0f}", "#000") for name in runs], panels)
-
-
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+    names = zip(runs, cycle(COLOURS) if several else ["#000"], strict=False)
+    return picture([*names, (f"until iteration {last:.0f}", GREY)], panels)
 
 
 def _written(value: float, share: bool) -> str:
@@ -134,20 +126,16 @@ def picture(head: Words, panels: Sequence[Panel]) -> str:
         parts.append(_panel(panel, last, left, top + above, wide, high))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" '
-        f'width="{WIDTH}" height="{height:.0f}" font-family="sans-serif" font-size="11">'
+        f'width="{WIDTH}" height="{height:.0f}" font-family="sans-serif" font-size="11" '
+        f'stroke-linejoin="round">'
         f'<rect width="{WIDTH}" height="{height:.0f}" rx="6" fill="#fff"/>{"".join(parts)}</svg>'
     )
 
 
 def _rows(words: Words, width: float) -> list[Words]:
-    """Words in as many rows as they need, at 6.5 pixels a letter."""
-    rows: list[Words] = []
-    for word in words:
-        if rows and 6.5 * sum(len(text) + 2 for text, _ in [*rows[-1], word]) <= width:
-            rows[-1].append(word)
-        else:
-            rows.append([word])
-    return rows
+    """Words in as many rows as they need, at 7 pixels a letter."""
+    each = max(1, int(width / 7 / max((len(text) + 2 for text, _ in words), default=1)))
+    return [words[at : at + each] for at in range(0, len(words), each)]
 
 
 def _texts(rows: Sequence[Words], x: float, y: float, style: str = "") -> str:
@@ -174,26 +162,21 @@ def _panel(panel: Panel, last: float, left: float, top: float, wide: float, high
     parts = []
     for number in range(ticks + 1):
         x, y = place(0, number * step)
-        name = _written(number * step, panel.share)
-        parts.append(_texts([[(name, GREY)]], x - 5, y + 4, 'text-anchor="end"'))
-        grey = "ddd" if number else "999"
-        parts.append(f'<path d="M{x:.0f} {y:.1f}h{wide:.0f}" stroke="#{grey}"/>')
+        name = [(_written(number * step, panel.share), GREY)]
+        parts.append(_texts([name], x - 5, y + 4, 'text-anchor="end"'))
+        parts.append(f'<path d="M{x:.0f} {y:.1f}h{wide:.0f}" stroke="#ddd"/>')
     for at in range(0, math.floor(last) + 1, max(1, round(_round_up(50 * last / wide)))):
         x, y = place(at, 0)
         parts.append(_texts([[(str(at), GREY)]], x, y + LINE, 'text-anchor="middle"'))
     for line in panel.lines:
-        if line.area:
-            area = f'points="{path(line.area)}" fill="{line.colour}"'
-            parts.append(f'<polygon {area} opacity="0.12"/>')
-        corners = path(line.points)
-        style = f'fill="none" stroke="{line.colour}"'
-        parts.append(
-            f'<polyline points="{corners}" {style} stroke-width="1.8" stroke-linejoin="round" '
-            f'stroke-dasharray="{line.dash}"/>'
-        )
+        area, corners = path(line.area), path(line.points)
+        if area:
+            parts.append(f'<polygon points="{area}" fill="{line.colour}" opacity="0.12"/>')
+        style = f'fill="none" stroke="{line.colour}" stroke-width'
+        parts.append(f'<polyline points="{corners}" {style}="1.8" stroke-dasharray="{line.dash}"/>')
         if len(line.points) <= 20:
             dots = "".join(f"M{corner}h0" for corner in corners.split())
-            parts.append(f'<path d="{dots}" {style} stroke-width="5" stroke-linecap="round"/>')
+            parts.append(f'<path d="{dots}" {style}="5" stroke-linecap="round"/>')
     return "".join(parts)
 
 

@@ -47,7 +47,7 @@ def test_runs_are_told_apart_by_colour_and_their_figures_by_dash() -> None:
     # Figures stand in the order of the alphabet within a panel's patterns; on-policy is first.
     assert lines == [(first, ""), (second, ""), (first, curves.DASHES[1][0]), (first, "")]
     said = "".join(drawing.itertext())
-    assert all(name in said for name in ("● icpo", "● a<b", "- - expert"))
+    assert all(name in said for name in ("icpo", "a<b", "- - expert", "— flips"))
 
 
 def test_a_picture_is_an_svg(tmp_path: Path) -> None:
