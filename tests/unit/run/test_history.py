@@ -8,15 +8,16 @@ from flows.services import alarms
 from icpo_core.config import load
 from icpo_core.run.evaluations import against_best, history
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session
 from icpo_core.store import tables
 
 
 @pytest.fixture
 def run(root, tmp_path):
     changes = [f"run.directory={tmp_path}", "run.trackers=[]", "run.iterations=30"]
-    with Run(load(root / "configs" / "demo.toml", changes, "h")) as opened:
-        opened.keep_config()
-        yield opened
+    with Session(Run.of(load(root / "configs" / "demo.toml", changes, "h"))) as session:
+        session.keep_config()
+        yield session.run
 
 
 def samples(run: Run, number: int):

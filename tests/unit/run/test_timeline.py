@@ -18,8 +18,8 @@ from tasks import pages
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("run")
-    with stubs.stubbed(Run(stubs.configuration(folder))) as trained:
-        stubs.train(trained)
+    with stubs.stubbed(Run.of(stubs.configuration(folder))) as session:
+        stubs.train(session)
     return Run.read(folder / "runs" / "run")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from icpo_core.config import load
+from icpo_core.run import sources
 from icpo_core.run.run import Run
 from icpo_core.run.trackers import open_trackers
 
@@ -54,6 +55,6 @@ def test_a_missing_package_is_named(root: Path, tmp_path: Path, monkeypatch) -> 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"run\.trackers has wandb.*pip install wandb"):
         track(root, tmp_path, "wandb", [])
-    run = Run(load(root / "configs" / "demo.toml", ['run.trackers=["wandb"]'], "tracked"))
+    run = Run.of(load(root / "configs" / "demo.toml", ['run.trackers=["wandb"]'], "tracked"))
     with pytest.raises(ValueError, match="pip install wandb"):
-        run.require_sources()
+        sources.require(run)

@@ -6,19 +6,23 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import stubs
+import yaml
 from pydantic import BaseModel
 
-from icpo_core.config import STAGES, Benchmark, Config, Section, build
+from flows import stage as stage_flows
+from icpo_core.config import Benchmark, Config, Section, build
 from icpo_core.grading.grade import GradingRules
 from icpo_core.method import verdicts
-from icpo_core.run import perform
-from icpo_core.run import plan as graph
+from icpo_core.run import perform, plan
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session, Tools
+from icpo_core.run.stages import STAGES, prompts, verify
 from icpo_core.store import tables
 from icpo_core.store.work import Standing
 
@@ -118,7 +122,7 @@ def others(kind: Any, value: Any) -> Iterator[Any]:
     elif isinstance(value, int | float):
         yield from (value * 2, value + 1, value - 1, value / 2, 0.5, 4)
     elif isinstance(value, str):
-        yield from (f"{value}x", "none", "rloo", "cispo", "choice")
+        yield from (f"{value}x", "none", "rloo", "cispo", "choice", "server")
     elif isinstance(value, list):
         yield from ([one / 2 for one in value if isinstance(one, float)], [])
         yield from (["tensorboard"], ["http://127.0.0.1:1"])
@@ -155,10 +159,10 @@ def at(config: Config, key: str) -> Any:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("graph")
-    run = Run(stubs.configuration(folder, "run", "run.iterations=2"))
-    with stubs.stubbed(run):
-        stubs.train(run)
+    folder = tmp_path_factory.mktemp("plan")
+    run = Run.of(stubs.configuration(folder, "run", "run.iterations=2"))
+    with stubs.stubbed(run) as session:
+        stubs.train(session)
     return run.paths.root
 
 
@@ -169,8 +173,8 @@ def test_changing_a_key_makes_again_just_the_stages_that_read_it(key: str, train
     config = changed(Run.read(trained).config, key)
     # Whether iterations have an evaluation is no matter of how it is made.
     found: dict[str, set[str]] = {stage: set() for stage in STAGES}
-    run = Run(config, trained)
-    for step in graph.plan(run, last=2):
+    run = Run.of(config, trained)
+    for step in plan.plan(run, last=2):
         if step.status.standing is not Standing.DONE and step.status.manifest is not None:
             found[step.stage].add(step.status.reason)
     stale = {stage for stage, reasons in found.items() if reasons}
@@ -206,7 +210,7 @@ def test_no_stage_reads_what_its_fingerprint_does_not_hold(
     """Every access to the configuration while a stage works, or is worked for ahead of it, is
     recorded: a key that a stage reads and that is neither operational nor in its fingerprint would
     change results unseen."""
-    run = Run(stubs.configuration(tmp_path, "run", "run.iterations=1", "evaluate.every=1"))
+    run = Run.of(stubs.configuration(tmp_path, "run", "run.iterations=1", "evaluate.every=1"))
     names = dict(sections(run.config))
     reading = threading.local()
     seen: dict[str, set[str]] = {stage: set() for stage in STAGES}
@@ -217,6 +221,15 @@ def test_no_stage_reads_what_its_fingerprint_does_not_hold(
             into.add(f"{names[id(self)]}{name}")
         return object.__getattribute__(self, name)
 
+    plain_dump = BaseModel.model_dump
+
+    def dump(self: BaseModel, **options: Any) -> dict[str, Any]:
+        made = plain_dump(self, **options)
+        into = getattr(reading, "into", None)
+        if into is not None and id(self) in names:
+            into |= {f"{names[id(self)]}{key}" for key in flat(made)}
+        return made
+
     def recorded(stage: str, function: Any) -> Any:
         def work(*given: Any) -> Any:
             before, reading.into = getattr(reading, "into", None), seen[stage]
@@ -226,18 +239,20 @@ def test_no_stage_reads_what_its_fingerprint_does_not_hold(
 
         return work
 
-    monkeypatch.setattr(Section, "__getattribute__", record)
-    monkeypatch.setattr(GradingRules, "__getattribute__", record)
-    for stage, function in perform.STAGES.items():
-        monkeypatch.setitem(perform.STAGES, stage, recorded(stage, function))
+    for kind in (Section, GradingRules):
+        monkeypatch.setattr(kind, "__getattribute__", record)
+        monkeypatch.setattr(kind, "model_dump", dump)
+    for stage, spec in list(STAGES.items()):
+        monkeypatch.setitem(STAGES, stage, replace(spec, make=recorded(stage, spec.make)))
     for stage, module, name in (
-        ("verify", perform, "_verdicts_ahead"),
+        ("verify", verify, "ahead"),
         ("verify", verdicts, "judge_part"),
-        ("prompts", perform, "_prompts_ahead"),
+        ("prompts", prompts, "make_ahead"),
+        ("prompts", Tools.prompt_maker, "func"),  # made before the first stage
     ):
         monkeypatch.setattr(module, name, recorded(stage, getattr(module, name)))
-    with stubs.stubbed(run):
-        stubs.train(run)
+    with stubs.stubbed(run) as session:
+        stubs.train(session)
 
     for stage in STAGES:
         allowed = {key for key in KEYS.keys() - SOURCES if not readers(key)} | SOURCES
@@ -249,6 +264,14 @@ def test_no_stage_reads_what_its_fingerprint_does_not_hold(
     assert {"verify.seconds", "verify.rules.extraction"} <= seen["verify"]
     assert {"select.errs", "select.delta", "run.seed"} <= seen["select"]
     assert {"evaluate.temperature", "evaluate.max_tokens"} <= seen["evaluate"]
+
+
+def flat(part: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every key of what was dumped, with dots."""
+    for name, value in part.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        yield f"{prefix}{name}"
 
 
 def sections(part: BaseModel, prefix: str = "") -> Iterator[tuple[int, str]]:
@@ -270,9 +293,9 @@ def test_what_comes_out_the_same_stops_the_wave(trained: Path, tmp_path: Path) -
     shutil.copytree(trained, root, symlinks=True)
     raw = Run.read(root).config.model_dump(mode="json")
     raw["select"]["delta"] = 0.5  # rewards are 0 and 1
-    changed_run = Run(build(raw, "test"), root)
-    with stubs.stubbed(changed_run):
-        outcomes = stubs.train(changed_run, rerun=True)
+    changed_run = Run.of(build(raw, "test"), root)
+    with stubs.stubbed(changed_run) as session:
+        outcomes = stubs.train(session, rerun=True)
     assert stubs.made(outcomes) == ["it-0001/select", "it-0002/select"]
 
 
@@ -281,16 +304,16 @@ def test_what_depends_on_a_change_follows(trained: Path, tmp_path: Path) -> None
     shutil.copytree(trained, root, symlinks=True)
     raw = Run.read(root).config.model_dump(mode="json")
     raw["loss"]["expert_lambda"] = 0.1
-    changed_run = Run(build(raw, "test"), root)
-    plan = graph.plan(changed_run)
-    stale = [step for step in plan if step.status.standing is Standing.STALE]
+    changed_run = Run.of(build(raw, "test"), root)
+    steps = plan.plan(changed_run)
+    stale = [step for step in steps if step.status.standing is Standing.STALE]
     assert [(step.stage, step.iteration) for step in stale] == [("update", 1), ("update", 2)]
     assert stale[0].status.reason == "loss.expert_lambda 0.01 -> 0.1"
-    later = {f"it-{step.iteration:04d}/{step.stage}" for step in plan if step.after}
+    later = {f"it-{step.iteration:04d}/{step.stage}" for step in steps if step.after}
     assert later >= {"it-0001/checkpoint", "it-0002/rollout", "it-0002/select"}
     assert "it-0002/prompts" not in later
-    with stubs.stubbed(changed_run):
-        made = stubs.made(stubs.train(changed_run, rerun=True))
+    with stubs.stubbed(changed_run) as session:
+        made = stubs.made(stubs.train(session, rerun=True))
     # Other weights: other rollouts, and all that comes of them. The prompts are the same.
     assert made[:2] == ["it-0001/update", "it-0001/checkpoint"]
     assert "it-0002/prompts" not in made
@@ -301,21 +324,21 @@ OFF_POLICY = ["rollout.off_policy_steps=1", "update.old_logprobs=engine"]
 
 
 def test_one_step_off_policy_samples_from_the_policy_before(tmp_path: Path) -> None:
-    run = Run(stubs.configuration(tmp_path, "run", *OFF_POLICY, "run.iterations=4"))
-    with stubs.stubbed(run):
-        stubs.train(run)
+    run = Run.of(stubs.configuration(tmp_path, "run", *OFF_POLICY, "run.iterations=4"))
+    with stubs.stubbed(run) as session:
+        stubs.train(session)
         versions = [run.base_version]
         versions += [str(run.store.finished("update", n).policy_version) for n in (1, 2, 3)]
         for number, sampled in {1: 0, 2: 0, 3: 1, 4: 2}.items():
             rows = run.store.table("rollout", number, "rollout")
             assert set(rows["policy_version"].to_pylist()) == {versions[sampled]}
-            work = graph.work(run, "rollout", number)
+            work = plan.work(run, "rollout", number)
             assert work.inputs["policy"] == versions[sampled]
             assert run.paths.place("update", number - 1) not in work.parents.values()
     on_policy = build(run.config.model_dump(mode="json") | {"rollout": {
         **run.config.rollout.model_dump(), "off_policy_steps": 0,
     }}, "test")  # fmt: skip
-    steps = graph.plan(Run(on_policy, run.paths.root))
+    steps = plan.plan(Run.of(on_policy, run.paths.root))
     stale = [step for step in steps if step.status.standing is Standing.STALE]
     assert [(one.stage, one.iteration) for one in stale] == [("rollout", n) for n in (2, 3, 4)]
     assert stale[0].status.reason.startswith("input policy")
@@ -323,23 +346,20 @@ def test_one_step_off_policy_samples_from_the_policy_before(tmp_path: Path) -> N
 
 def test_one_step_off_policy_a_batch_does_not_come_after_the_update_before(tmp_path: Path) -> None:
     more = ["run.iterations=4", "checkpoint.keep_last=4"]
-    run = Run(stubs.configuration(tmp_path, "run", *OFF_POLICY, *more))
-    with stubs.stubbed(run):
-        stubs.train(run)
+    run = Run.of(stubs.configuration(tmp_path, "run", *OFF_POLICY, *more))
+    with stubs.stubbed(run) as session:
+        stubs.train(session)
     raw = run.config.model_dump(mode="json")
     raw["loss"]["expert_lambda"] = 0.1
-    changed_run = Run(build(raw, "test"), run.paths.root)
-    after = {(one.stage, one.iteration): one.after for one in graph.plan(changed_run)}
+    changed_run = Run.of(build(raw, "test"), run.paths.root)
+    after = {(one.stage, one.iteration): one.after for one in plan.plan(changed_run)}
     for stage in ("rollout", "verify", "select"):
         assert after[stage, 2] is None, "sampled from the base model"
         assert after[stage, 3] == "it-0001/update"
     assert after["update", 2] == "it-0001/update"
-    assert [perform.samples_ahead(changed_run, n) for n in (1, 2, 3, 4)] == [
-        True,
-        True,
-        True,
-        False,
-    ]
+    session = Session(changed_run)
+    ahead = [perform.samples_ahead(session, number) for number in (1, 2, 3, 4)]
+    assert ahead == [True, True, True, False]
 
 
 def test_data_counts_by_content_not_by_place(trained: Path, tmp_path: Path) -> None:
@@ -357,7 +377,7 @@ def test_data_counts_by_content_not_by_place(trained: Path, tmp_path: Path) -> N
                 raw["prompts"]["exclude"] = [path]
             else:
                 raw["prompts"][name] = path
-        steps = graph.plan(Run(build(raw, "test"), trained), last=1)
+        steps = plan.plan(Run.of(build(raw, "test"), trained), last=1)
         return {step.stage for step in steps if step.status.standing is Standing.STALE}
 
     files = {
@@ -380,16 +400,47 @@ def test_data_counts_by_content_not_by_place(trained: Path, tmp_path: Path) -> N
     assert stale(model=str(model)) == {"rollout", "update", "evaluate"}
 
 
+def test_stages_depend_on_those_before_them(tmp_path: Path) -> None:
+    """Each on all that led to it, `evaluate` and `checkpoint` both on the update and on nothing of
+    each other."""
+    chain = ("prompts", "rollout", "verify", "select", "update")
+    expected = {stage: chain[:number] for number, stage in enumerate(chain)}
+    expected |= {"evaluate": chain, "checkpoint": chain}
+    for name, changes in (("on", []), ("off", OFF_POLICY)):
+        run = Run.of(stubs.configuration(tmp_path, name, *changes))
+        for number in (1, 2, 3):
+            assert {stage: plan.before(run, stage, number) for stage in STAGES} == expected
+            assert plan.leaves(run, number) == ("evaluate", "checkpoint")
+        assert plan.before(run, "evaluate", 0) == ()
+        # Of other iterations they read only updates.
+        others = {one for stage in STAGES for one in plan.reads(run, stage, 3) if one[1] != 3}
+        assert others == {("update", 2)} | ({("update", 1)} if changes else set())
+        assert plan.reads(run, "rollout", 1) == [("prompts", 1)]
+
+
+def test_every_stage_has_a_deployment_and_no_other_has_one(root: Path) -> None:
+    made = yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]
+    entry = "flows/stage.py:"
+    of_stages = [one for one in made if one["entrypoint"].startswith(entry)]
+    assert [one["entrypoint"].removeprefix(entry) for one in of_stages] == list(STAGES)
+    for one in of_stages:
+        name = one["name"]
+        assert one["entrypoint"] == entry + name
+        assert getattr(stage_flows, name) is stage_flows.STAGE_FLOWS[name]
+        words = " ".join(one["description"].split())
+        assert words.startswith(STAGES[name].about), "the UI says of a stage what it says itself"
+
+
 def test_reasons_are_named_up_to_three(trained: Path) -> None:
     raw = Run.read(trained).config.model_dump(mode="json")
     raw["select"] |= {"alpha": 2.0, "delta": 0.25, "decay": 1.0, "advantage": "rloo"}
-    steps = graph.plan(Run(build(raw, "test"), trained))
+    steps = plan.plan(Run.of(build(raw, "test"), trained))
     reason = next(step.status.reason for step in steps if step.stage == "select")
-    assert reason.startswith("select.alpha 1.0 -> 2.0, select.decay 5.0 -> 1.0")
+    assert reason.startswith("select.advantage group -> rloo, select.alpha 1.0 -> 2.0, select.d")
     assert reason.endswith("and 1 more")
 
 
 def test_a_plan_changes_nothing(trained: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
-    graph.plan(Run.read(trained))
+    plan.plan(Run.read(trained))
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before

@@ -19,6 +19,8 @@ from icpo_core.method.prompts import PromptMaker
 from icpo_core.run import perform, plan
 from icpo_core.run.prefetch import Ahead
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session
+from icpo_core.run.stages import verify
 from icpo_core.workers.process import EndedError
 from tasks.stages import may_pass
 
@@ -30,7 +32,7 @@ OFF_POLICY = ["rollout.off_policy_steps=1", "update.old_logprobs=engine"]
 
 
 def opened(folder: Path, *changes: str) -> Run:
-    return Run(stubs.configuration(folder, "run", "evaluate.every=0", *changes))
+    return Run.of(stubs.configuration(folder, "run", "evaluate.every=0", *changes))
 
 
 @pytest.fixture
@@ -58,14 +60,14 @@ def test_a_shard_is_judged_while_another_is_sampled(tmp_path, judged):
         if sampled == 8 + 1:
             assert judged.wait(PATIENCE), "nobody judged the first shard while the second ran"
 
-    with stubs.stubbed(opened(tmp_path), tmp_path / "ledger", hook) as run:
+    with stubs.stubbed(opened(tmp_path), tmp_path / "ledger", hook) as session:
         for stage in ("prompts", "rollout", "verify"):
-            perform.perform(run, stage, 1)
-        facts = run.store.manifest("verify", 1).facts
+            perform.perform(session, stage, 1)
+        facts = session.run.store.manifest("verify", 1).facts
         assert facts["parts_ahead"] == 2
         [first, second] = [one for one in facts["spans"] if one["lane"] == "judges"]
         assert first["name"] == "part-00000-of-00002.parquet ahead"
-        rollout = run.store.manifest("rollout", 1).facts["spans"]
+        rollout = session.run.store.manifest("rollout", 1).facts["spans"]
         sampling = [one for one in rollout if one["lane"].startswith("engine ")]
         assert [one["name"] for one in sampling] == ["part 0", "part 1"]
         assert first["started"] < sampling[1]["started"] + sampling[1]["seconds"]
@@ -93,48 +95,50 @@ def test_the_next_prompts_are_made_while_the_trainer_works(tmp_path, monkeypatch
         if mark == "mid step" and steps < 3:
             assert made[steps + 1].wait(PATIENCE), "the next prompts are not there"
 
-    with stubs.stubbed(opened(tmp_path), tmp_path / "ledger", hook) as run:
-        stubs.train(run)
+    with stubs.stubbed(opened(tmp_path), tmp_path / "ledger", hook) as session:
+        stubs.train(session)
         assert asked == [1, 2, 3]  # none twice, and none of an iteration that does not come
         names = [
-            [one["name"] for one in run.store.manifest("prompts", number).facts["spans"]]
+            [one["name"] for one in session.run.store.manifest("prompts", number).facts["spans"]]
             for number in (1, 2, 3)
         ]
         assert names == [[], ["made ahead"], ["made ahead"]]
 
 
 def test_it_comes_to_the_same_without(tmp_path, monkeypatch):
-    with stubs.stubbed(opened(tmp_path / "ahead")) as run:
-        stubs.train(run)
+    with stubs.stubbed(opened(tmp_path / "ahead")) as session:
+        stubs.train(session)
     monkeypatch.setattr(Ahead, "start", lambda *_: None)
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "data").symlink_to(tmp_path / "ahead" / "data")
-    with stubs.stubbed(opened(tmp_path / "plain")) as run:
-        stubs.train(run)
-        assert run.store.manifest("verify", 1).facts["parts_ahead"] == 0
+    with stubs.stubbed(opened(tmp_path / "plain")) as session:
+        stubs.train(session)
+        assert session.run.store.manifest("verify", 1).facts["parts_ahead"] == 0
     # The problem sets stand at another path, which no digest knows.
     roots = [tmp_path / name / "runs" / "run" for name in ("ahead", "plain")]
     assert stubs.digests(roots[0]) == stubs.digests(roots[1])
 
 
 def test_what_is_ahead_of_other_rows_or_rules_is_not_taken(tmp_path, judged):
-    with stubs.stubbed(opened(tmp_path)) as run:
-        perform.perform(run, "prompts", 1)
-        perform.perform(run, "rollout", 1)
-        part = run.store.manifest("rollout", 1).files[0]
-        source = perform._judged_from(run, run.store.manifest("rollout", 1).fingerprint)
+    with stubs.stubbed(opened(tmp_path)) as session:
+        perform.perform(session, "prompts", 1)
+        perform.perform(session, "rollout", 1)
+        run = session.run
+        rollouts = run.store.manifest("rollout", 1)
+        part = rollouts.files[0]
+        source = verify._judged_from(run.config, rollouts.fingerprint)
         other = verdicts.judge_part(
             run.paths.stage("prompts", 1) / "prompts.parquet",
             run.paths.part("rollout", 1, 1, 2),
-            run.judges("verify"),
+            session.tools(1).judges("verify"),
         )
-        run.ahead.start("verify", 1, part.name, source, lambda: other)  # verdicts on other rows
-        perform.perform(run, "verify", 1)
-        assert run.store.manifest("verify", 1).facts["parts_ahead"] == 1
-        right = run.store.table("verify", 1, "verdicts")
-        perform.perform(run, "verify", 1, force=True)  # nothing is ahead any more
-        assert run.store.manifest("verify", 1).facts["parts_ahead"] == 0
-        assert verdicts.changed(right, run.store.table("verify", 1, "verdicts")) == []
+        session.ahead.start("verify", 1, part.name, source, lambda: other)  # verdicts on other rows
+        perform.perform(session, "verify", 1)
+        assert session.run.store.manifest("verify", 1).facts["parts_ahead"] == 1
+        right = session.run.store.table("verify", 1, "verdicts")
+        perform.perform(session, "verify", 1, force=True)  # nothing is ahead any more
+        assert session.run.store.manifest("verify", 1).facts["parts_ahead"] == 0
+        assert verdicts.changed(right, session.run.store.table("verify", 1, "verdicts")) == []
     held = Ahead()
     held.start("verify", 1, "part", "these rules", lambda: 1)
     assert held.take("verify", 1, "part", "other rules") is None
@@ -154,31 +158,31 @@ def test_parts_of_an_earlier_attempt_are_judged_ahead_too(tmp_path, judged):
             raise KeyboardInterrupt
 
     left = 12
-    with stubs.stubbed(opened(tmp_path), None, die) as run:
-        perform.perform(run, "prompts", 1)
+    with stubs.stubbed(opened(tmp_path), None, die) as session:
+        perform.perform(session, "prompts", 1)
         with pytest.raises(KeyboardInterrupt):
-            perform.perform(run, "rollout", 1)
-    with stubs.stubbed(opened(tmp_path)) as run:
-        perform.perform(run, "rollout", 1)
-        assert run.store.manifest("rollout", 1).facts["kept_parts"] == 1
-        perform.perform(run, "verify", 1)
-        assert run.store.manifest("verify", 1).facts["parts_ahead"] == 2
+            perform.perform(session, "rollout", 1)
+    with stubs.stubbed(opened(tmp_path)) as session:
+        perform.perform(session, "rollout", 1)
+        assert session.run.store.manifest("rollout", 1).facts["kept_parts"] == 1
+        perform.perform(session, "verify", 1)
+        assert session.run.store.manifest("verify", 1).facts["parts_ahead"] == 2
 
 
 def test_an_error_ahead_is_the_stage_s_own(tmp_path, monkeypatch):
     def broken(*_: Any) -> Any:
         raise RuntimeError("the judges cannot be started: no math-verify")
 
-    with stubs.stubbed(opened(tmp_path)) as run:
+    with stubs.stubbed(opened(tmp_path)) as session:
         with monkeypatch.context() as patch:
             patch.setattr(Judges, "judge", broken)
-            perform.perform(run, "prompts", 1)
-            perform.perform(run, "rollout", 1)
+            perform.perform(session, "prompts", 1)
+            perform.perform(session, "rollout", 1)
             with pytest.raises(RuntimeError, match="cannot be started"):
-                perform.perform(run, "verify", 1)
-        assert plan.status(run, "rollout", 1).done
-        perform.perform(run, "verify", 1)  # once it is mended, another try goes well
-        assert plan.status(run, "verify", 1).done
+                perform.perform(session, "verify", 1)
+        assert plan.status(session.run, "rollout", 1).done
+        perform.perform(session, "verify", 1)  # once it is mended, another try goes well
+        assert plan.status(session.run, "verify", 1).done
 
 
 def test_one_shard_is_judged_by_its_stage(tmp_path, monkeypatch):
@@ -186,17 +190,17 @@ def test_one_shard_is_judged_by_its_stage(tmp_path, monkeypatch):
         raise AssertionError("there was nothing to judge it beside")
 
     monkeypatch.setattr(verdicts, "judge_part", never)
-    with stubs.stubbed(opened(tmp_path, "rollout.shards=1")) as run:
+    with stubs.stubbed(opened(tmp_path, "rollout.shards=1")) as session:
         for stage in ("prompts", "rollout", "verify"):
-            perform.perform(run, stage, 1)
+            perform.perform(session, stage, 1)
 
 
 def test_closing_a_run_does_not_wait_for_a_hard_verdict(tmp_path):
     """A judge at work is ended, not waited for: its limit here is an hour."""
     endless = Question("1", r"\boxed{\int_0^1 x^{x^{x^x}} dx}")
-    with stubs.stubbed(opened(tmp_path, "verify.seconds=3600")) as run:
-        judges = run.judges("verify")
-        run.ahead.start("verify", 1, "part", "", lambda: judges.judge([endless]))
+    with stubs.stubbed(opened(tmp_path, "verify.seconds=3600")) as session:
+        judges = session.tools(1).judges("verify")
+        session.ahead.start("verify", 1, "part", "", lambda: judges.judge([endless]))
         for _ in range(int(PATIENCE / 0.1)):
             if any(one.pair for one in judges._judges):
                 break
@@ -209,21 +213,21 @@ def test_closing_a_run_does_not_wait_for_a_hard_verdict(tmp_path):
 def test_a_run_that_ends_does_not_wait_for_its_rollouts(tmp_path):
     """What another thread samples ends with the engine, and is not tried again."""
     changes = [*OFF_POLICY, *stub_worker.changes(tmp_path, seconds=60.0)]
-    with opened(tmp_path, *changes) as run, ThreadPoolExecutor(1) as pool:
-        perform.perform(run, "prompts", 1)
-        rollouts = pool.submit(perform.perform, run, "rollout", 1)
+    with Session(opened(tmp_path, *changes)) as session, ThreadPoolExecutor(1) as pool:
+        perform.perform(session, "prompts", 1)
+        rollouts = pool.submit(perform.perform, session, "rollout", 1)
         deadline = time.monotonic() + PATIENCE
-        while not list(run.logs.glob("engine.log")) and time.monotonic() < deadline:
+        while not list(session.logs.glob("engine.log")) and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(1.0)
         clock = time.monotonic()
-        run.interrupt()
+        session.interrupt()
         with pytest.raises(EndedError) as ended:
             rollouts.result(PATIENCE)
         assert time.monotonic() - clock < PATIENCE / 2
         assert not may_pass(ended.value)
         with pytest.raises(EndedError, match="is being ended"):
-            perform.perform(run, "rollout", 1)
+            perform.perform(session, "rollout", 1)
     # Opened again it goes on.
-    with stubs.stubbed(opened(tmp_path, *OFF_POLICY)) as again:
-        assert len(stubs.train(again)) == 3 * 6 + 2 * 2
+    with stubs.stubbed(opened(tmp_path, *OFF_POLICY)) as session:
+        assert len(stubs.train(session)) == 3 * 6 + 2 * 2
