@@ -65,7 +65,7 @@ def call(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(as_json(root), indent=2))
     else:
-        show(root, Console())
+        show(root, Console(), prefect=not arguments.plain)
     return 0
 
 

@@ -32,8 +32,8 @@ def as_json(root: Path) -> dict[str, Any]:
     return {"run": str(root), "accuracy": accuracies, "seconds": seconds}
 
 
-def show(root: Path, console: Console) -> None:
-    """Print the summary."""
+def show(root: Path, console: Console, prefect: bool = True) -> None:
+    """Print the summary. prefect: and where its UI is."""
     summary = as_json(root)
     for name, by_iteration in summary["accuracy"].items():
         table = Table(title=f"accuracy on {name}, zero-shot", title_justify="left")
@@ -57,7 +57,8 @@ def show(root: Path, console: Console) -> None:
         f"icpo report {root}    # one HTML page with plots and a browser of rollouts",
     ):
         console.print(f"  {command}", highlight=False, soft_wrap=True)
-    console.print(ui(), highlight=False, soft_wrap=True)
+    if prefect:
+        console.print(ui(), highlight=False, soft_wrap=True)
 
 
 def ui() -> str:
