@@ -21,21 +21,27 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 
 from icpo_core.common import files
-from icpo_core.common.files import link_or_copy, model_digest, weight_digests, write_json
+from icpo_core.common.files import link_or_copy, write_json
 from icpo_core.config import load
-from icpo_core.run import checkpoints, metrics, perform, plan
+from icpo_core.run import checkpoints, loop, metrics, plan
 from icpo_core.run.run import Run
+from icpo_core.run.session import Observer, Session
+from icpo_core.run.stages import select, update
 from icpo_core.store import tables
 from icpo_core.store.store import Store
 from icpo_core.store.tables import Origin
+from icpo_core.workers.jobs import Job, Loaded, R, Rollout, Sampled, Save, Saved, Update, Updated
+from icpo_core.workers.pool import Around, unframed
+from icpo_core.workers.process import Say
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
 DEMO_TOKENS = 40
@@ -73,6 +79,23 @@ class Stopwatch:
             setattr(owner, name, self.around(name, getattr(owner, name)))
 
 
+class Marks(Observer):
+    """What was spent in each iteration."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.found: list[Counter[str]] = []
+        self.busy: list[float] = []
+        self._watch = watch
+
+    def begins(self, first: int) -> None:
+        self._watch.seconds, self._watch.busy = Counter(), 0.0
+
+    def recorded(self, iteration: int, figures: dict[str, float]) -> None:
+        self.found.append(self._watch.seconds)
+        self.busy.append(self._watch.busy)
+        self.begins(iteration)
+
+
 class Instant:
     """In the place of engine and trainer: writes what was made beforehand, as they write it."""
 
@@ -83,34 +106,32 @@ class Instant:
         self.logprobs = -draw.random(rollouts * tokens, dtype=np.float32)
         self.weights_bytes, self.block = int(weights_mb * 1e6), draw.bytes(1 << 24)
 
-    def __call__(self, *_: Any) -> Instant:
-        return self
-
     def start_engine(self, policy: Path) -> None:
         pass
 
     def start_trainer(self) -> None:
         pass
 
-    def stop(self) -> None:
+    def close(self) -> None:
         pass
 
-    def load(self, policy: Path, policy_version: str, probe: Path | None) -> dict[str, Any]:
-        return {"reload_seconds": 0.0, "probe_gap": 0.0}
+    def load(self, policy: Path, policy_version: str, proof: Path | None) -> Loaded:
+        return Loaded(reload_seconds=0.0, proof_gap=0.0)
 
-    def sample_all(self, jobs: list[dict[str, Any]], report: Any, _: Any) -> list[dict[str, Any]]:
-        return [self.sample(job, report) for job in jobs]
+    def sample_all(
+        self, jobs: Sequence[Job[Sampled]], on_progress: Say, around: Around = unframed
+    ) -> list[Sampled]:
+        return [around(job, functools.partial(self.sample, job)) for job in jobs]
 
-    def sample(self, job: dict[str, Any], report: Any) -> dict[str, Any]:
-        prompts = tables.read("prompts", Path(job["prompts"]))["prompt_id"].to_pylist()
-        mine = prompts[job["shard"] :: job["shards"]]
-        group = job["rollout"]["on_policy"] + job["rollout"]["expert"]
+    def sample(self, job: Job[Sampled]) -> Sampled:
+        assert isinstance(job, Rollout)
+        prompts = tables.read("prompts", job.prompts)["prompt_id"].to_pylist()
+        mine = prompts[job.shard :: job.shards]
+        group = job.on_policy + job.expert
         rows, length = len(mine) * group, self.tokens
         origins = [Origin.ON_POLICY] * (group - 1) + [Origin.EXPERT]
         offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * length)
-        first = (
-            job["shard"] * len(mine) * group * length % max(1, len(self.ids) - rows * length + 1)
-        )
+        first = job.shard * len(mine) * group * length % max(1, len(self.ids) - rows * length + 1)
         part = slice(first, first + rows * length)
         schema = tables.TABLES["rollout"]
         table = pa.table(
@@ -128,35 +149,40 @@ class Instant:
                 ),
                 "finish_reason": ["stop"] * rows,
                 "seed": pa.array(range(rows), pa.int64()),
-                "policy_version": [job["policy_version"]] * rows,
+                "policy_version": [job.policy_version] * rows,
             },
             schema=schema,
         )
-        tables.write("rollout", table, Path(job["out"]), job["fingerprint"])
-        return {"rows": rows, "tokens": rows * length, "sampling_seconds": 0.0}
+        written = tables.write("rollout", table, job.out, job.fingerprint)
+        return Sampled(tokens=rows * length, sampling_seconds=0.0, **asdict(written))
 
-    def train(self, job: dict[str, Any]) -> dict[str, Any]:
-        out = Path(job["out"])
-        if job["job"] == "save":
-            (out / "deepspeed").mkdir(parents=True)
-            self._write(out / "deepspeed" / "state.pt", 3, 0)  # two moments and the weights
-            write_json(out / "state.json", {"state_id": job["state_id"]}, durable=False)
-            return {}
-        tables.read("batch", Path(job["batch"]))
-        model = out / "model"
+    def train(self, job: Job[R]) -> R:
+        return cast(R, self.update(job) if isinstance(job, Update) else self.save(job))
+
+    def save(self, job: Job[Any]) -> Saved:
+        assert isinstance(job, Save)
+        (job.out / "deepspeed").mkdir(parents=True)
+        self._write(job.out / "deepspeed" / "state.pt", 3, 0)  # two moments and the weights
+        write_json(job.out / "state.json", {"state_id": job.state_id}, durable=False)
+        return Saved()
+
+    def update(self, job: Update) -> Updated:
+        tables.read("batch", job.batch)
+        model = job.out / "model"
         model.mkdir()
-        self._write(model / "model.safetensors", 1, job["iteration"])
+        self._write(model / "model.safetensors", 1, job.iteration)
         for source in sorted(self.base.glob("*.json")):
             link_or_copy(source, model / source.name)
         row = {"token_ids": [1, 2, 3], "logprobs": [-0.1, -0.2]}
         tables.write("probe", tables.table("probe", [row] * 8), model / "probe.parquet")
-        return {
-            "metrics": {f"figure/{number}": 1.0 for number in range(40)},
-            "replayed": [],
-            "timing": {},
-            "policy_version": model_digest(model),
-            "weights": weight_digests(model),
-        }
+        weights = files.weight_digests(model)
+        return Updated(
+            metrics={f"figure/{number}": 1.0 for number in range(40)},
+            policy_version=files.canonical_digest(weights),
+            weights=weights,
+            replayed=[],
+            timing={},
+        )
 
     def _write(self, path: Path, copies: int, number: int) -> None:
         left = copies * self.weights_bytes
@@ -175,8 +201,8 @@ def watched(watch: Stopwatch) -> Iterator[None]:
     watch.watch(plan, "work")
     watch.watch(checkpoints, "publish", "restore", "settle")
     watch.watch(metrics, "record")
-    perform.write_json = files.write_json  # type: ignore[attr-defined]
-    globals()["weight_digests"] = files.weight_digests
+    for stage in (select, update):
+        watch.watch(stage, "write_json")
     yield
 
 
@@ -195,23 +221,13 @@ def measure(arguments: argparse.Namespace, folder: Path) -> tuple[list[Counter[s
         *(["rollout.max_tokens=8192", "rollout.engine.max_model_len=12288"] if large else []),
     ]
     config = load(DEMO, changes, "bookkeeping")
-    run = Run(config)
-    run.make_workers = Instant(  # type: ignore[assignment]
-        rollouts, tokens, arguments.weights_mb, run.base_model
-    )
+    run = Run.of(config)
+    instant = Instant(rollouts, tokens, arguments.weights_mb, run.base_model)
     watch = Stopwatch()
-    found, busy = [], []
-    with watched(watch), run:
-        run.keep_config()
-        for iteration in range(1, arguments.iterations + 1):
-            watch.seconds, watch.busy = Counter(), 0.0
-            for stage in plan.stages_of(config, iteration):
-                perform.perform(run, stage, iteration)
-            checkpoints.settle(run)
-            metrics.record(run, iteration)
-            found.append(watch.seconds)
-            busy.append(watch.busy)
-    return found, busy
+    marks = Marks(watch)
+    with watched(watch), Session(run, marks, lambda *_: instant) as session:
+        loop.train(session)
+    return marks.found, marks.busy
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from icpo_core.evaluation.protocol import Protocol
 from icpo_core.evaluation.target import Target
 from icpo_core.run.evaluations import target
 from icpo_core.store import tables
+from icpo_core.workers.jobs import Sample
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ROOT / "data" / "small"
@@ -49,16 +50,18 @@ def bare(evaluator: Evaluator, who: Target, what: Benchmark, samples: int, folde
     asked = evaluator.questions(who, what)
     tables.write("questions", asked, folder / "asked.parquet")
     sampling = evaluator.protocol.sampling
-    job = {
-        "job": "sample",
-        "questions": str(folder / "asked.parquet"),
-        "keys": [[at, index] for at in range(asked.num_rows) for index in range(samples)],
-        **sampling.model_dump(include={"temperature", "top_p", "max_tokens", "seed"}),
-        "policy_version": who.version,
-        "out": str(folder / "bare.parquet"),
-        "fingerprint": "",
-    }
-    return evaluator.workers(who).sample(job, lambda done, all_: None)["sampling_seconds"]
+    job = Sample(
+        questions=folder / "asked.parquet",
+        keys=[(at, index) for at in range(asked.num_rows) for index in range(samples)],
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=sampling.seed,
+        policy_version=who.version,
+        out=folder / "bare.parquet",
+        fingerprint="",
+    )
+    return evaluator.engines(who).call(job).sampling_seconds
 
 
 def main() -> None:

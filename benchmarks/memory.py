@@ -31,8 +31,8 @@ from icpo_core.config import Config, load
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"
 KINDS = {
-    "icpo_core.engine.vllm": "engine",
-    "icpo_core.trainer.trainer": "trainer",
+    "icpo_core.engine.process": "engine",
+    "icpo_core.trainer.process": "trainer",
     "icpo_core.grading.process": "judges",
     "prefect.server": "flow and Prefect",
     "uvicorn": "flow and Prefect",

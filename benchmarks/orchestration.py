@@ -17,21 +17,24 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from flows.prefect_compat.terminal import quiet_prefect
 from icpo_core.common.files import link_or_copy, model_digest, write_json
 from icpo_core.config import Config
-from icpo_core.run import perform as stages
-from icpo_core.run import run as run_module
+from icpo_core.run.session import Session
 from icpo_core.store import tables
 from icpo_core.store.tables import Origin
-from icpo_core.workers.pool import Around
+from icpo_core.store.work import Outcome
+from icpo_core.workers.jobs import Job, Loaded, R, Rollout, Sampled, Save, Saved, Update, Updated
+from icpo_core.workers.pool import Around, unframed
+from icpo_core.workers.process import Say
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.toml"
 LIMIT_SECONDS = 0.6
@@ -52,22 +55,21 @@ class NoOpWorkers:
     def start_trainer(self) -> None:
         pass
 
-    def stop(self) -> None:
+    def close(self) -> None:
         pass
 
-    def load(self, policy: Path, policy_version: str, probe: Path | None) -> dict[str, Any]:
-        return {"reload_seconds": 0.0, "probe_gap": 0.0}
+    def load(self, policy: Path, policy_version: str, proof: Path | None) -> Loaded:
+        return Loaded(reload_seconds=0.0, proof_gap=0.0)
 
     def sample_all(
-        self, jobs: list[dict[str, Any]], on_progress: Callable[[int, int], None], around: Around
-    ) -> list[dict[str, Any]]:
+        self, jobs: Sequence[Job[Sampled]], on_progress: Say, around: Around = unframed
+    ) -> list[Sampled]:
         return [around(job, partial(self.sample, job, on_progress)) for job in jobs]
 
-    def sample(
-        self, job: dict[str, Any], on_progress: Callable[[int, int], None]
-    ) -> dict[str, Any]:
+    def sample(self, job: Job[Sampled], on_progress: Say) -> Sampled:
+        assert isinstance(job, Rollout)
         time.sleep(ENGINE_SECONDS)
-        prompts = tables.read("prompts", Path(job["prompts"])).to_pylist()
+        prompts = tables.read("prompts", job.prompts).to_pylist()
         origins = [Origin.ON_POLICY] * 7 + [Origin.EXPERT]
         rows = [
             {
@@ -79,32 +81,37 @@ class NoOpWorkers:
                 "logprobs": [-1.0, -0.5, -0.1],
                 "finish_reason": "stop",
                 "seed": 0,
-                "policy_version": job["policy_version"],
+                "policy_version": job.policy_version,
             }
             for prompt in prompts
             for index, origin in enumerate(origins)
         ]
         for done in range(0, len(rows) + 1, 8):
             on_progress(done, len(rows))
-        tables.write("rollout", tables.table("rollout", rows), Path(job["out"]), job["fingerprint"])
-        return {"rows": len(rows), "tokens": 3 * len(rows), "sampling_seconds": 0.0}
+        table = tables.table("rollout", rows)
+        written = tables.write("rollout", table, job.out, job.fingerprint)
+        return Sampled(tokens=3 * len(rows), sampling_seconds=0.0, **asdict(written))
 
-    def train(self, job: dict[str, Any]) -> dict[str, Any]:
-        out = Path(job["out"])
-        if job["job"] == "save":
-            write_json(out / "state.json", {"state_id": job["state_id"]})
-            return {}
+    def train(self, job: Job[R]) -> R:
+        return cast(R, self.update(job) if isinstance(job, Update) else self.save(job))
+
+    def save(self, job: Job[Any]) -> Saved:
+        assert isinstance(job, Save)
+        write_json(job.out / "state.json", {"state_id": job.state_id})
+        return Saved()
+
+    def update(self, job: Update) -> Updated:
         time.sleep(ENGINE_SECONDS)
+        out = job.out / "model"
         for source in sorted(self.model.iterdir()):
-            link_or_copy(source, out / "model" / source.name)
-        tables.write("probe", tables.table("probe", []), out / "model" / "probe.parquet")
-        metrics = {"entropy": 1.0, "kl": 0.0, "loss": 0.0, "grad_norm": 0.5}
-        return {
-            "metrics": metrics,
-            "replayed": [],
-            "timing": {},
-            "policy_version": model_digest(self.model),
-        }
+            link_or_copy(source, out / source.name)
+        tables.write("probe", tables.table("probe", []), out / "probe.parquet")
+        return Updated(
+            metrics={"entropy": 1.0, "kl": 0.0, "loss": 0.0, "grad_norm": 0.5},
+            policy_version=model_digest(self.model),
+            replayed=[],
+            timing={},
+        )
 
 
 class Stopwatch:
@@ -114,11 +121,11 @@ class Stopwatch:
         self.inside: dict[int, float] = {}
         self.ends: list[float] = []
 
-    def around(self, perform: Callable[..., stages.Outcome]) -> Callable[..., stages.Outcome]:
-        def timed(run: Any, stage: str, iteration: int, *rest: Any) -> stages.Outcome:
+    def around(self, perform: Callable[..., Outcome]) -> Callable[..., Outcome]:
+        def timed(session: Session, stage: str, iteration: int, *rest: Any) -> Outcome:
             started = time.perf_counter()
             try:
-                return perform(run, stage, iteration, *rest)
+                return perform(session, stage, iteration, *rest)
             finally:
                 spent = time.perf_counter() - started
                 self.inside[iteration] = self.inside.get(iteration, 0.0) + spent
@@ -129,24 +136,26 @@ class Stopwatch:
 def measure(iterations: int, folder: Path) -> dict[str, list[float]]:
     """Seconds an iteration, in all and outside the stages, of a run with no-op engines."""
     watch = Stopwatch()
-    run_module.Workers = NoOpWorkers  # type: ignore[misc, assignment]
-    stages.perform = watch.around(stages.perform)
+    quiet_prefect()
+    from flows import session, train
+    from flows.observer import FlowObserver
+    from tasks import stages
 
-    from flows import train as module
-
-    class Marks(module.Watcher):
-        def row(self, iteration: int, figures: Any) -> None:
+    class Marks(FlowObserver):
+        def recorded(self, iteration: int, figures: dict[str, float]) -> None:
+            super().recorded(iteration, figures)
             watch.ends.append(time.perf_counter())
 
-    module.Watcher = Marks  # type: ignore[misc]
-    quiet_prefect()
+    session.FlowObserver = Marks  # type: ignore[misc]
+    session.Session = partial(Session, make_workers=NoOpWorkers)  # type: ignore[misc, assignment]
+    stages.perform = watch.around(stages.perform)
     overrides = [
         f"run.iterations={iterations}",
         f"run.directory={folder}",
         "evaluate.every=0",
         "rollout.engine.dtype=float32",
     ]
-    asyncio.run(module.train(str(DEMO), overrides, "orchestration"))
+    asyncio.run(train.train(str(DEMO), overrides, "orchestration"))
     walls = np.diff(watch.ends)
     inside = [watch.inside[number] for number in range(2, iterations + 1)]
     return {

@@ -34,7 +34,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,18 @@ from icpo_core.capacity.machine import GIB
 from icpo_core.common import files
 from icpo_core.config import Config, load
 from icpo_core.engine.jobs import as_rows, shard_of
-from icpo_core.engine.vllm import Request, Sample
+from icpo_core.engine.kinds.base import Completion, Request
 from icpo_core.grading.grade import Question
 from icpo_core.models.architecture import Shape, shape_of
-from icpo_core.run import checkpoints, metrics, perform
-from icpo_core.run import plan as graph
+from icpo_core.run import checkpoints, metrics
+from icpo_core.run.perform import perform
+from icpo_core.run.plan import stages_of
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session
 from icpo_core.store import tables
 from icpo_core.store.tables import Origin
 from icpo_core.trainer.microbatches import Layout, collate, plan, rows_of
+from icpo_core.workers.jobs import Job, Rollout, Sampled, Update, Updated
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"
@@ -102,10 +105,9 @@ class Written(Instant):
         self.filler = [filler[start : start + length - 2000] for start in starts]
         self.engine_seconds = self.rank_seconds = 0.0
 
-    def sample(self, job: dict[str, Any], report: Any) -> dict[str, Any]:
-        prompts = shard_of(
-            tables.read("prompts", Path(job["prompts"])), job["shard"], job["shards"]
-        ).to_pylist()
+    def sample(self, job: Job[Sampled]) -> Sampled:
+        assert isinstance(job, Rollout)
+        prompts = shard_of(tables.read("prompts", job.prompts), job.shard, job.shards).to_pylist()
         keys, requests, samples, texts, ids = [], [], [], [], []
         for prompt in prompts:
             for index in range(GROUP):
@@ -114,29 +116,28 @@ class Written(Instant):
                 keys.append((prompt["prompt_id"], index, origin))
                 requests.append(Request((), 0))
                 one = place % DISTINCT
-                samples.append(Sample(self.narrow[one], self.logs[one], "stop"))
+                samples.append(Completion(self.narrow[one], self.logs[one], "stop"))
                 texts.append(self.filler[one] + self.answers[place]["response"])
                 ids.append(self.wide[one])
         started = time.perf_counter()
-        rows = as_rows(keys, requests, samples, self.tokenizer, job["policy_version"])
+        rows = as_rows(keys, requests, samples, self.tokenizer, job.policy_version)
         for row, text, wide in zip(rows, texts, ids, strict=True):
             row["response"], row["response_ids"] = text, wide
         table = tables.table("rollout", rows)
-        tables.write("rollout", table, Path(job["out"]), job["fingerprint"])
+        written = tables.write("rollout", table, job.out, job.fingerprint)
         self.engine_seconds += time.perf_counter() - started
-        return {"rows": len(rows), "tokens": len(rows) * self.tokens, "sampling_seconds": 0.0}
+        return Sampled(tokens=len(rows) * self.tokens, sampling_seconds=0.0, **asdict(written))
 
-    def train(self, job: dict[str, Any]) -> dict[str, Any]:
-        if job["job"] != "save":
-            rows = rows_of(tables.read("batch", Path(job["batch"])))
-            started = time.perf_counter()
-            device = torch.device("cpu")
-            for share in plan(rows, 16384, DEVICES, Layout.PACKED):
-                for members in share:
-                    if members:
-                        collate([rows[i] for i in members], 0, device, Layout.PACKED)
-            self.rank_seconds += time.perf_counter() - started
-        return super().train(job)
+    def update(self, job: Update) -> Updated:
+        rows = rows_of(tables.read("batch", job.batch))
+        started = time.perf_counter()
+        device = torch.device("cpu")
+        for share in plan(rows, 16384, DEVICES, Layout.PACKED):
+            for members in share:
+                if members:
+                    collate([rows[i] for i in members], 0, device, Layout.PACKED)
+        self.rank_seconds += time.perf_counter() - started
+        return super().update(job)
 
 
 def problems(answers: list[verification.Row], folder: Path) -> tuple[Path, Path]:
@@ -179,24 +180,26 @@ def measure(rollouts: int, tokens: int, folder: Path) -> dict[str, float]:
         "rollout.engine.max_model_len=12288",
         "checkpoint.state_every=1000",
     ]
-    run = Run(load(DEMO, changes, "scale"))
+    run = Run.of(load(DEMO, changes, "scale"))
     made = Written(tokens, answers, run)
-    run.make_workers = made  # type: ignore[assignment]
     totals: Counter[str] = Counter()
-    with run:
-        run.keep_config()
-        run.prompt_maker  # noqa: B018  read once a run
-        run.judges("verify").judge([Question(r"\frac{1}{2}", r"\boxed{\sqrt{3}}")])  # started once
+    with Session(run, make_workers=lambda *_: made) as session:
+        tools = session.tools(1)
+        tools.prompt_maker  # noqa: B018  read once a run
+        tools.judges("verify").judge(
+            [Question(r"\frac{1}{2}", r"\boxed{\sqrt{3}}")]
+        )  # started once
         for iteration in range(1, count + 1):
             found: Counter[str] = Counter()
             made.engine_seconds = made.rank_seconds = 0.0
-            for stage in graph.stages_of(run.config, iteration):
+            # Not the product's loop, which draws prompts while the trainer is at work.
+            for stage in stages_of(run.config, iteration):
                 started = time.perf_counter()
-                perform.perform(run, stage, iteration)
+                perform(session, stage, iteration)
                 found[stage] = time.perf_counter() - started
             started = time.perf_counter()
-            checkpoints.settle(run)
-            metrics.record(run, iteration)
+            checkpoints.settle(session)
+            metrics.record(session, iteration)
             found["retention, metrics"] = time.perf_counter() - started
             found["rollout"] -= made.engine_seconds
             found["engines: tables and Parquet"] = made.engine_seconds

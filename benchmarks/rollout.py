@@ -30,11 +30,13 @@ from rich.table import Table
 from icpo_core.common.files import model_digest
 from icpo_core.config import Config, load
 from icpo_core.engine.jobs import rollout_shard, shard_of
-from icpo_core.engine.vllm import Engine, keep_to_cores
+from icpo_core.engine.kinds.vllm import VllmEngine, keep_to_cores
 from icpo_core.models import folder as models
-from icpo_core.run import perform
+from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session
 from icpo_core.store import tables
+from icpo_core.workers.jobs import Rollout
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "configs" / "demo.toml"
@@ -44,27 +46,32 @@ WARM = 2
 
 def prompts_of(config: Config) -> Path:
     """`prompts.parquet` of the first iteration, by the stage itself."""
-    with Run(config) as run:
-        run.keep_config()
-        perform.perform(run, "prompts", 1)
-        return run.store.file("prompts", 1, "prompts.parquet")
+    with Session(Run.of(config)) as session:
+        perform(session, "prompts", 1)
+        return session.run.store.file("prompts", 1, "prompts.parquet")
 
 
-def ours(engine: Engine, tokenizer: Any, config: Config, file: Path, seed: int) -> int:
-    job = {
-        "prompts": str(file),
-        "shard": 0,
-        "shards": 1,
-        "rollout": config.rollout.model_dump(exclude={"engine"}),
-        "seed": seed,
-        "iteration": 1,
-        "out": str(file.parent / f"part-{seed}.parquet"),
-        "fingerprint": "",
-    }
-    return rollout_shard(engine, tokenizer, job, lambda done, all_: None)["tokens"]
+def ours(engine: VllmEngine, tokenizer: Any, config: Config, file: Path, seed: int) -> int:
+    settings = config.rollout
+    job = Rollout(
+        prompts=file,
+        shard=0,
+        shards=1,
+        on_policy=settings.on_policy,
+        expert=settings.expert,
+        expert_source=settings.expert_source,
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
+        seed=seed,
+        iteration=1,
+        policy_version=engine.policy_version,
+        out=file.parent / f"part-{seed}.parquet",
+        fingerprint="",
+    )
+    return rollout_shard(engine, tokenizer, job, lambda done, all_: None).tokens
 
 
-def plain(engine: Engine, config: Config, file: Path, seed: int, as_written: bool) -> int:
+def plain(engine: VllmEngine, config: Config, file: Path, seed: int, as_written: bool) -> int:
     """`LLM.generate` on the same prompts; tokens it sampled."""
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
@@ -94,7 +101,7 @@ def plain(engine: Engine, config: Config, file: Path, seed: int, as_written: boo
     return sum(len(one.token_ids) for output in outputs for one in output.outputs)
 
 
-def sync(engine: Engine, model: Path, folder: Path) -> float:
+def sync(engine: VllmEngine, model: Path, folder: Path) -> float:
     """Median seconds of changing weights in place and scoring a probe's worth of sequences."""
     from safetensors.torch import load_file, save_file
 
@@ -130,7 +137,7 @@ def main() -> None:
 
         model = models.resolve(config.model.path)
         started = time.perf_counter()
-        engine = Engine(model, config.rollout.engine, 0)
+        engine = VllmEngine(model, config.rollout.engine, 0)
         engine_start = time.perf_counter() - started
         tokenizer = AutoTokenizer.from_pretrained(model)
         works: dict[str, Callable[[int], int]] = {

@@ -21,8 +21,9 @@ from scipy.stats import t as student
 
 from icpo_core.common.files import atomic_path
 from icpo_core.config import load
-from icpo_core.run import checkpoints, metrics, perform, plan
+from icpo_core.run import loop, metrics, plan
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session
 from icpo_core.store.paths import RunPaths
 from icpo_core.views.curves import COLOURS, Line, Panel, picture
 
@@ -67,17 +68,10 @@ def train(name: str, changes: list[str], seed: int, folder: Path) -> Curve:
         "checkpoint.keep_every=0",
     ]
     slug = name.replace(", λ = ", "-lambda-")
-    run = Run(load(DEMO, changes, f"{slug}-seed{seed}"))
-    first = plan.first_open(plan.plan(run))
-    if first is not None:
-        with run:
-            run.workers.start_engine(run.policy(max(0, first - 1))[0])
-            run.workers.start_trainer()
-            for iteration in range(first, ITERATIONS + 1):
-                for stage in plan.stages_of(run.config, iteration):
-                    perform.perform(run, stage, iteration)
-                checkpoints.settle(run)
-                metrics.record(run, iteration)
+    run = Run.of(load(DEMO, changes, f"{slug}-seed{seed}"))
+    if plan.first_open(plan.plan(run)) is not None:
+        with Session(run) as session:
+            loop.train(session, rerun=True)
     return read(run.paths)
 
 

@@ -36,6 +36,7 @@ from icpo_core.method.problems import read_problems
 from icpo_core.store import tables
 from icpo_core.trainer.microbatches import Row, rows_of
 from icpo_core.trainer.trainer import Trainer
+from icpo_core.workers.jobs import Restore, Update
 from icpo_core.workers.launcher import free_port
 
 SMALL = Path(__file__).resolve().parent.parent / "data" / "small"
@@ -84,7 +85,9 @@ def batch(folder: Path) -> Path:
                 }
             )
     assert all(str(solve(problem)) in direct_answer(problem) for problem in problems)
-    return tables.write("batch", tables.table("batch", rows), folder / "batch.parquet")
+    file = folder / "batch.parquet"
+    tables.write("batch", tables.table("batch", rows), file)
+    return file
 
 
 def pad(rows: list[Row]) -> dict[str, Tensor]:
@@ -244,14 +247,14 @@ def main() -> None:
         def whole() -> None:
             number[0] += 1
             subject.update(
-                {
-                    "parent": subject.state_id,
-                    "restore": {"folder": None, "replay": []},
-                    "batch": str(file),
-                    "iteration": number[0],
-                    "state_id": str(number[0]),
-                    "out": str(folder),
-                }
+                Update(
+                    iteration=number[0],
+                    batch=file,
+                    parent=subject.state_id,
+                    restore=Restore(folder=None, replay=[]),
+                    state_id=str(number[0]),
+                    out=folder,
+                )
             )
 
         def step() -> None:

@@ -333,7 +333,8 @@ class WorkerPool(Closing):
             self.engines.start(policy)
 
     def load(self, policy: Path, policy_version: str, proof: Path | None) -> Loaded:
-        """As `Engines.load`."""
+        """As `Engines.load`. Raises EndedError after `close`."""
+        self.start_engine(policy)
         return self.engines.load(policy, policy_version, proof)
 
     def sample_all(

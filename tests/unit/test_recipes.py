@@ -9,7 +9,7 @@ from recipes import SWAPS
 
 from icpo_core.config import Config, load
 from icpo_core.evaluation.benchmarks import ENTRIES, GROUPS
-from icpo_core.run import plan
+from icpo_core.run import plan, sources
 from icpo_core.run.run import Run
 
 PAPER = sorted(ROOT.glob("configs/paper/*.toml"))
@@ -58,8 +58,8 @@ def test_the_small_model_takes_the_big_ones_place(file: Path, preset: str, tmp_p
     changed = {key for key in before if before[key] != after[key]}
     allowed = {swap.partition("=")[0] for swap in SWAPS} | {"run.directory", "rollout.engine"}
     assert changed <= allowed | {"loss.constant_length"}
-    run = Run(config)
-    run.require_sources()
+    run = Run.of(config)
+    sources.require(run)
     steps = plan.plan(run, last=1)
     assert [step.stage for step in steps] == [
         "evaluate", "prompts", "rollout", "verify", "select", "update", "checkpoint",

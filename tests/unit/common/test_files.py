@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from icpo_core.common import files
+from icpo_core.workers.jobs import Message
 from icpo_core.workers.process import attempt
 
 
@@ -116,12 +117,12 @@ def test_every_library_that_writes_is_understood_on_a_full_disk(small_disk: Path
 def test_a_worker_on_a_full_disk_fails_in_one_line() -> None:
     """The error reaches the run as a reply, and the run's command as its last line."""
 
-    def write(*_: object) -> dict:
+    def write() -> Message:
         raise OSError(28, "No space left on device", "/runs/demo/it-0001/update/model/x")
 
-    reply = attempt(write, {"job": "update"}, lambda news: None)
+    reply = attempt("Update", write)
     assert reply["failure"] == (
-        "update: /runs/demo/it-0001/update/model/x: no space is left on the disk: free some; "
+        "Update: /runs/demo/it-0001/update/model/x: no space is left on the disk: free some; "
         "nothing finished is lost"
     )
 
