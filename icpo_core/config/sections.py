@@ -206,9 +206,10 @@ class SelectSection(Section):
 class LossSection(Section):
     """The loss of stage `update`; every term of the paper and its GRPO variants."""
 
-    policy: Literal["ppo", "cispo", "gspo"] = "ppo"
-    """On-policy objective: token ratios, clipped; CISPO; GSPO (sequence ratios; its paper's loss is
-    had with aggregation `seq-mean-token-mean` and clips of 3e-4 and 4e-4)."""
+    policy: Annotated[str, Pluggable("icpo_core.method.policy_losses")] = "ppo"
+    """Loss of on-policy tokens. `ppo`: token ratios, clipped; `cispo`; `gspo`: sequence ratios (as
+    in its paper with aggregation `seq-mean-token-mean` and clips of 3e-4 and 4e-4); or your own, as
+    ./file.py:name (see docs/extending.md)."""
     clip_low: Annotated[float | None, Field(ge=0.0)] = 0.2
     """Ratio is clipped below at 1 - clip_low. `"none"`: never."""
     clip_high: Annotated[float | None, Field(ge=0.0)] = 0.2

@@ -113,7 +113,8 @@ class Demonstrations:
 
 
 def _texts(table: pa.Table) -> list[str]:
-    return table.column("problem").to_pylist()
+    texts: list[str] = table.column("problem").to_pylist()
+    return texts
 
 
 def _by_score(pool: pa.Table) -> np.ndarray:

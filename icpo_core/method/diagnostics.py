@@ -112,4 +112,4 @@ def _lengths(rows: Rows) -> dict[str, float]:
 
 
 def _share(column: pa.ChunkedArray, value: str) -> float:
-    return pc.sum(pc.equal(column, value)).as_py() / len(column)
+    return float(pc.sum(pc.equal(column, value)).as_py() / len(column))

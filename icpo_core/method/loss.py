@@ -7,10 +7,8 @@ demonstrations (IEF).
 
     loss = Σ_bt w_bt · (L_bt + β·KL_bt − η·H_bt)
 
-    on-policy   L = −min(r·A, clip(r, 1−ε_low, 1+ε_high)·A), at most −c·A where A < 0    `ppo`
-                L = −sg(clip(r, 1−ε_low, 1+ε_high))·A·log π_θ                            `cispo`
-                L as ppo without c, r the geometric mean over the sequence               `gspo`
-                r = π_θ/π_old
+    on-policy   L of `loss.policy` (`icpo_core.method.policy_losses`), by default PPO's
+                −min(r·A, clip(r, 1−ε_low, 1+ε_high)·A), at most −c·A where A < 0, r = π_θ/π_old
     expert      L = −f(ρ)·A,  f(ρ) = ρ/(ρ+λ),  ρ = π_θ(τ_t | x, τ_<t), never clipped by default
 
 The weights w hold the aggregation: their totals run over the whole mini-batch, so partial losses
@@ -21,41 +19,17 @@ averages tokens a micro-batch, which weighs tokens by how rows happened to be sp
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from icpo_core.config import LossSection
 from icpo_core.method.kl import kl_divergence
+from icpo_core.method.policy_losses import LossInputs, PolicyLoss, PolicyTerm, policy_loss
+from icpo_core.method.policy_losses.base import LOG_BOUND, ratio, sequence_mean
 
 HISTOGRAM_BINS = 10
-
-# A log ratio beyond this says only "far": exp stays finite in float32, so that no 0·inf reaches a
-# gradient through the branch that `min` and `where` did not take.
-_LOG_BOUND = 20.0
-
-
-@dataclass(frozen=True)
-class LossInputs:
-    """What the loss needs of B sequences. Values where the mask is 0 are never looked at."""
-
-    logprobs_BT: Tensor
-    """Under the policy being trained, given the bare prompt; carries the gradient."""
-    old_logprobs_BT: Tensor
-    """Under the policy that sampled, by the trainer, given the bare prompt. On-policy rows only."""
-    advantages_B: Tensor
-    mask_BT: Tensor
-    """1 on response tokens, by position: a pad token may have the id of EOS."""
-    expert_B: Tensor
-    """True where the origin is expert or trace."""
-    reference_logprobs_BT: Tensor | None = None
-    behaviour_logprobs_BT: Tensor | None = None
-    """The engine's, given the prompt that was sampled from; zeros where unknown."""
-    behaviour_known_B: Tensor | None = None
-    """Rows whose behaviour logprobs are known (default: all, if there are any)."""
-    entropy_BT: Tensor | None = None
-    """Of the policy being trained, nats; carries the gradient."""
 
 
 @dataclass(frozen=True)
@@ -80,25 +54,26 @@ class LossOutputs:
     """Name to largest value, merged by maximum."""
 
 
-def icpo_loss(inputs: LossInputs, settings: LossSection, totals: Totals) -> LossOutputs:
+def icpo_loss(
+    inputs: LossInputs, settings: LossSection, totals: Totals, policy: PolicyLoss | None = None
+) -> LossOutputs:
     """Partial loss of B sequences and detached metrics; no device synchronisation.
 
-    Raises ValueError if a switch that is on needs a tensor that was not given.
+    `policy`: the loss of on-policy tokens, where it is loaded already (default: by
+    `settings.policy`).
+    Raises ValueError if a switch that is on needs a tensor that was not given, or if the policy
+    loss cannot be loaded or is not one number a token.
     """
-    mask_BT = inputs.mask_BT.bool()
-    expert_BT = mask_BT & inputs.expert_B.bool()[:, None]
-    policy_BT = mask_BT & ~expert_BT
-    outside_BT = ~mask_BT
-    advantages_BT = inputs.advantages_B.to(inputs.logprobs_BT.dtype)[:, None].expand(mask_BT.shape)
-    # Padding is replaced before any arithmetic: it may hold NaN or -inf, and 0·NaN is NaN.
-    logprobs_BT = inputs.logprobs_BT.masked_fill(outside_BT, 0.0)
-    log_ratio_BT = (logprobs_BT - inputs.old_logprobs_BT.detach()).masked_fill(~policy_BT, 0.0)
+    inputs = _without_padding(inputs)
+    mask_BT, logprobs_BT, advantages_BT = inputs.mask_BT, inputs.logprobs_BT, inputs.advantages()
+    policy_BT = inputs.on_policy()
+    expert_BT = mask_BT & ~policy_BT
 
-    ratio_BT = _ratio(log_ratio_BT, policy_BT, settings)
-    policy_loss_BT = _policy_loss(ratio_BT, logprobs_BT, advantages_BT, settings)
+    term = _policy_term(policy or policy_loss(settings.policy), inputs, settings)
+    policy_loss_BT = term.loss_BT
     correction_BT = None
     if settings.correction != "off":
-        correction_BT = _correction(inputs, policy_BT, settings)
+        correction_BT = _correction(inputs, policy_BT, settings, term.of_sequence)
         policy_loss_BT = policy_loss_BT * correction_BT
     log_rho_BT = _log_rho(inputs, logprobs_BT, expert_BT, settings)
     shaped_BT = _shape(log_rho_BT, settings)
@@ -107,15 +82,12 @@ def icpo_loss(inputs: LossInputs, settings: LossSection, totals: Totals) -> Loss
     kl_BT = None
     total_BT = loss_BT
     if settings.kl != "off" and inputs.reference_logprobs_BT is not None:
-        reference_BT = inputs.reference_logprobs_BT.masked_fill(outside_BT, 0.0)
-        kl_BT = kl_divergence(settings.kl, logprobs_BT, reference_BT)
+        kl_BT = kl_divergence(settings.kl, logprobs_BT, inputs.reference_logprobs_BT)
     if uses_kl(settings):
         if kl_BT is None:
             raise ValueError("loss.kl is on: reference_logprobs_BT must be given")
         total_BT = total_BT + settings.kl_coefficient * kl_BT
-    entropy_BT = None
-    if inputs.entropy_BT is not None:
-        entropy_BT = inputs.entropy_BT.masked_fill(outside_BT, 0.0)
+    entropy_BT = inputs.entropy_BT
     if settings.entropy_coefficient:
         if entropy_BT is None:
             raise ValueError("loss.entropy_coefficient is not 0: entropy_BT must be given")
@@ -125,7 +97,7 @@ def icpo_loss(inputs: LossInputs, settings: LossSection, totals: Totals) -> Loss
     outputs = LossOutputs((weights_BT * total_BT).sum())
     with torch.no_grad():
         figures = _Figures(outputs, policy_BT, expert_BT)
-        figures.policy(loss_BT, ratio_BT, log_ratio_BT, advantages_BT, settings)
+        figures.policy(loss_BT, term, inputs.log_ratio())
         figures.expert(loss_BT, logprobs_BT, shaped_BT)
         if kl_BT is not None:
             figures.of_all("kl", kl_BT)
@@ -171,36 +143,39 @@ def has_signal(advantages_B: Tensor, settings: LossSection) -> Tensor:
     return advantages_B != 0
 
 
-def _ratio(log_ratio_BT: Tensor, policy_BT: Tensor, settings: LossSection) -> Tensor:
-    """π_θ/π_old a token; GSPO: its geometric mean over the sequence (its paper's s_i)."""
-    if settings.policy == "gspo":
-        log_ratio_BT = _sequence_mean(log_ratio_BT, policy_BT)
-    return log_ratio_BT.clamp(-_LOG_BOUND, _LOG_BOUND).exp()
+def _without_padding(inputs: LossInputs) -> LossInputs:
+    """Zeros for what is never looked at, before any arithmetic: it may hold NaN or -inf, and 0·NaN
+    is NaN."""
+    mask_BT = inputs.mask_BT.bool()
+    outside_BT = ~mask_BT
+
+    def whole(values_BT: Tensor | None) -> Tensor | None:
+        return None if values_BT is None else values_BT.masked_fill(outside_BT, 0.0)
+
+    return replace(
+        inputs,
+        logprobs_BT=inputs.logprobs_BT.masked_fill(outside_BT, 0.0),
+        old_logprobs_BT=inputs.old_logprobs_BT.detach().masked_fill(~inputs.on_policy(), 0.0),
+        mask_BT=mask_BT,
+        reference_logprobs_BT=whole(inputs.reference_logprobs_BT),
+        behaviour_logprobs_BT=whole(inputs.behaviour_logprobs_BT),
+        entropy_BT=whole(inputs.entropy_BT),
+    )
 
 
-def _sequence_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean over a row's tokens, at every token. Values off the mask must be 0."""
-    mean_B1 = values_BT.sum(1, keepdim=True) / mask_BT.sum(1, keepdim=True).clamp_min(1)
-    return mean_B1.expand(values_BT.shape)
-
-
-def _bounds(settings: LossSection) -> tuple[float, float]:
-    low = -math.inf if settings.clip_low is None else 1.0 - settings.clip_low
-    high = math.inf if settings.clip_high is None else 1.0 + settings.clip_high
-    return low, high
-
-
-def _policy_loss(
-    ratio_BT: Tensor, logprobs_BT: Tensor, advantages_BT: Tensor, settings: LossSection
-) -> Tensor:
-    clipped_BT = ratio_BT.clamp(*_bounds(settings))
-    if settings.policy == "cispo":
-        return -clipped_BT.detach() * advantages_BT * logprobs_BT
-    loss_BT = torch.maximum(-ratio_BT * advantages_BT, -clipped_BT * advantages_BT)
-    if settings.policy == "ppo" and settings.dual_clip is not None:
-        bound_BT = torch.minimum(loss_BT, -settings.dual_clip * advantages_BT)
-        loss_BT = torch.where(advantages_BT < 0, bound_BT, loss_BT)
-    return loss_BT
+def _policy_term(policy: PolicyLoss, inputs: LossInputs, settings: LossSection) -> PolicyTerm:
+    found = policy(inputs, settings)
+    if isinstance(found, PolicyTerm):
+        term = found
+    else:
+        term = PolicyTerm(found, ratio(inputs.log_ratio().detach()))
+    if not isinstance(term.loss_BT, Tensor) or term.loss_BT.shape != inputs.mask_BT.shape:
+        shape = tuple(getattr(term.loss_BT, "shape", ()))
+        raise ValueError(
+            f"loss.policy = {settings.policy} returned shape {shape} for tokens of shape "
+            f"{tuple(inputs.mask_BT.shape)}: it must return the loss of each token"
+        )
+    return term
 
 
 def _known(inputs: LossInputs) -> Tensor:
@@ -210,19 +185,21 @@ def _known(inputs: LossInputs) -> Tensor:
     return inputs.behaviour_known_B.bool()[:, None]
 
 
-def _correction(inputs: LossInputs, policy_BT: Tensor, settings: LossSection) -> Tensor:
+def _correction(
+    inputs: LossInputs, policy_BT: Tensor, settings: LossSection, of_sequence: bool
+) -> Tensor:
     """Weight w = π_old/π_engine of on-policy tokens, without gradient; 1 elsewhere.
 
     The sample came from the engine, whose kernels and precision give slightly other probabilities
     than the trainer's. `truncate`: min(w, cap); `mask`: 0 unless 1/cap <= w <= cap. A masked token
-    keeps its place in the normaliser. GSPO: one weight a sequence, as its ratio.
+    keeps its place in the normaliser. Where the ratio is of sequences (GSPO), so is the weight.
     """
     if inputs.behaviour_logprobs_BT is None:
         raise ValueError("loss.correction is on: behaviour_logprobs_BT must be given")
     gap_BT = (inputs.old_logprobs_BT - inputs.behaviour_logprobs_BT).detach()
     gap_BT = gap_BT.masked_fill(~(policy_BT & _known(inputs)), 0.0)
-    if settings.policy == "gspo":
-        gap_BT = _sequence_mean(gap_BT, policy_BT)
+    if of_sequence:
+        gap_BT = sequence_mean(gap_BT, policy_BT)
     bound = math.log(settings.correction_cap)
     if settings.correction == "truncate":
         return gap_BT.clamp_max(bound).exp()
@@ -245,7 +222,7 @@ def _log_rho(
         behaviour_BT = inputs.behaviour_logprobs_BT.detach()
         behaviour_BT = behaviour_BT.masked_fill(~(expert_BT & _known(inputs)), 0.0)
         log_rho_BT = logprobs_BT - behaviour_BT
-    log_rho_BT = log_rho_BT.masked_fill(~expert_BT, 0.0).clamp_max(_LOG_BOUND)
+    log_rho_BT = log_rho_BT.masked_fill(~expert_BT, 0.0).clamp_max(LOG_BOUND)
     if settings.expert_clip is not None:
         log_rho_BT = log_rho_BT.clamp_max(math.log(settings.expert_clip))
     return log_rho_BT
@@ -282,27 +259,13 @@ class _Figures:
         """Values must be 0 on padding."""
         self.outputs.metrics[name] = (values_BT.sum(), self.policy_count + self.expert_count)
 
-    def policy(
-        self,
-        loss_BT: Tensor,
-        ratio_BT: Tensor,
-        log_ratio_BT: Tensor,
-        advantages_BT: Tensor,
-        settings: LossSection,
-    ) -> None:
-        low, high = _bounds(settings)
-        below_BT, above_BT = ratio_BT < low, ratio_BT > high
-        negative_BT = advantages_BT < 0
-        if settings.policy != "cispo":  # there the ratio itself is clipped, whatever the sign
-            below_BT, above_BT = below_BT & negative_BT, above_BT & (advantages_BT > 0)
+    def policy(self, loss_BT: Tensor, term: PolicyTerm, log_ratio_BT: Tensor) -> None:
         self.of_policy("loss", loss_BT)
-        self.of_policy("ratio", ratio_BT)
-        self.of_policy("clip_low", below_BT)
-        self.of_policy("clip_high", above_BT)
-        if settings.policy == "ppo" and settings.dual_clip is not None:
-            self.of_policy("clip_dual", negative_BT & (ratio_BT > settings.dual_clip))
+        self.of_policy("ratio", term.ratio_BT)
+        for name, values_BT in term.figures.items():
+            self.of_policy(name, values_BT)
         self.of_policy("approx_kl", -log_ratio_BT)
-        ratio_BT = ratio_BT.masked_fill(~self.policy_BT, 0.0)
+        ratio_BT = term.ratio_BT.masked_fill(~self.policy_BT, 0.0)
         self.outputs.maxima["policy/ratio_max"] = ratio_BT.amax()
 
     def expert(self, loss_BT: Tensor, logprobs_BT: Tensor, shaped_BT: Tensor) -> None:
@@ -322,7 +285,7 @@ class _Figures:
         known_BT = self.expert_BT & known_B1
         count = known_BT.sum()
         log_ratio_BT = (logprobs_BT - behaviour_BT).masked_fill(~known_BT, 0.0)
-        ratio_BT = log_ratio_BT.clamp_max(_LOG_BOUND).exp().masked_fill(~known_BT, 0.0)
+        ratio_BT = log_ratio_BT.clamp_max(LOG_BOUND).exp().masked_fill(~known_BT, 0.0)
         self.outputs.metrics["expert/log_ratio"] = (log_ratio_BT.sum(), count)
         self.outputs.metrics["expert/ratio"] = (ratio_BT.sum(), count)
         self.outputs.maxima["expert/ratio_max"] = ratio_BT.amax()

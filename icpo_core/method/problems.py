@@ -168,7 +168,8 @@ def _parquet_rows(file: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
         # Where a needed column is missing, all are read, so that the complaint can list them.
         whole = not columns or not {"problem", "answer"} <= set(wanted)
         table = pq.read_table(file, columns=None if whole else wanted, partitioning=None)
-        return table.to_pylist()
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return rows
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file}: not a whole Parquet file ({reason}); make it again") from error
@@ -201,7 +202,7 @@ def _json_rows(file: Path) -> list[dict[str, Any]]:
     if not text.lstrip().startswith("["):
         return _json_lines(file)
     try:
-        rows = json.loads(text)
+        rows: list[dict[str, Any]] = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{file}: line {error.lineno} is not valid JSON ({error.msg}); is the file cut short?"

@@ -195,7 +195,7 @@ class PromptMaker:
         """
         sizes = self._sizes()
         for count in range(min(self._settings.k, len(order)), 0, -1):
-            held = order[:count].tolist()
+            held: list[int] = order[:count].tolist()
             total = sum(sizes[one] for one in held)
             for spare in order[count:].tolist():
                 if total <= room:

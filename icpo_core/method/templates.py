@@ -80,7 +80,7 @@ class Template:
         if self._instruction:
             turn = f"{turn}\n{self._instruction}"
         try:
-            text = self._tokenizer.apply_chat_template(
+            text: str = self._tokenizer.apply_chat_template(
                 [{"role": "user", "content": turn}],
                 tokenize=False,
                 add_generation_prompt=True,
@@ -134,7 +134,7 @@ def _chat_template(tokenizer: Any) -> str:
         template = template.get("default")
     if not template:
         raise ValueError("this model's tokenizer has no chat template: set prompts.format = raw")
-    return template
+    return str(template)
 
 
 def _start_tokens(tokenizer: Any) -> list[int]:

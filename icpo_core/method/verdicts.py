@@ -60,7 +60,7 @@ def failure_rate(table: pa.Table) -> float:
     if not table.num_rows:
         return 0.0
     failed = pc.is_in(table["status"], value_set=pa.array([status.value for status in FAILURES]))
-    return pc.sum(failed).as_py() / table.num_rows
+    return float(pc.sum(failed).as_py() / table.num_rows)
 
 
 def require_few_failures(table: pa.Table, limit: float, where: str) -> None:

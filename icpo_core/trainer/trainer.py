@@ -22,9 +22,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from icpo_core.common import plugins
 from icpo_core.common.files import canonical_digest, model_digest, read_json, sync, write_json
 from icpo_core.config import LossSection, UpdateSection
-from icpo_core.method.loss import LossInputs, LossOutputs, Totals, has_signal, icpo_loss, uses_kl
+from icpo_core.method.loss import LossOutputs, Totals, has_signal, icpo_loss, uses_kl
+from icpo_core.method.policy_losses import LossInputs, policy_loss
 from icpo_core.models.architecture import from_config
 from icpo_core.models.flops import training_flops
 from icpo_core.store import tables
@@ -63,6 +65,8 @@ class Trainer:
         """off_policy_steps: updates that may lie between the weights that sampled and these."""
         self.model, self.loss, self.settings = model, loss, update
         self.temperature, self.off_policy_steps = temperature, off_policy_steps
+        self.policy_source = plugins.source_digest(loss.policy)
+        self.policy_loss = policy_loss(loss.policy, self.policy_source)
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.base_version = model_digest(model)
         self.flash_attention = flash_attention(DTYPES[update.dtype])
@@ -162,7 +166,20 @@ class Trainer:
             "zero_optimization": {k: v for k, v in zero.items() if k != "offload_optimizer"},
             "bf16": {"enabled": self.settings.dtype == "bfloat16"},
         }
-        return deepspeed.initialize(model=policy, config=config)[0]
+        reference: torch.nn.Module = deepspeed.initialize(model=policy, config=config)[0]
+        return reference
+
+    def require_policy_source(self, digest: str | None) -> None:
+        """Refuse what was to be made with another source of one's own policy loss than the one that
+        this trainer loaded at its start (`config.plugin_sources`; None: built in).
+
+        Raises ValueError, in one line that names the fix.
+        """
+        if digest != self.policy_source:
+            raise ValueError(
+                f"loss.policy = {self.loss.policy}: its file was edited while the run was at work; "
+                "start the run again, or put the file back"
+            )
 
     # --- one update -------------------------------------------------------------------------
 
@@ -331,7 +348,7 @@ class Trainer:
                 **micro.inputs, entropy_gradient=self.loss.entropy_coefficient > 0
             )
             inputs = self._inputs(micro, [old.get(i) for i in members], logprobs_N, entropy_N)
-            outputs = icpo_loss(inputs, self.loss, totals)
+            outputs = icpo_loss(inputs, self.loss, totals, self.policy_loss)
             _add_gap(outputs, inputs)
             figures.add(outputs)
             # DeepSpeed averages gradients over ranks; the loss is already divided by global totals.

@@ -14,14 +14,8 @@ from torch import Tensor
 
 from icpo_core.config import PRESETS, Config, LossSection, build
 from icpo_core.method.kl import kl_divergence
-from icpo_core.method.loss import (
-    LossInputs,
-    LossOutputs,
-    Totals,
-    has_signal,
-    icpo_loss,
-    token_weights,
-)
+from icpo_core.method.loss import LossOutputs, Totals, has_signal, icpo_loss, token_weights
+from icpo_core.method.policy_losses import LossInputs
 
 GOLDEN = SHARED / "golden" / "released_code.json"
 CASES = json.loads(GOLDEN.read_text())["loss_cases"] if GOLDEN.is_file() else []
@@ -386,6 +380,50 @@ def test_gspo_is_the_mean_over_sequences_of_a_clipped_sequence_ratio():
         policy="gspo", clip_low=0.1, clip_high=0.15, aggregation="seq-mean-token-mean", **ON
     )
     assert run(inputs, loss).loss.item() == pytest.approx(want, abs=1e-12)
+
+
+OWN = """
+import torch
+from icpo_core.method.policy_losses import PolicyTerm
+
+def vanilla(inputs, settings):
+    return -inputs.log_ratio().exp() * inputs.advantages()
+
+def sequences(inputs, settings):
+    loss_BT = vanilla(inputs, settings)
+    return PolicyTerm(loss_BT, loss_BT.exp(), True, {"mine": torch.ones_like(loss_BT)})
+
+def summed(inputs, settings):
+    return vanilla(inputs, settings).sum()
+"""
+
+
+def test_a_policy_loss_of_ones_own(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(OWN)
+    inputs = batch(
+        old_logprobs_BT=batch().old_logprobs_BT.masked_fill(batch().mask_BT == 0, math.nan)
+    )
+    unclipped = LossSection(**ON, clip_low=None, clip_high=None, dual_clip=None)
+    theirs = run(inputs, unclipped)
+    ours = run(inputs, LossSection(**ON, policy=f"{file}:vanilla"))
+    torch.testing.assert_close(ours.loss, theirs.loss)
+    shared = theirs.metrics.keys() & ours.metrics.keys()
+    assert theirs.metrics.keys() - shared == {"policy/clip_low", "policy/clip_high"}
+    for name in shared:
+        torch.testing.assert_close(ours.metrics[name], theirs.metrics[name])
+    with_figure = run(inputs, LossSection(**ON, policy=f"{file}:sequences"))
+    total, count = with_figure.metrics["policy/mine"]
+    assert total == count
+    with pytest.raises(
+        ValueError, match=r"summed returned shape \(\) for tokens of shape \(6, 7\)"
+    ):
+        run(inputs, LossSection(**ON, policy=f"{file}:summed"))
+
+
+def test_an_unknown_policy_loss_is_named():
+    with pytest.raises(ValueError, match=r"'pppo' is none of cispo, gspo, ppo; did you mean ppo\?"):
+        LossSection(policy="pppo")
 
 
 def test_correction_weighs_known_on_policy_tokens_only():
