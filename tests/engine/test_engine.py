@@ -68,7 +68,9 @@ class Published:
             {"token_ids": ids, "logprobs": logprobs}
             for ids, logprobs in zip(sequences, said(self.policy, sequences), strict=True)
         ]
-        return tables.write("probe", tables.table("probe", rows), self.folder / "probe.parquet")
+        path = self.folder / "probe.parquet"
+        tables.write("probe", tables.table("probe", rows), path)
+        return path
 
 
 @torch.no_grad()

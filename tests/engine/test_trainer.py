@@ -27,6 +27,7 @@ from updates import (
     on_rank,
     train,
     update,
+    written,
 )
 
 from icpo_core.common.files import model_digest
@@ -154,7 +155,7 @@ def test_the_order_of_rows_changes_nothing(
     for file in stored[:2]:
         table = tables.read("batch", file)
         order = np.random.default_rng(0).permutation(table.num_rows)
-        shuffled.append(tables.write("batch", table.take(order), tmp_path / file.name))
+        shuffled.append(written(table.take(order), tmp_path / file.name))
     assert_same(train(small, shuffled, tmp_path), plain)
 
 
@@ -171,7 +172,7 @@ def test_rows_without_signal_are_left_out_of_the_work_only(
     table = tables.read("batch", stored[0])
     pairs = zip(table["prompt_id"].to_pylist(), table["advantage"].to_pylist(), strict=True)
     half = with_advantages(table, [0.0 if group < "004" else one for group, one in pairs])
-    file = tables.write("batch", half, tmp_path / "batch.parquet")
+    file = written(half, tmp_path / "batch.parquet")
     skipping = train(small, [file], tmp_path / "skipping")
     assert skipping.metrics[0]["rows_without_signal"] >= 28
     monkeypatch.setattr(trainer, "has_signal", lambda advantages, _: advantages == advantages)
@@ -188,8 +189,8 @@ def test_without_any_signal_no_step_is_taken(
     """Adam would move the weights by its momentum."""
     table = tables.read("batch", stored[1])
     silent = with_advantages(table, [0.0] * table.num_rows)
-    tables.write("batch", silent, tmp_path / "batch.parquet")
-    steps = train(small, [stored[0], tmp_path / "batch.parquet"], tmp_path)
+    file = written(silent, tmp_path / "batch.parquet")
+    steps = train(small, [stored[0], file], tmp_path)
     assert steps.metrics[1]["optimizer_steps"] == 0
     assert_same(Steps([], steps.weights[1:]), Steps([], steps.weights[:1]), 0.0)
 
@@ -204,7 +205,7 @@ def test_two_ranks_come_to_the_same(
     table = tables.read("batch", stored[0])
     advantages = [0.0] * table.num_rows
     advantages[3] = 1.0
-    lonely = tables.write("batch", with_advantages(table, advantages), tmp_path / "lonely.parquet")
+    lonely = written(with_advantages(table, advantages), tmp_path / "lonely.parquet")
     cases: list[Case] = []
     for stage in range(4):
         deepspeed = {"zero_optimization": {"stage": stage}}
@@ -378,7 +379,7 @@ def test_a_loss_that_is_no_number_publishes_nothing(
 ) -> None:
     table = tables.read("batch", stored[0])
     spoiled = with_advantages(table, [float("nan")] * table.num_rows)
-    file = tables.write("batch", spoiled, tmp_path / "batch.parquet")
+    file = written(spoiled, tmp_path / "batch.parquet")
     with pytest.raises(FloatingPointError):
         train(small, [file], tmp_path)
     assert not (tmp_path / "it-1").exists()

@@ -32,7 +32,9 @@ def batch(small: Path, folder: Path) -> Path:
                     "advantage": 1.0 if index == 0 else -0.5,
                 }
             )
-    return tables.write("batch", tables.table("batch", rows), folder / "batch.parquet")
+    path = folder / "batch.parquet"
+    tables.write("batch", tables.table("batch", rows), path)
+    return path
 
 
 def job(small: Path, tmp_path: Path) -> Update:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
@@ -75,6 +76,12 @@ def update(
         steps.metrics.append(reply.metrics)
         steps.weights.append(load_file(out / "model" / "model.safetensors"))
     return steps
+
+
+def written(batch: pa.Table, path: Path) -> Path:
+    """A batch in a file of its own."""
+    tables.write("batch", batch, path)
+    return path
 
 
 def train(
@@ -179,7 +186,7 @@ def batches(small: Path, folder: Path, count: int) -> list[Path]:
             0,
         )
         path = folder / f"batch-{number + 1}.parquet"
-        files.append(tables.write("batch", chosen_rows.batch, path))
+        files.append(written(chosen_rows.batch, path))
     return files
 
 
