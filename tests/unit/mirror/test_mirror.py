@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,10 @@ from icpo_core.mirror.claim import Claim
 from icpo_core.mirror.download import fetch
 from icpo_core.mirror.mirror import Mirror
 from icpo_core.mirror.object_store import AwayError, ObjectStore
-from icpo_core.run import plan
+from icpo_core.run import perform, plan, sources
 from icpo_core.run.run import Run
+from icpo_core.run.session import Observer, Session
+from icpo_core.run.stages import STAGES
 from icpo_core.store import integrity
 from icpo_core.store.paths import RunPaths
 
@@ -52,10 +55,30 @@ def machine(data: Path, folder: Path) -> Path:
     return folder
 
 
-def opened(folder: Path, url: str, *changes: str) -> Run:
-    run = Run(stubs.configuration(folder, "run", f'run.mirror="{url}"', *changes))
-    run.on_mirror = said(folder).append
-    return run
+class Listening(Observer):
+    """Takes down what the mirror has to say on a machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.said = said(folder)
+
+    def mirror(self, line: str) -> None:
+        self.said.append(line)
+
+
+def run_of(folder: Path, url: str, *changes: str) -> Run:
+    return Run.of(stubs.configuration(folder, "run", f'run.mirror="{url}"', *changes))
+
+
+def session_of(folder: Path, url: str) -> Session:
+    """Not open yet."""
+    return Session(run_of(folder, url), Listening(folder))
+
+
+def stubbed(
+    folder: Path, url: str, *changes: str, ledger: Path | None = None
+) -> AbstractContextManager[Session]:
+    run = run_of(folder, url, *changes)
+    return stubs.stubbed(run, ledger, observer=Listening(folder))
 
 
 def said(folder: Path, lines: dict[Path, list[str]] = {}) -> list[str]:  # noqa: B006  kept
@@ -64,8 +87,8 @@ def said(folder: Path, lines: dict[Path, list[str]] = {}) -> list[str]:  # noqa:
 
 
 def train(folder: Path, url: str, *changes: str) -> list[str]:
-    with stubs.stubbed(opened(folder, url, *changes), folder / "ledger") as run:
-        return stubs.made(stubs.train(run))
+    with stubbed(folder, url, *changes, ledger=folder / "ledger") as session:
+        return stubs.made(stubs.train(session))
 
 
 class Requests:
@@ -195,7 +218,7 @@ def test_killed_while_it_uploads_it_leaves_whole_stages(
         there = here
     else:  # another one does, when nobody has heard of the first for a while
         with pytest.raises(RefusedError, match=r"written by process \d+ on .*if it is dead, try"):
-            opened(there, url).open()
+            session_of(there, url).open()
         monkeypatch.setattr(claim, "STALE_SECONDS", -1.0)
         train(there, url)
     assert stubs.digests(there / "runs" / "run") == whole
@@ -278,8 +301,8 @@ def test_a_store_that_is_away_does_not_hold_the_run_up(
             time.sleep(0.01)
 
     folder = machine(data, tmp_path / "here")
-    with stubs.stubbed(opened(folder, url)) as run:
-        stubs.train(run, on_stage=hook)
+    with stubbed(folder, url) as session:
+        stubs.train(session, on_stage=hook)
     assert "does not answer (no route to host); the run goes on" in said(folder)[0]
     assert said(folder)[1:] == [f"{url}/run: the mirror answers again"]
     assert stubs.digests(pulled(tmp_path / "pulled", url)) == whole
@@ -296,7 +319,7 @@ def test_a_store_that_is_away_does_not_hold_the_run_up(
         in said(folder)[1]
     )
     with pytest.raises(ValueError, match=r"no route to host\), and may have this run"):
-        opened(machine(data, tmp_path / "there"), url).open()
+        session_of(machine(data, tmp_path / "there"), url).open()
     away.clear()
     requests.seen.clear()
     assert train(folder, url, "run.iterations=4") == []
@@ -311,7 +334,7 @@ def test_one_writer_a_mirror(url: str, data: Path, tmp_path: Path) -> None:
     other = Claim(store, tmp_path / "elsewhere")
     other.take()
     with pytest.raises(RefusedError, match=rf"is written by process {os.getpid()} on .* since 2"):
-        opened(there, url).open()
+        session_of(there, url).open()
     old = json.loads(store.read(claim.CLAIM) or b"")
     store.write(claim.CLAIM, json.dumps(old | {"beat": time.time() - 301}).encode())
 
@@ -319,8 +342,8 @@ def test_one_writer_a_mirror(url: str, data: Path, tmp_path: Path) -> None:
         if mark == "after prompts 3":  # whoever was taken for dead was not
             store.write(claim.CLAIM, json.dumps(old | {"beat": time.time()}).encode())
 
-    with stubs.stubbed(opened(there, url)) as run:
-        stubs.train(run, on_stage=hook)
+    with stubbed(there, url) as session:
+        stubs.train(session, on_stage=hook)
     assert said(there)[-1].endswith("this run goes on without its mirror")
     assert "it-0003/update/manifest.json" not in store.sizes()
     other.require()
@@ -336,7 +359,7 @@ def test_two_runs_of_one_name_do_not_mix(
     train(there, "")  # goes on without the mirror
     train(third, url)
     with pytest.raises(RefusedError, match=r"another run than .* from attempt 2 on"):
-        opened(there, url).open()
+        session_of(there, url).open()
     with pytest.raises(SystemExit):
         main(["push", str(there / "runs" / "run"), f"{url}/run"])
 
@@ -344,18 +367,16 @@ def test_two_runs_of_one_name_do_not_mix(
 def test_the_mirror_follows_what_is_made_again_pruned_and_brought_back(
     data: Path, tmp_path: Path
 ) -> None:
-    from icpo_core.run import perform as stages
-
     url, folder = f"file://{tmp_path}/mirror", machine(data, tmp_path / "here")
     train(folder, url)
     weights = "it-0001/update/model/model.safetensors"
     assert weights not in ObjectStore(f"{url}/run").sizes()
-    with stubs.stubbed(opened(folder, url)) as run:
-        stages.recover(run, 1)
+    with stubbed(folder, url) as session:
+        perform.recover(session, 1)
     assert weights in ObjectStore(f"{url}/run").sizes()
     assert "it-0001/update/pruned.json" not in ObjectStore(f"{url}/run").sizes()
-    with stubs.stubbed(opened(folder, url, "update.learning_rate=0.05", "rollout.shards=1")) as run:
-        stubs.train(run, rerun=True)
+    with stubbed(folder, url, "update.learning_rate=0.05", "rollout.shards=1") as session:
+        stubs.train(session, rerun=True)
     found = pulled(tmp_path / "pulled", url)
     assert stubs.digests(found) == stubs.digests(folder / "runs" / "run")
     assert "part-00001-of-00002" not in " ".join(_looked(folder, url).names)
@@ -423,17 +444,17 @@ def test_mistakes_are_one_line_with_the_mend(
         ("s3://no-such-bucket/runs", r"there is no such bucket; make it"),
     ):
         with pytest.raises(ValueError, match=words) as found:
-            opened(folder, url).open()
+            session_of(folder, url).open()
         assert "\n" not in str(found.value)
         assert not (folder / "runs" / "run" / "run.json").exists()
     with pytest.raises(ValueError, match="a package is missing"):
-        opened(folder, "gs://bucket/runs").require_sources()
+        sources.require(run_of(folder, "gs://bucket/runs"))
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     object_store.fsspec.get_filesystem_class("s3").clear_instance_cache()
     with pytest.raises(ValueError, match=r"no credentials .*AWS_PROFILE"):
-        opened(folder, f"{s3}/runs").open()
+        session_of(folder, f"{s3}/runs").open()
 
 
 def test_the_setting_changes_no_result(data: Path, tmp_path: Path) -> None:
@@ -441,5 +462,5 @@ def test_the_setting_changes_no_result(data: Path, tmp_path: Path) -> None:
         stubs.configuration(machine(data, tmp_path / name), "run", *changes)
         for name, changes in (("a", []), ("b", ['run.mirror="memory://x"']))
     )
-    for stage in plan.STAGES:
+    for stage in STAGES:
         assert plan.config_slice(one, stage) == plan.config_slice(other, stage)

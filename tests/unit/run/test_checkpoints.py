@@ -14,6 +14,7 @@ from icpo_core.common import files
 from icpo_core.config import override
 from icpo_core.run import branch, checkpoints, metrics, perform, plan, retention
 from icpo_core.run.run import Run
+from icpo_core.run.session import Observer, Session
 from icpo_core.store import integrity, tables
 from icpo_core.store.paths import RunPaths
 from icpo_core.store.work import Standing
@@ -26,9 +27,9 @@ LONG = ["run.iterations=8", "prompts.batch_size=2", "evaluate.every=2", "checkpo
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of eight iterations that kept everything; states after every second."""
     folder = tmp_path_factory.mktemp("long")
-    run = Run(stubs.configuration(folder, "run", *LONG))
-    with stubs.stubbed(run, folder / "ledger"):
-        stubs.train(run)
+    run = Run.of(stubs.configuration(folder, "run", *LONG))
+    with stubs.stubbed(run, folder / "ledger") as session:
+        stubs.train(session)
     return folder
 
 
@@ -40,9 +41,13 @@ def folder(long: Path, tmp_path: Path) -> Path:
 
 
 def opened(folder: Path, *changes: str) -> Run:
-    run = Run.read(folder / "runs" / "run")
-    run.config = override(run.config, list(changes))
-    return run
+    root = folder / "runs" / "run"
+    return Run.of(override(Run.read(root).config, list(changes)), root)
+
+
+def settled(run: Run) -> None:
+    """What nobody has open is put in order as it is when it is next opened."""
+    checkpoints.settle(Session(run))
 
 
 def kept(run: Run) -> tuple[set[int], set[int]]:
@@ -78,7 +83,7 @@ def test_retention_keeps_the_last_and_every_so_many(
     settings: dict[str, int], weights: set[int], states: set[int], folder: Path
 ) -> None:
     run = opened(folder, *(f"checkpoint.{key}={value}" for key, value in settings.items()))
-    checkpoints.settle(run)
+    settled(run)
     assert kept(run) == (weights, states)
     assert os.readlink(run.paths.latest) == "it-0008/checkpoint"
     assert integrity.check(run.paths) == []
@@ -94,7 +99,7 @@ def test_the_best_by_a_score_is_kept(folder: Path) -> None:
     }
     best = max(scores, key=lambda number: (scores[number], number))
     assert retention.best_iteration(run, list(range(1, 9))) == best
-    checkpoints.settle(run)
+    settled(run)
     assert kept(run)[0] == {best, 8}
 
 
@@ -104,10 +109,10 @@ def test_what_is_protected_or_begun_from_never_goes(folder: Path) -> None:
     # Another run beside this one begins from the weights of iteration 5.
     model = run.paths.stage("checkpoint", 5) / "model"
     shutil.copy(stubs.SMALL / "base" / "tokenizer_config.json", model)
-    other = Run(stubs.configuration(folder, "other", f"model.path={model}"))
+    other = Run.of(stubs.configuration(folder, "other", f"model.path={model}"))
     with stubs.stubbed(other):
         pass
-    checkpoints.settle(run)
+    settled(run)
     weights, states = kept(run)
     assert weights == {2, 3, 5, 8}
     assert states == {2, 8}  # a protected checkpoint keeps its state too
@@ -122,7 +127,7 @@ def test_a_damaged_list_of_the_protected_keeps_everything(folder: Path) -> None:
     retention.protect(run.paths, {2})
     data = run.paths.protected.read_bytes()
     run.paths.protected.write_bytes(data.replace(b"2", b"3", 1))
-    checkpoints.settle(run)
+    settled(run)
     assert kept(run)[0] == set(range(1, 9))
     assert [one.file for one in integrity.check(run.paths)] == [run.paths.protected]
 
@@ -166,7 +171,7 @@ def test_nothing_goes_before_the_new_one_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one checkpoint to keep there is always a whole one, and `LATEST` leads to it."""
-    run = Run(stubs.configuration(tmp_path, "run", "run.iterations=4", "evaluate.every=0"))
+    run = Run.of(stubs.configuration(tmp_path, "run", "run.iterations=4", "evaluate.every=0"))
     seen = []
 
     def look(mark: str) -> None:
@@ -177,18 +182,22 @@ def test_nothing_goes_before_the_new_one_is_whole(
 
     unlink = os.unlink
     monkeypatch.setattr(os, "unlink", lambda path, **more: (look(""), unlink(path, **more))[1])
-    with stubs.stubbed(run, hook=look):
-        stubs.train(run, on_stage=look)
+    with stubs.stubbed(run, hook=look) as session:
+        stubs.train(session, on_stage=look)
     assert len(set(seen)) == 4
 
 
 def test_latest_never_leads_to_a_checkpoint_that_is_being_made_again(folder: Path) -> None:
     run = opened(folder)
     seen = []
-    with stubs.stubbed(run, hook=lambda mark: seen.append(os.readlink(run.paths.latest))):
-        perform.perform(run, "checkpoint", 8, force=True)
+
+    def look(mark: str) -> None:
+        seen.append(os.readlink(run.paths.latest))
+
+    with stubs.stubbed(run, hook=look) as session:
+        perform.perform(session, "checkpoint", 8, force=True)
         assert set(seen) == {"it-0007/checkpoint"}
-        checkpoints.settle(run)
+        checkpoints.settle(session)
     assert os.readlink(run.paths.latest) == "it-0008/checkpoint"
 
 
@@ -202,14 +211,14 @@ def test_a_run_goes_on_from_the_last_state_and_replays_what_came_after(
     fresh = tmp_path / "fresh"
     shutil.copytree(folder / "data", fresh / "data")
     changes = [*LONG, "checkpoint.state_every=4"]
-    reference = Run(stubs.configuration(fresh, "run", *changes))
-    with stubs.stubbed(reference):
-        stubs.train(reference)
+    reference = Run.of(stubs.configuration(fresh, "run", *changes))
+    with stubs.stubbed(reference) as session:
+        stubs.train(session)
     shutil.rmtree(reference.paths.stage("update", 8))
     shutil.rmtree(reference.paths.stage("checkpoint", 8))
-    again = Run(stubs.configuration(fresh, "run", *changes))
-    with stubs.stubbed(again, fresh / "ledger"):
-        made = stubs.made(stubs.train(again))
+    again = Run.of(stubs.configuration(fresh, "run", *changes))
+    with stubs.stubbed(again, fresh / "ledger") as session:
+        made = stubs.made(stubs.train(session))
     assert made == ["it-0008/update", "it-0008/checkpoint"]
     assert ledger(fresh, "replay") == ["5", "6", "7"]
     assert ledger(fresh, "step") == ["8"]
@@ -222,6 +231,16 @@ def test_a_run_goes_on_from_the_last_state_and_replays_what_came_after(
     assert ours["weights"] == theirs["weights"]
 
 
+class Listening(Observer):
+    """Takes down what is decided."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def decision(self, line: str) -> None:
+        self.said.append(line)
+
+
 def test_a_damaged_state_is_passed_over_for_an_older_one(folder: Path) -> None:
     run = opened(folder)
     shutil.rmtree(run.paths.stage("update", 7))
@@ -229,17 +248,16 @@ def test_a_damaged_state_is_passed_over_for_an_older_one(folder: Path) -> None:
     data = bytearray(state.read_bytes())
     data[-1] ^= 1
     state.write_bytes(data)
-    said: list[str] = []
-    run.on_decision = said.append
+    observer = Listening()
     before = stubs.digests(folder / "runs" / "run")
     before.pop("it-0007/update", None)
-    with stubs.stubbed(run, folder / "ledger"):
-        perform.perform(run, "update", 7)
+    with stubs.stubbed(run, folder / "ledger", observer=observer) as session:
+        perform.perform(session, "update", 7)
     assert ledger(folder, "replay") == ["5", "6"]  # from the state after 4
-    assert any(line.startswith("state of iteration 6 passed over") for line in said)
+    assert any(line.startswith("state of iteration 6 passed over") for line in observer.said)
     # It was marked, and comes back when the run goes on.
-    with stubs.stubbed(opened(folder), folder / "ledger") as again:
-        assert stubs.made(stubs.train(again)) == ["it-0006/checkpoint"]
+    with stubs.stubbed(opened(folder), folder / "ledger") as session:
+        assert stubs.made(stubs.train(session)) == ["it-0006/checkpoint"]
     after = stubs.digests(folder / "runs" / "run")
     assert {key: after[key] for key in before} == before
 
@@ -250,13 +268,13 @@ def test_a_batch_that_was_replaced_is_not_replayed(folder: Path) -> None:
     run = opened(folder)
     path = run.paths.stage("select", 7) / "batch.parquet"
     batch = tables.read("batch", path)
-    with stubs.stubbed(run):
+    with stubs.stubbed(run) as session:
         work = plan.work(run, "select", 7)
         run.store.begin(work, afresh=True)
         tables.write("batch", batch[:-1], path, work.fingerprint)
         run.store.commit(work, 0.0, 0.0, {})
         with pytest.raises(ValueError, match="another batch than the one that update 7") as caught:
-            checkpoints.restore(run, 7)
+            checkpoints.restore(session, 7, 8)
     assert "icpo stage update" in str(caught.value)
 
 
@@ -272,9 +290,9 @@ def links(paths: RunPaths, other: RunPaths, place: str) -> bool:
 def in_branch(folder: Path, name: str, stage: str, iteration: int, *changes: str) -> Run:
     source = Run.read(folder / "runs" / "run")
     run = branch.run_for(source.paths.root, stage, iteration, list(changes), name, force=False)
-    with stubs.stubbed(run, folder / "ledger"):
-        perform.perform(run, stage, iteration)
-        checkpoints.settle(run)
+    with stubs.stubbed(run, folder / "ledger") as session:
+        perform.perform(session, stage, iteration)
+        checkpoints.settle(session)
     return Run.read(run.paths.root)
 
 
@@ -339,17 +357,17 @@ def test_a_branch_may_sample_one_step_off_policy(folder: Path) -> None:
     """Its first iterations ask the trainer of the run before for weights and a state that are not
     there: nothing is sampled beside that, but from then on."""
     run = opened(folder, "checkpoint.keep_last=1")
-    with stubs.stubbed(run):
-        run.keep_config()
-        checkpoints.settle(run)
+    with stubs.stubbed(run) as session:
+        session.keep_config()
+        checkpoints.settle(session)
     assert not run.has_weights(4)
     changes = ["rollout.off_policy_steps=1", "update.old_logprobs=engine"]
     changes += ["checkpoint.keep_last=8"]
     run = in_branch(folder, "side", "rollout", 6, *changes)
-    with stubs.stubbed(run, folder / "ledger"):
-        assert [perform.samples_ahead(run, number) for number in (5, 6)] == [False, False]
-        stubs.train(run)
-        assert perform.samples_ahead(run, 7)
+    with stubs.stubbed(run, folder / "ledger") as session:
+        assert [perform.samples_ahead(session, number) for number in (5, 6)] == [False, False]
+        stubs.train(session)
+        assert perform.samples_ahead(session, 7)
         for number in (6, 7, 8):
             sampled = run.store.finished("update", number - 2)
             assert sampled is not None
@@ -363,8 +381,8 @@ def test_a_branch_goes_on_by_itself_and_samples_nothing_that_is_shared(folder: P
     assert ledger(folder, "sample") == []
     rest = Run.named(run.paths.root)
     assert rest.config.select.errs == "off"
-    with stubs.stubbed(rest, folder / "ledger"):
-        made = stubs.made(stubs.train(rest))
+    with stubs.stubbed(rest, folder / "ledger") as session:
+        made = stubs.made(stubs.train(session))
     assert made[:3] == ["it-0006/update", "it-0006/evaluate", "it-0006/checkpoint"]
     assert made[-1] == "it-0008/checkpoint"
     ours = stubs.digests(run.paths.root)
@@ -393,9 +411,9 @@ def test_a_branch_comes_to_its_state_with_the_settings_of_the_run_it_leaves(fold
     hand = folder / "hand"
     shutil.copytree(folder / "data", hand / "data")
     changes = [*LONG, "checkpoint.state_every=1"]
-    first = Run(stubs.configuration(hand, "run", *changes))
-    with stubs.stubbed(first):
-        stubs.train(first)
+    first = Run.of(stubs.configuration(hand, "run", *changes))
+    with stubs.stubbed(first) as session:
+        stubs.train(session)
     other = in_branch(hand, "side", "update", 6, "update.learning_rate=0.05")
     assert ledger(hand, "replay") == []
     assert stubs.digests_of(other)["it-0006/update"] == ours["it-0006/update"]
@@ -410,8 +428,8 @@ def test_a_damaged_shared_iteration_is_made_again_as_it_was(folder: Path) -> Non
     path.write_bytes(data)
     assert [one.file for one in integrity.check(run.paths)] == [path]
     rest = Run.named(run.paths.root)
-    with stubs.stubbed(rest):
-        made = stubs.made(stubs.train(rest))
+    with stubs.stubbed(rest) as session:
+        made = stubs.made(stubs.train(session))
     assert made[0] == "it-0003/rollout"
     assert made[1] == "it-0006/update"
     assert path.read_bytes() == (folder / "runs/run/it-0003/rollout" / path.name).read_bytes()
@@ -447,8 +465,8 @@ def test_in_the_run_itself_nothing_is_replaced_by_something_else(folder: Path) -
     with pytest.raises(ValueError, match=r"-o select.alpha=2: gives other results .* --into NAME"):
         branch.run_for(root, "select", 6, ["select.alpha=2"], None, force=True)
     run = branch.run_for(root, "verify", 6, ["verify.workers=1"], None, force=True)
-    with stubs.stubbed(run):
-        assert perform.perform(run, "verify", 6, force=True).made
+    with stubs.stubbed(run) as session:
+        assert perform.perform(session, "verify", 6, force=True).made
     assert (root / "config.json").read_bytes() == config
     # Made from other data: replaced only if told so.
     other = folder / "other.parquet"
@@ -466,7 +484,8 @@ def test_in_the_run_itself_nothing_is_replaced_by_something_else(folder: Path) -
 def test_a_refused_run_keeps_its_configuration(folder: Path) -> None:
     root = folder / "runs" / "run"
     before = (root / "config.json").read_bytes()
-    run = Run(stubs.configuration(folder, "run", *LONG, "select.alpha=3"))
-    with stubs.stubbed(run), pytest.raises(ValueError, match=r"select.alpha 1.0 -> 3.0.*--rerun"):
-        stubs.train(run)
+    run = Run.of(stubs.configuration(folder, "run", *LONG, "select.alpha=3"))
+    refusal = pytest.raises(ValueError, match=r"select.alpha 1.0 -> 3.0.*--rerun")
+    with stubs.stubbed(run) as session, refusal:
+        stubs.train(session)
     assert (root / "config.json").read_bytes() == before

@@ -21,6 +21,8 @@ from icpo_core.common.files import what_the_disk_says
 from icpo_core.common.lock import RefusedError, RunLock
 from icpo_core.run import perform, plan
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session
+from icpo_core.run.stages import STAGES
 from icpo_core.store import integrity, tables
 from icpo_core.store.paths import RunPaths
 from icpo_core.store.store import Store
@@ -42,7 +44,8 @@ def part(name: str, work: Work, store: Store) -> Path:
         "seed": 1, "policy_version": "p",
     }  # fmt: skip
     path = store.paths.stage(work.stage, work.iteration) / f"{name}.parquet"
-    return tables.write("rollout", tables.table("rollout", [row]), path, work.fingerprint)
+    tables.write("rollout", tables.table("rollout", [row]), path, work.fingerprint)
+    return path
 
 
 @pytest.fixture
@@ -157,9 +160,9 @@ def test_everything_a_manifest_names_is_on_the_disk_before_it(
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three iterations, made once."""
     folder = tmp_path_factory.mktemp("store")
-    run = Run(stubs.configuration(folder, "run"))
-    with stubs.stubbed(run):
-        stubs.train(run)
+    run = Run.of(stubs.configuration(folder, "run"))
+    with stubs.stubbed(run) as session:
+        stubs.train(session)
     return folder
 
 
@@ -184,9 +187,9 @@ def stored_files(paths: RunPaths) -> list[Path]:
 
 
 def go_on(folder: Path) -> list[str]:
-    run = Run(stubs.configuration(folder, "run"))
-    with stubs.stubbed(run, folder / "ledger"):
-        return stubs.made(stubs.train(run))
+    run = Run.of(stubs.configuration(folder, "run"))
+    with stubs.stubbed(run, folder / "ledger") as session:
+        return stubs.made(stubs.train(session))
 
 
 def test_one_flipped_byte_of_any_file_is_found_and_named(folder: Path) -> None:
@@ -257,8 +260,8 @@ def test_damage_is_healed_by_making_again_just_what_is_damaged(
 
 def test_force_makes_all_of_a_stage_again(folder: Path) -> None:
     run = Run.read(folder / "runs" / "run")
-    with stubs.stubbed(run, folder / "ledger"):
-        outcome = perform.perform(run, "rollout", 3, force=True)
+    with stubs.stubbed(run, folder / "ledger") as session:
+        outcome = perform.perform(session, "rollout", 3, force=True)
     assert outcome.made
     assert outcome.reason == "forced"
     assert outcome.manifest.facts["kept_parts"] == 0
@@ -270,8 +273,8 @@ def test_pruned_weights_come_back_when_something_old_is_made_again(folder: Path)
     run = Run.read(folder / "runs" / "run")
     assert not run.has_weights(1)
     before = stubs.digests(run.paths.root)
-    with stubs.stubbed(run, folder / "ledger"):
-        perform.perform(run, "rollout", 2, force=True)
+    with stubs.stubbed(run, folder / "ledger") as session:
+        perform.perform(session, "rollout", 2, force=True)
     assert run.has_weights(1)
     assert (folder / "ledger").read_text().count("step") == 1
     assert stubs.digests(run.paths.root) == before
@@ -304,7 +307,7 @@ def test_a_second_writer_is_told_who_the_first_is_and_a_dead_one_holds_nothing(
     try:
         words = rf"in use by process {other.pid} on \S+ since \d{{4}}-\d\d-\d\d .*; wait"
         with pytest.raises(RefusedError, match=words) as caught:
-            Run(stubs.configuration(folder, "run")).open()
+            Session(Run.of(stubs.configuration(folder, "run"))).open()
         assert "\n" not in str(caught.value)
         assert lock.holder(paths.lock) in str(caught.value)
         # Looking is allowed, and finds all there is, but marks nothing.
@@ -339,14 +342,14 @@ def test_a_clock_that_is_set_back_changes_nothing(
     shutil.copytree(trained / "data", tmp_path / "data")
     real, looks = time.time, iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: real() - 3600 * next(looks))
-    run = Run(stubs.configuration(tmp_path, "run"))
-    with stubs.stubbed(run):
+    run = Run.of(stubs.configuration(tmp_path, "run"))
+    with stubs.stubbed(run) as session:
         for stage in ("prompts", "rollout"):
-            perform.perform(run, stage, 1)
+            perform.perform(session, stage, 1)
     assert go_on(tmp_path)[:2] == ["it-0000/evaluate", "it-0001/verify"]
     root = tmp_path / "runs" / "run"
     assert stubs.digests(root) == stubs.digests(trained / "runs" / "run")
-    found = [Store(RunPaths(root)).manifest(s, n) for s in plan.STAGES for n in range(4)]
+    found = [Store(RunPaths(root)).manifest(s, n) for s in STAGES for n in range(4)]
     assert all(0 <= one.seconds < 60 for one in found if one is not None)
     assert go_on(tmp_path) == []
 
@@ -388,10 +391,10 @@ def test_a_read_only_disk_is_one_line_and_can_be_looked_at(
     disk: Path, trained: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(trained / "data", tmp_path / "data")
-    run = Run(stubs.configuration(tmp_path, "run"))
-    with stubs.stubbed(run):
-        run.keep_config()
-        perform.perform(run, "prompts", 1)
+    run = Run.of(stubs.configuration(tmp_path, "run"))
+    with stubs.stubbed(run) as session:
+        session.keep_config()
+        perform.perform(session, "prompts", 1)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(OSError, match="Read-only file system") as caught:
         go_on(tmp_path)
