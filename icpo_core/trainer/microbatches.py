@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from icpo_core.store.tables import Origin
@@ -39,6 +40,33 @@ class Layout(StrEnum):
     PADDED = "padded"
     PACKED = "packed"
     SHARED = "shared"
+
+
+def choose(packing: bool | None, flash_attention: bool, shares_prompts: bool) -> Layout:
+    """How rows stand in a micro-batch: with the least work there is for this model here.
+
+    packing: `update.packing`. shares_prompts: the model can be shown each prompt once.
+    """
+    if shares_prompts:
+        return Layout.SHARED
+    packed = flash_attention if packing is None else packing
+    return Layout.PACKED if packed else Layout.PADDED
+
+
+def same_on_all(layout: Layout, ranks: int) -> Layout:
+    """Each rank plans for all of them: with another layout it would leave rows out, unseen.
+
+    Raises ValueError if the ranks' machines come to different ones.
+    """
+    if ranks > 1:
+        everyone: list[Any] = [None] * ranks
+        dist.all_gather_object(everyone, layout)
+        if set(everyone) != {layout}:
+            raise ValueError(
+                f"the ranks' machines would cut the work differently ({', '.join(everyone)}): is "
+                "flash attention on some of them only? Set update.packing = false"
+            )
+    return layout
 
 
 @dataclass(frozen=True)

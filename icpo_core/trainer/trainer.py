@@ -23,22 +23,24 @@ import torch.distributed as dist
 from torch import Tensor
 
 from icpo_core.common import plugins
-from icpo_core.common.files import canonical_digest, model_digest, read_json, sync, write_json
+from icpo_core.common.files import canonical_digest, model_digest, read_json
 from icpo_core.config import LossSection, UpdateSection
 from icpo_core.method.loss import LossOutputs, Totals, has_signal, icpo_loss, uses_kl
 from icpo_core.method.policy_losses import LossInputs, policy_loss
 from icpo_core.models.architecture import from_config
 from icpo_core.models.flops import training_flops
 from icpo_core.store import tables
-from icpo_core.trainer import lora
+from icpo_core.trainer import lora, state
 from icpo_core.trainer.microbatches import (
     Layout,
     MicroBatch,
     Row,
+    choose,
     collate,
     padding_share,
     plan,
     rows_of,
+    same_on_all,
     shown_tokens,
 )
 from icpo_core.trainer.policy import Policy, flash_attention, load_policy
@@ -47,7 +49,6 @@ from icpo_core.trainer.update_metrics import Figures
 from icpo_core.workers.jobs import Restore, Save, Saved, Update, Updated
 
 DEFAULT_GAP = {"float32": 1e-4, "bfloat16": 0.1}
-STATE_TAG = "deepspeed"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -88,7 +89,9 @@ class Trainer:
         if self.settings.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable()
         policy.train()
-        self.layout = _same_on_all(_layout(self.settings, self.flash_attention, policy), self.ranks)
+        self.layout = same_on_all(
+            choose(self.settings.packing, self.flash_attention, policy.shares_prompts), self.ranks
+        )
         pad = policy.model.config.pad_token_id
         self.pad_id = pad if isinstance(pad, int) else 0
         trained = [value for value in policy.parameters() if value.requires_grad]
@@ -443,24 +446,7 @@ class Trainer:
     def save(self, job: Save) -> Saved:
         """Save weights and optimizer, the state named `state_id`, in `out`."""
         self._restore(job.state_id, job.restore)
-        folder = job.out
-        if self.rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-        if self.ranks > 1:
-            dist.barrier()
-        self.engine.save_checkpoint(
-            str(folder), tag=STATE_TAG, save_latest=False, exclude_frozen_parameters=self.adapted
-        )
-        if self.ranks > 1:
-            dist.barrier()
-        if self.rank == 0:
-            files = sorted((folder / STATE_TAG).iterdir())
-            for file in files:
-                sync(file)
-            names = [file.name for file in files]
-            whole = {"state_id": self.state_id, **self._shape(), "files": names}
-            write_json(folder / "state.json", whole)
+        state.save(self.engine, job.out, self.state_id, self._shape())
         return Saved()
 
     def _shape(self) -> dict[str, Any]:
@@ -473,21 +459,7 @@ class Trainer:
         }
 
     def _load(self, folder: Path) -> None:
-        saved = read_json(folder / "state.json")
-        for name, value in self._shape().items():
-            if saved.get(name) != value:
-                raise ValueError(
-                    f"{folder}: saved with {name} {saved.get(name)}, this trainer has {value}; set "
-                    "the update's settings back, or begin a new run from the published model"
-                )
-        for name in saved["files"]:
-            if not (folder / STATE_TAG / name).is_file():
-                raise ValueError(f"{folder}: {name} is missing; remove the folder to do without")
-        path, _ = self.engine.load_checkpoint(
-            str(folder), tag=STATE_TAG, load_module_strict=not self.adapted
-        )
-        assert path is not None
-        self.state_id = saved["state_id"]
+        self.state_id = state.load(self.engine, folder, self._shape())
         # A state brings the settings it was saved with; in a branch those may be others now.
         for group in self.engine.optimizer.param_groups:
             group["betas"] = tuple(self.settings.betas)
@@ -503,30 +475,6 @@ def _add_gap(outputs: LossOutputs, inputs: LossInputs) -> None:
     gap_BT = gap_BT.masked_fill(~chosen_BT, 0.0)
     outputs.metrics["engine_gap/mean"] = (gap_BT.sum(), chosen_BT.sum())
     outputs.maxima["engine_gap/max"] = gap_BT.amax()
-
-
-def _layout(settings: UpdateSection, flash_attention: bool, policy: Policy) -> Layout:
-    """How rows stand in a micro-batch: with the least work there is for this model here."""
-    if policy.shares_prompts:
-        return Layout.SHARED
-    packed = flash_attention if settings.packing is None else settings.packing
-    return Layout.PACKED if packed else Layout.PADDED
-
-
-def _same_on_all(layout: Layout, ranks: int) -> Layout:
-    """Each rank plans for all of them: with another layout it would leave rows out, unseen.
-
-    Raises ValueError if the ranks' machines come to different ones.
-    """
-    if ranks > 1:
-        everyone: list[Any] = [None] * ranks
-        dist.all_gather_object(everyone, layout)
-        if set(everyone) != {layout}:
-            raise ValueError(
-                f"the ranks' machines would cut the work differently ({', '.join(everyone)}): is "
-                "flash attention on some of them only? Set update.packing = false"
-            )
-    return layout
 
 
 def has_compiler() -> bool:

@@ -33,8 +33,8 @@ from updates import (
 from icpo_core.common.files import model_digest
 from icpo_core.config import UpdateSection
 from icpo_core.store import tables
+from icpo_core.trainer import microbatches
 from icpo_core.trainer import policy as policy_module
-from icpo_core.trainer import trainer
 from icpo_core.trainer.microbatches import Layout, collate, rows_of
 from icpo_core.trainer.policy import load_policy
 from icpo_core.trainer.trainer import Trainer
@@ -238,12 +238,12 @@ def test_ranks_that_would_plan_differently_are_refused(monkeypatch: pytest.Monke
     def gather(everyone: list[Any], mine: Layout) -> None:
         everyone[:] = [mine, other]
 
-    monkeypatch.setattr(trainer.dist, "all_gather_object", gather)
+    monkeypatch.setattr(microbatches.dist, "all_gather_object", gather)
     other = Layout.SHARED
-    assert trainer._same_on_all(Layout.SHARED, 2) is Layout.SHARED
+    assert microbatches.same_on_all(Layout.SHARED, 2) is Layout.SHARED
     other = Layout.PACKED
     with pytest.raises(ValueError, match=r"\(shared, packed\).*update.packing = false"):
-        trainer._same_on_all(Layout.SHARED, 2)
+        microbatches.same_on_all(Layout.SHARED, 2)
 
 
 # State.
