@@ -237,7 +237,8 @@ def _voted(
 ) -> np.ndarray:
     """(N,) mean of a vote over the disjoint runs of k samples that each problem has."""
     if k == 1:
-        return problems.correct / problems.counts
+        shares: np.ndarray = problems.correct / problems.counts
+        return shares
     runs = [
         [mine[i : i + k] for i in range(0, len(mine) - k + 1, k)] for mine in problems.by_problem
     ]

@@ -33,7 +33,7 @@ from updates import (
 from icpo_core.common.files import model_digest
 from icpo_core.config import UpdateSection
 from icpo_core.store import tables
-from icpo_core.trainer import microbatches
+from icpo_core.trainer import microbatches, trainer
 from icpo_core.trainer import policy as policy_module
 from icpo_core.trainer.microbatches import Layout, collate, rows_of
 from icpo_core.trainer.policy import load_policy
