@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from icpo_core.common import files
-from icpo_core.config import Config, build, load, override
+from icpo_core.config import Config, load, override, stored
 from icpo_core.models import folder as models
 from icpo_core.store import eras, run_record
 from icpo_core.store.eras import Era
@@ -29,9 +29,9 @@ def stored_config(root: Path) -> Config:
     paths = RunPaths(root)
     if not paths.config.is_file():
         raise ValueError(f"{root}: no run here (no {paths.config.name}); `icpo ls` lists runs")
-    stored = run_record.read_copied(paths, paths.config)
-    assert stored is not None
-    return build(stored, str(paths.config))
+    raw = run_record.read_copied(paths, paths.config)
+    assert raw is not None
+    return stored(raw, str(paths.config))
 
 
 @dataclass(frozen=True)
