@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def train(config: Config, folder: Path) -> dict[int, float]:
-    """Train for `run.iterations`; accuracy on the first benchmark by iteration, before and after."""
+    """Train for `run.iterations`; accuracy on the first benchmark before and after."""
     run, seed = Run.of(config, folder / "run"), config.run.seed
     maker = PromptMaker(
         read_problems(config.prompts.problems),

@@ -46,7 +46,6 @@ PRESETS = Path(__file__).resolve().parents[2] / "configs" / "presets"
 
 __all__ = [
     "PRESETS",
-    "STAGES",
     "Benchmark",
     "CheckpointSection",
     "Config",
@@ -79,8 +78,6 @@ __all__ = [
     "stored",
     "upgrade",
 ]
-
-STAGES = ("prompts", "rollout", "verify", "select", "update", "evaluate", "checkpoint")
 
 
 class Config(Section):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from icpo_core.common.lock import RefusedError
-from icpo_core.config import Config
+from icpo_core.config import Config, plugin_sources
 from icpo_core.run.run import Run
 from icpo_core.run.stages import STAGES
 from icpo_core.run.stages.base import NotReadyError, Reader, Tracer
@@ -26,7 +26,7 @@ def work(run: Run, stage: str, iteration: int) -> Work:
         stage=stage,
         iteration=iteration,
         version=spec.version,
-        inputs=spec.reads(reader),
+        inputs={**spec.reads(reader), **plugin_sources(run.config, stage)},
         config=spec.settings(run.config),
         seed=run.seed if spec.draws else None,
         parents=reader.parents,

@@ -191,6 +191,7 @@ class Trainer:
 
         Raises ValueError if the batch is not of this run's engine (logprob gap past the limit).
         """
+        self.require_policy_source(job.policy_source)
         started = time.perf_counter()
         replayed = self._restore(job.parent, job.restore)
         restored = time.perf_counter()

@@ -226,6 +226,8 @@ class Update(Job[Updated]):
     restore: Restore
     state_id: str
     """Name of the state that comes out."""
+    policy_source: str | None = None
+    """sha256 that the source of one's own `loss.policy` must have."""
     out: Path
 
 

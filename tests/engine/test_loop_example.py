@@ -1,4 +1,4 @@
-"""The method on one page (examples/loop.py) is the product's loop: the same rows, the same figures."""
+"""The method on one page (examples/loop.py) does what the product's loop does."""
 
 import importlib.util
 from pathlib import Path

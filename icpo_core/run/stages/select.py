@@ -31,7 +31,10 @@ def make(session: Session, work: Work) -> Made:
     prompts = store.table("prompts", work.iteration, "prompts")
     rollouts = store.table("rollout", work.iteration, "rollout")
     verdicts = store.table("verify", work.iteration, "verdicts")
-    chosen = select(prompts, rollouts, verdicts, config.select, work.iteration, config.run.seed)
+    source = work.inputs.get("select.advantage")
+    chosen = select(
+        prompts, rollouts, verdicts, config.select, work.iteration, config.run.seed, source
+    )
     folder = folder_of(session, work)
     known = {
         f"{name}.parquet": tables.write(name, table, folder / f"{name}.parquet", work.fingerprint)

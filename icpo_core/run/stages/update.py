@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from icpo_core.common.files import write_json
-from icpo_core.config import Config, slice_of
+from icpo_core.config import Config, plugin_sources, slice_of
 from icpo_core.run import checkpoints
 from icpo_core.run.session import Session
 from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of
@@ -63,6 +63,7 @@ def job(session: Session, iteration: int, state_id: str) -> Update:
         parent=checkpoints.state_id(run, iteration - 1),
         restore=checkpoints.restore(session, iteration - 1, iteration),
         state_id=state_id,
+        policy_source=plugin_sources(run.config_at(iteration), "update").get("loss.policy"),
         out=run.paths.stage("update", iteration),
     )
 
