@@ -1,8 +1,7 @@
 """What a researcher looks for: one flat row an iteration.
 
-Names that the selection's summary and the update's metrics bring are passed on as they are
-(`reward/on_policy`, `errs/acceptance`, `flips`, `policy/clip_low`, `expert/f_bin_0`, `kl`, …);
-this module adds what is read off the rollouts themselves.
+Names that the selection's summary brings are passed on as they are (`reward/on_policy`,
+`errs/acceptance`, `flips`, …); this module adds what is read off the rollouts themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 from rapidfuzz.distance import Levenshtein
 
 from icpo_core.grading.grade import VerdictStatus
-from icpo_core.method.selection import Rows, join
+from icpo_core.method.selection import Rows
 from icpo_core.store.tables import Origin
 
 DIVERSITY_TOKENS = 1024
@@ -30,19 +29,17 @@ def iteration_row(
     prompts: pa.Table,
     rollouts: pa.Table,
     verdicts: pa.Table,
+    rows: Rows,
     summary: Mapping[str, float],
-    metrics: Mapping[str, float],
 ) -> dict[str, float]:
     """Figures of one iteration. A mean over nothing is left out.
 
-    summary: of `select`; metrics: of the update. Adds lengths in tokens (`length/mean`,
+    rows, summary: of `select`. Adds lengths in tokens (`length/mean`,
     `length/p95`, `length/max`, by origin, and of right and wrong on-policy responses), `truncated`
     and `status/…` as shares of the rollouts, `diversity`, and the share of problems for which no
     demonstration was used.
-    Raises ValueError if the keys of the three tables do not fit together.
     """
-    rows = join(prompts, rollouts, verdicts)
-    row = {name: float(value) for name, value in {**summary, **metrics}.items()}
+    row = {name: float(value) for name, value in summary.items()}
     if prompts.num_rows:
         row["demonstrations/none"] = prompts["expert_prompt"].null_count / prompts.num_rows
     if not rollouts.num_rows:

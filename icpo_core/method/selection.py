@@ -41,6 +41,8 @@ class Selection(NamedTuple):
     batch: pa.Table
     rejects: pa.Table
     summary: dict[str, float]
+    rows: Rows
+    """All rollouts, as they were selected from."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def select(
     assert batch.num_rows + rejects.num_rows == rollouts.num_rows
     summary = _summary(rows, reason_N, counted_N, bonus_N, shaped_N, settings)
     summary["bonus/gamma"] = factor
-    return Selection(batch, rejects, summary)
+    return Selection(batch, rejects, summary, rows)
 
 
 def _reject(

@@ -40,7 +40,7 @@ def make(session: Session, work: Work) -> Made:
         f"{name}.parquet": tables.write(name, table, folder / f"{name}.parquet", work.fingerprint)
         for name, table in (("batch", chosen.batch), ("rejects", chosen.rejects))
     }
-    row = iteration_row(prompts, rollouts, verdicts, chosen.summary, {})
+    row = iteration_row(prompts, rollouts, verdicts, chosen.rows, chosen.summary)
     # Seconds are of this machine and this hour, and no part of what was selected.
     seconds = row.pop("judge/seconds", None)
     write_json(folder / "summary.json", row, durable=False)

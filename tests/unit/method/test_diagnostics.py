@@ -117,7 +117,7 @@ def test_row_of_an_iteration():
         responses, lambda ids: ids[0] == 7, lambda ids: "length" if len(ids) == 4 else "stop"
     )
     selection = select(*three, SelectSection(), 1, 0)
-    row = iteration_row(*three, selection.summary, {"kl": 0.25, "expert/f_bin_9": 0.5})
+    row = iteration_row(*three, selection.rows, selection.summary)
     want = {
         "reward/on_policy": 0.25,
         "reward/expert": 1.0,
@@ -139,8 +139,6 @@ def test_row_of_an_iteration():
         "demonstrations/none": 0.5,
         "rejects/below_delta": 0.0,
         "groups/zero_variance": 0.0,
-        "kl": 0.25,
-        "expert/f_bin_9": 0.5,
     }
     assert {name: row[name] for name in want} == pytest.approx(want)
     assert all(isinstance(value, float) for value in row.values())
@@ -148,4 +146,5 @@ def test_row_of_an_iteration():
 
 def test_row_without_rollouts():
     prompts, rollouts, verdicts = tables({("a", "on_policy"): []})
-    assert iteration_row(prompts, rollouts, verdicts, {}, {}) == {"demonstrations/none": 1.0}
+    rows = join(prompts, rollouts, verdicts)
+    assert iteration_row(prompts, rollouts, verdicts, rows, {}) == {"demonstrations/none": 1.0}
