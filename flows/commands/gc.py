@@ -13,7 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from icpo_core.run.retention import Holding
-    from icpo_core.run.run import Run, stored_config
+    from icpo_core.run.run import Run
 
 
 def add_parser(subparsers: Any) -> None:
@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
 def call(arguments: argparse.Namespace) -> int:
     from icpo_core.common.lock import RunLock
     from icpo_core.config import override
-    from icpo_core.run.run import Run
+    from icpo_core.run.run import Run, stored_config
 
     run = Run.of(override(stored_config(arguments.run), arguments.overrides), arguments.run)
     if arguments.dry_run:

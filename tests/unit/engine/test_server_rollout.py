@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from places import DEMO
 
+from icpo_core.common.files import model_digest
 from icpo_core.config import EngineSection, load
-from icpo_core.engine import remote
-from icpo_core.engine.remote import EndpointError, ServedEngine
-from icpo_core.engine.vllm import Request
+from icpo_core.engine.kinds import server
+from icpo_core.engine.kinds.base import Request
+from icpo_core.engine.kinds.server import EndpointError, ServedEngine
 from icpo_core.store import tables
 from icpo_core.workers.placement import place
 
@@ -72,11 +73,11 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
-    with Stub() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+    monkeypatch.setattr(server, "FIRST_PAUSE", 0.01)
+    with Stub() as there:
+        threading.Thread(target=there.serve_forever, daemon=True).start()
+        yield there
+        there.shutdown()
 
 
 def engine(stub: Stub, small: Path) -> ServedEngine:
@@ -89,7 +90,7 @@ def test_token_ids_go_in_and_come_out_in_order(stub: Stub, small: Path) -> None:
     assert [len(sample.response_ids) for sample in samples] == [3, 1, 3, 2]
     assert samples[0].logprobs == [-0.5] * 3
     sent = sorted(
-        (body for _, body in stub.asked[remote.COLD_TOKENS :]), key=lambda body: body["token_ids"]
+        (body for _, body in stub.asked[server.COLD_TOKENS :]), key=lambda body: body["token_ids"]
     )
     assert [body["token_ids"] for body in sent] == [[3], [3, 3], [3] * 3, [3] * 4]
     params = sent[0]["sampling_params"]
@@ -107,7 +108,7 @@ def test_passing_failures_are_tried_again(stub: Stub, small: Path) -> None:
 
 
 def test_a_dead_address(monkeypatch: pytest.MonkeyPatch, small: Path) -> None:
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(server, "FIRST_PAUSE", 0.01)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -121,7 +122,7 @@ def test_a_server_started_otherwise_is_refused(stub: Stub, small: Path) -> None:
         engine(stub, small)
     stub.cold = 0.0
     there = engine(stub, small)
-    version = remote.model_digest(small / "base")
+    version = model_digest(small / "base")
     with pytest.raises(ValueError, match="holds weights"):
         there.load(small / "base", "another")
     for method in ("reload_weights", "repack"):
@@ -137,9 +138,10 @@ def test_a_server_started_otherwise_is_refused(stub: Stub, small: Path) -> None:
 def test_a_server_that_is_restarted_midway(stub: Stub, small: Path, tmp_path: Path) -> None:
     """It would sample from the weights that it was started with."""
     rows = [{"token_ids": [3, 7], "logprobs": [-0.5]}]
-    probe = tables.write("probe", tables.table("probe", rows), tmp_path / "probe.parquet")
+    probe = tmp_path / "probe.parquet"
+    tables.write("probe", tables.table("probe", rows), probe)
     there = engine(stub, small)
-    there.load(small / "base", remote.model_digest(small / "base"))
+    there.load(small / "base", model_digest(small / "base"))
     assert there.prove(probe, None) == 0.0
     there.sample([Request([3], 0)], 1.0, 1)
     stub.prompt_logprob = -2.0

@@ -178,7 +178,7 @@ def test_a_run_is_evaluated_as_it_was_trained(root):
     changes = ["sampling.max_tokens=64", "engine.max_model_len=256"]
     other = protocol.load("paper", changes, run)
     assert (other.sampling.temperature, other.prompting.format) == (0.6, "raw")
-    assert other.worker_config("x").rollout.engine.max_model_len == 256
+    assert other.fleet().engine.max_model_len == 256
 
 
 def test_questions_hold_prompts_examples_and_golds(root, small):

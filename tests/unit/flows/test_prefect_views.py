@@ -95,9 +95,9 @@ def test_every_stage_is_tried_again_with_jitter() -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     config = stubs.configuration(tmp_path_factory.mktemp("views"))
-    with stubs.stubbed(Run(config)) as run:
-        stubs.train(run)
-        return run
+    with stubs.stubbed(Run.of(config)) as session:
+        stubs.train(session)
+        return session.run
 
 
 def test_the_table_by_origin_counts_every_rollout(trained: Run) -> None:

@@ -1,4 +1,4 @@
-"""`icpo ls`, `show`, `diff`, `lineage`, `verify`, `gc`, `plan`: what they say, also in JSON; and
+"""`icpo ls`, `show`, `diff`, `lineage`, `check`, `gc`, `plan`: what they say, also in JSON; and
 what the documentation tells people to ask of the Parquet."""
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from places import ROOT
 from flows import cli
 from flows.commands import train
 from icpo_core.common.lock import RunLock
-from icpo_core.run import branch, perform
+from icpo_core.run import branch
+from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
 from icpo_core.store.paths import RunPaths
 from icpo_core.views import rollouts
@@ -32,13 +33,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs: `run`, and `side`, a branch of it with another rule for expert rollouts."""
     folder = tmp_path_factory.mktemp("inspect")
     changes = ["checkpoint.keep_last=2", "prompts.batch_size=6"]
-    run = Run(stubs.configuration(folder, "run", *changes))
-    with stubs.stubbed(run):
-        stubs.train(run)
+    run = Run.of(stubs.configuration(folder, "run", *changes))
+    with stubs.stubbed(run) as session:
+        stubs.train(session)
     branch.create(run, "side", "select", 2, ["select.errs=off"])
     side = Run.named(folder / "runs" / "side")
-    with stubs.stubbed(side):
-        stubs.train(side)
+    with stubs.stubbed(side) as session:
+        stubs.train(session)
     return folder / "runs"
 
 
@@ -190,12 +191,9 @@ def test_lineage_goes_down_to_model_and_data(
     assert below["made_from_it"] == ["it-0001/checkpoint", "it-0002/rollout", "it-0002/update"]
     assert asked(capsys, "lineage", runs / "side")["branch_of"][0]["at"] == "it-0002/select"
     # What a stage was made from may be gone: then it says so.
-    run = Run.read(runs / "run")
-    with stubs.stubbed(run):
-        run.config = run.config.model_copy(
-            update={"verify": run.config.verify.model_copy(update={"seconds": 4.0})}
-        )
-        perform.perform(run, "verify", 2)
+    run = Run.named(runs / "run", ["verify.seconds=4"])
+    with stubs.stubbed(run) as session:
+        perform(session, "verify", 2)
     status, out, _ = icpo(capsys, "lineage", runs / "run" / "it-0002" / "select")
     assert status == 0
     assert "it-0002/verify as it was then: replaced since" in out
@@ -209,23 +207,23 @@ def test_lineage_goes_down_to_model_and_data(
         assert words in err
 
 
-def test_verify_names_what_is_damaged(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = icpo(capsys, "verify", runs / "run")
+def test_check_names_what_is_damaged(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = icpo(capsys, "check", runs / "run")
     assert (status, "every file is as it was recorded" in out) == (0, True)
     path = runs / "run" / "it-0002" / "select" / "batch.parquet"
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     path.write_bytes(data)
-    status, out, _ = icpo(capsys, "verify", runs / "run")
+    status, out, _ = icpo(capsys, "check", runs / "run")
     assert status == 1
     assert f"{path}: is not what was recorded (sha256 differs)" in out
     assert "select of iteration 2" in out
     assert f"To mend: icpo train {runs / 'run'}" in out
-    status, out, _ = icpo(capsys, "verify", runs / "run", "--json")
+    status, out, _ = icpo(capsys, "check", runs / "run", "--json")
     assert (status, [one["file"] for one in json.loads(out)]) == (1, [str(path)])
     status, out, _ = icpo(capsys, "plan", runs / "run")
     assert "damaged" in out
-    status, _, err = icpo(capsys, "verify", runs / "none")
+    status, _, err = icpo(capsys, "check", runs / "none")
     assert (status, "no run here" in err) == (2, True)
     assert not (runs / "none").exists()
 

@@ -11,6 +11,7 @@ from shown import NASTY, make_run
 
 from icpo_core.config import load
 from icpo_core.run.run import Run
+from icpo_core.run.session import Session
 from icpo_core.views.report.excerpts import HEAD, TAIL, clipped
 from icpo_core.views.report.gather import gather
 from icpo_core.views.report.page import write
@@ -92,8 +93,8 @@ def test_mistakes_name_the_mend(root, two_runs, tmp_path):
     with pytest.raises(ValueError, match="stands twice"):
         gather([two_runs[0], two_runs[0]], tmp_path)
     changes = [f"run.directory={tmp_path}", "run.trackers=[]"]
-    with Run(load(root / "configs" / "demo.toml", changes, "fresh")) as run:
-        run.keep_config()
+    with Session(Run.of(load(root / "configs" / "demo.toml", changes, "fresh"))) as session:
+        session.keep_config()
     with pytest.raises(ValueError, match="no finished iteration yet"):
         gather([tmp_path / "fresh"], tmp_path)
 
