@@ -21,7 +21,6 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -87,8 +86,8 @@ def without_folder(spec: str) -> str:
     return f"{Path(place).name}:{name}" if place and _is_file(place) else spec
 
 
-def resolve(spec: str, package: str, digest: str | None = None) -> Callable[..., Any]:
-    """The function or class that `spec` names: built in from `package`, or one's own.
+def resolve(spec: str, package: str, digest: str | None = None) -> Any:
+    """What `spec` names: a built-in thing from `package`, or a function or class of one's own.
 
     `digest`: what `source_digest` of one's own thing must be, if that is to be held. A file is
     executed once while it does not change.
@@ -99,8 +98,7 @@ def resolve(spec: str, package: str, digest: str | None = None) -> Callable[...,
     if not is_own(spec):
         attribute = spec.replace("-", "_")
         module = importlib.import_module(f"{package}.{attribute}")
-        found: Callable[..., Any] = getattr(module, attribute)
-        return found
+        return getattr(module, attribute)
     place, name = _parts(spec)
     source = _source(spec)
     data = _read(spec, source)
@@ -125,7 +123,7 @@ def resolve(spec: str, package: str, digest: str | None = None) -> Callable[...,
             f"{source}: {name} is of type {type(thing).__name__} and cannot be called; name a "
             "function or a class"
         )
-    return thing  # type: ignore[no-any-return]
+    return thing
 
 
 def source_digest(spec: str) -> str | None:

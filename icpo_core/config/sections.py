@@ -160,8 +160,14 @@ class RolloutSection(Section):
 
 
 class VerifySection(Section):
-    """Stage `verify`: math-verify in a pool of processes that can be killed."""
+    """Stage `verify`: a verifier in a pool of processes that can be killed."""
 
+    verifier: Annotated[str, Pluggable("icpo_core.grading.verifiers", own=False), Since("math")] = (
+        "math"
+    )
+    """Who judges. `math`: answers by `rules`, compared by algebra; `math-verify`: that package as
+    it is, on the whole response, for numbers that compare with other papers'; `choice`: the letter
+    of a multiple choice."""
     workers: Annotated[int, Field(ge=1), Operational] = 2
     """Judge processes."""
     seconds: Annotated[float, Field(gt=0.0)] = 2.0

@@ -58,7 +58,7 @@ class Extraction:
 
 def extract(response: str, mode: Mode, thinking_end_tag: str = "</think>") -> Extraction:
     """Return the answer that `response` gives. Never raises, linear in the length of `response`."""
-    text = _clean(after_thinking(response, thinking_end_tag))
+    text = clean(after_thinking(response, thinking_end_tag))
     spans = _boxed_spans(text)
     boxes = tuple(text[start:end].strip() for _, start, end, _ in spans)
     if mode == "choice":
@@ -86,7 +86,8 @@ def choice_letter(answer: str) -> str | None:
     return match.group(1) if match else None
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """The text with U+FFFD for what no file can hold: lone surrogates and NUL."""
     # Parquet and JSON carry UTF-8 only; a lone surrogate or a NUL in an answer says nothing.
     return _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", text)
 

@@ -94,13 +94,20 @@ class Pair:
     gold: str
     answers: tuple[str, ...]
 
+    @property
+    def length(self) -> int:
+        """Characters in all."""
+        return len(self.gold) + sum(map(len, self.answers))
+
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether a pair is equal, and by which rule."""
+    """Whether a pair is equal, and by which rule; `answer`: what was judged, where only comparing
+    tells."""
 
     status: VerdictStatus
     detail: str
+    answer: str | None = None
 
 
 def grade(question: Question, rules: GradingRules) -> Verdict:
@@ -166,7 +173,8 @@ def compare(pair: Pair, rules: GradingRules) -> Finding:
 def verdict(extracted: str | None, finding: Finding, seconds: float) -> Verdict:
     """Return the verdict that `finding` makes of the answer `extracted`."""
     reward = 1.0 if finding.status is VerdictStatus.correct else 0.0
-    return Verdict(finding.status, extracted, reward, seconds, finding.detail)
+    answer = finding.answer if extracted is None else extracted
+    return Verdict(finding.status, answer, reward, seconds, finding.detail)
 
 
 def _decided(equal: bool, detail: str) -> Finding:

@@ -28,9 +28,9 @@ from icpo_core.grading.grade import (
     Question,
     Verdict,
     VerdictStatus,
-    prejudge,
     verdict,
 )
+from icpo_core.grading.verifiers import verifier as verifier_named
 
 START_SECONDS = 120.0
 """How long the nursery may take to import sympy and math-verify (two seconds when warm)."""
@@ -38,6 +38,8 @@ WATCH_SECONDS = 0.025
 """How often the memory of a busy judge is looked at."""
 REMEMBERED = 100_000
 """How many (gold, answer) pairs keep their finding from one call to the next."""
+REMEMBERED_CHARS = 10_000
+"""Longer pairs are not kept: a verifier that looks for the answer itself has whole responses."""
 _CONTROL_BYTES = 1 << 16
 
 
@@ -57,17 +59,27 @@ class Judges:
     """A context manager: `workers` processes that judge under `rules`.
 
     `seconds`: wall-clock limit an item. `memory_mb`: MiB that an item may take on top of an idle
-    judge. Nothing is started before the first pair that takes algebra. Raises RuntimeError where
-    the judges cannot be started (math-verify missing).
+    judge. `verifier`: name of the one that judges (`icpo_core.grading.verifiers`). Nothing is
+    started before the first pair that the text does not decide. Raises RuntimeError where the
+    judges cannot be started (math-verify missing).
     """
 
-    def __init__(self, workers: int, seconds: float, memory_mb: int, rules: GradingRules) -> None:
+    def __init__(
+        self,
+        workers: int,
+        seconds: float,
+        memory_mb: int,
+        rules: GradingRules,
+        verifier: str = "math",
+    ) -> None:
         if workers < 1 or seconds <= 0 or memory_mb < 1:
             raise ValueError("workers, seconds and memory_mb must be positive")
         self.workers = workers
         self.seconds = seconds
         self.memory_mb = memory_mb
         self.rules = rules
+        self.verifier = verifier
+        self._prejudge = verifier_named(verifier).prejudge
         self._known: OrderedDict[Pair, Finding] = OrderedDict()
         self._lock = threading.Lock()
         self._interrupted = threading.Event()
@@ -89,7 +101,7 @@ class Judges:
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
         """Return the verdict on each question, in order. Each distinct pair is judged once."""
         with self._lock:
-            read = [prejudge(question, self.rules) for question in questions]
+            read = [self._prejudge(question, self.rules) for question in questions]
             undecided = dict.fromkeys(found for _, found in read if isinstance(found, Pair))
             fresh = [pair for pair in undecided if pair not in self._known]
             judged = self._compare(fresh) if fresh else {}
@@ -105,7 +117,8 @@ class Judges:
                 verdicts.append(verdict(extracted, found, seconds))
             for pair, (finding, _) in judged.items():
                 # What was not known may be known on another try, with less load or more memory.
-                if finding.status not in (VerdictStatus.timeout, VerdictStatus.error):
+                unknown = finding.status in (VerdictStatus.timeout, VerdictStatus.error)
+                if not unknown and pair.length <= REMEMBERED_CHARS:
                     self._known[pair] = finding
             while len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
@@ -198,7 +211,8 @@ class Judges:
             return True
         reply = json.loads(judge.received)
         judge.received.clear()
-        self._settle(judge, Finding(VerdictStatus(reply["status"]), reply["detail"]), findings)
+        finding = Finding(VerdictStatus(reply["status"]), reply["detail"], reply["answer"])
+        self._settle(judge, finding, findings)
         return not reply["retire"]
 
     @staticmethod
@@ -254,7 +268,11 @@ class Judges:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        settings = {"memory_mb": self.memory_mb, "rules": self.rules.model_dump()}
+        settings = {
+            "memory_mb": self.memory_mb,
+            "rules": self.rules.model_dump(),
+            "verifier": self.verifier,
+        }
         if self._nursery is not None:
             self._nursery.wait()  # it is dead, and its judges with it
         with theirs:

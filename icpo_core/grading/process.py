@@ -1,9 +1,9 @@
-"""The processes behind `grading.pool`: a nursery that has imported sympy once, and its judges.
+"""The processes behind `grading.pool`: a nursery that has imported all once, and its judges.
 
-The nursery is a fresh interpreter with one thread. It imports math-verify, then forks a judge
-whenever it is asked to, which takes milliseconds where a start takes seconds, and is safe where
-forking the run's own (multi-threaded) process is not. It ends its judges on request and when the
-run's process is gone.
+The nursery is a fresh interpreter with one thread. It imports what the verifier needs, then forks a
+judge whenever it is asked to, which takes milliseconds where a start takes seconds, and is safe
+where forking the run's own (multi-threaded) process is not. It ends its judges on request and when
+the run's process is gone.
 
 Control channel (packets of JSON): the nursery says ``{"ready": true}`` or ``{"error": …}`` once;
 ``{"do": "fork"}`` with a socket attached is answered by ``{"pid": n}``, ``{"do": "end", "pid": n}``
@@ -22,7 +22,8 @@ import socket
 import sys
 from typing import Any
 
-from icpo_core.grading.grade import GradingRules, Pair, compare
+from icpo_core.grading.grade import GradingRules, Pair
+from icpo_core.grading.verifiers import verifier
 
 PR_SET_PDEATHSIG = 1
 PACKET_BYTES = 1 << 16
@@ -46,9 +47,7 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
     try:
-        from icpo_core.grading.answers.equivalence import warm_up
-
-        warm_up()
+        verifier(settings["verifier"]).warm_up()
     except ImportError as error:
         _send(control, {"error": f"{type(error).__name__}: {error}"})
         return
@@ -86,7 +85,7 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
 
 def _judge(channel: socket.socket, nursery: int, settings: dict[str, Any]) -> None:
     """Judge pairs until the channel closes. Never returns."""
-    rules = GradingRules(**settings["rules"])
+    rules, compare = GradingRules(**settings["rules"]), verifier(settings["verifier"]).compare
     allowed = settings["memory_mb"] << 20
     over = f"over {settings['memory_mb']} MiB"
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -105,9 +104,10 @@ def _judge(channel: socket.socket, nursery: int, settings: dict[str, Any]) -> No
         for line in stream:
             request = json.loads(line)
             pair = Pair(request["gold"], tuple(request["answers"]))
+            answer = None
             try:
                 finding = compare(pair, rules)
-                status, detail = str(finding.status), finding.detail
+                status, detail, answer = str(finding.status), finding.detail, finding.answer
             except MemoryError:
                 status, detail = "error", over
             except Exception as error:  # noqa: BLE001
@@ -119,7 +119,7 @@ def _judge(channel: socket.socket, nursery: int, settings: dict[str, Any]) -> No
             if grown > allowed and status != "correct":
                 status, detail = "error", over
             retire = detail == over or grown > allowed // 2
-            reply = {"status": status, "detail": detail, "retire": retire}
+            reply = {"status": status, "detail": detail, "answer": answer, "retire": retire}
             stream.write(json.dumps(reply).encode() + b"\n")
             stream.flush()
             if retire:
