@@ -15,6 +15,7 @@ file, so a file stands alone: it does not find modules beside it, only installed
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
@@ -30,6 +31,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 _ROOT = Path(__file__).resolve().parents[2]
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _LOADED: dict[str, tuple[str, ModuleType]] = {}
 """Modules of one's own, by place, with the digest of their source."""
 
@@ -114,9 +116,7 @@ def resolve(spec: str, package: str, digest: str | None = None) -> Any:
             for key, value in vars(module).items()
             if callable(value) and getattr(value, "__module__", None) == module.__name__
         ]
-        raise ValueError(
-            f"{source}: has no {name}; it defines {', '.join(there) or 'no function or class'}"
-        )
+        raise ValueError(_lacks(source, name, there))
     thing = getattr(module, name)
     if not callable(thing):
         raise ValueError(
@@ -124,6 +124,30 @@ def resolve(spec: str, package: str, digest: str | None = None) -> Any:
             "function or a class"
         )
     return thing
+
+
+def check(spec: str) -> None:
+    """Look whether one's own thing is there, without executing it: what it imports may take seconds
+    and gigabytes. Says nothing of built-in things.
+
+    Raises ValueError as `resolve` if there is no such file, module or name, or no Python in it.
+    """
+    if not is_own(spec):
+        return
+    _, name = _parts(spec)
+    source = _source(spec)
+    data = _read(spec, source)
+    if source.suffix != ".py":
+        return
+    try:
+        tree = ast.parse(data)
+    except SyntaxError as error:
+        raise ValueError(f"{source}: {_why(error)}") from None
+    defined = [one.name for one in tree.body if isinstance(one, _DEFINITIONS)]
+    bound = {one.id for one in ast.walk(tree) if isinstance(one, ast.Name)}
+    bound |= {one.asname or one.name for one in ast.walk(tree) if isinstance(one, ast.alias)}
+    if name not in {*defined, *bound} and "*" not in bound:
+        raise ValueError(_lacks(source, name, defined))
 
 
 def source_digest(spec: str) -> str | None:
@@ -135,6 +159,10 @@ def source_digest(spec: str) -> str | None:
     if not is_own(spec):
         return None
     return hashlib.sha256(_read(spec, _source(spec))).hexdigest()
+
+
+def _lacks(source: Path, name: str, there: list[str]) -> str:
+    return f"{source}: has no {name}; it defines {', '.join(there) or 'no function or class'}"
 
 
 def _parts(spec: str) -> tuple[str, str]:

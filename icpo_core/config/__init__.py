@@ -70,6 +70,7 @@ __all__ = [
     "UpdateSection",
     "VerifySection",
     "build",
+    "check_plugins",
     "compared",
     "load",
     "override",
@@ -279,6 +280,18 @@ PLUGGED = {
     "loss.policy": ("update",),
 }
 """Keys that may name one's own source, and the stages that execute it."""
+
+
+def check_plugins(config: Config) -> None:
+    """Look whether one's own sources are there, before a run begins; executes none of them.
+
+    Raises ValueError, in one line that names key and fix.
+    """
+    for key in PLUGGED:
+        try:
+            plugins.check(attrgetter(key)(config))
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
 
 
 def plugin_sources(config: Config, stage: str) -> dict[str, str]:

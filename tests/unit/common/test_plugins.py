@@ -115,6 +115,25 @@ def test_what_is_wrong_is_one_line(
     with pytest.raises(ValueError, match=words) as caught:
         plugins.resolve(f"{file}:{name}", "none")
     assert "\n" not in str(caught.value)
+    # What can be seen without executing it is said in the same words.
+    if "No such" in words or "it defines" in words or "SyntaxError" in words:
+        with pytest.raises(ValueError, match=words):
+            plugins.check(f"{file}:{name}")
+
+
+def test_a_look_executes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    lines = ["from math import *", "from os import path as also", "import sys.flags", "a = b = 1"]
+    lines += ["def f(): ...", "raise SystemExit"]
+    file.write_text("\n".join(lines[1:]))
+    for name in ("also", "a", "b", "f"):
+        plugins.check(f"{file}:{name}")
+    with pytest.raises(ValueError, match="has no sqrt; it defines f"):
+        plugins.check(f"{file}:sqrt")
+    file.write_text("\n".join(lines))
+    plugins.check(f"{file}:sqrt")
+    plugins.check("json:dumps")
+    plugins.check("built-in")
 
 
 @pytest.mark.parametrize("spec", ["no_such_module:x", "no_such.module:x", "sys:x"])
