@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -126,10 +127,20 @@ def sealed(value: dict[str, Any]) -> bytes:
     return seal(_text({**value, "seal": UNSEALED}).encode())
 
 
+def read_regular(path: Path) -> bytes:
+    """The bytes of a regular file. Raises FileNotFoundError, and ValueError for anything else: a
+    FIFO would be waited for without end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path}: is no regular file; remove it")
+        return stream.read()
+
+
 def read_sealed(path: Path) -> dict[str, Any]:
     """Read what `write_sealed` wrote. Raises ValueError if it is missing or not as written."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     return unseal(data, str(path))

@@ -11,7 +11,7 @@ from icpo_core.mirror.claim import CLAIM
 from icpo_core.mirror.mirror import Key, Mirror, Progress, is_recorded, names_gone, parsed_or_none
 from icpo_core.mirror.object_store import THREADS
 from icpo_core.store.manifest import FileRecord
-from icpo_core.store.paths import MANIFEST, PRUNED, place_of
+from icpo_core.store.paths import MANIFEST, PRUNED, checked, place_of
 
 HEAVY = ("model/", "state/")
 """Weights and trainer states: what looking into a run does not need."""
@@ -29,6 +29,7 @@ def fetch(
     mirror.look()
     wrong: list[str] = []
     done, keys, paths = 0, mirror.stages, mirror.paths
+    own = (CLAIM, paths.latest.name, paths.lock.name)
     # The weights of a checkpoint are those of its update, and are linked to them.
     for of_checkpoints in (False, True):
         chosen = [key for key in keys if (key[0] == "checkpoint") is of_checkpoints]
@@ -39,7 +40,12 @@ def fetch(
                 wrong += [words] if words else []
     beside = [name for name in mirror.names if not name.startswith("it-")]
     for name in sorted(beside, key=lambda name: name == paths.record.name):
-        if name not in (CLAIM, paths.latest.name) and not name.endswith(TEMPORARY_SUFFIX):
+        if name not in own and not name.endswith(TEMPORARY_SUFFIX):
+            try:
+                paths.inside((paths.root / checked(name)).parent)
+            except ValueError as error:
+                wrong.append(f"{mirror.store.url}: an object is left out, {error}")
+                continue
             with files.atomic_path(paths.root / name) as temporary:
                 mirror.store.get(name, temporary)
     target = (mirror.store.read(paths.latest.name) or b"").decode("utf-8", "replace").strip()
@@ -52,7 +58,8 @@ def fetch(
 def _fetch_stage(mirror: Mirror, key: Key, light: bool) -> str | None:
     """A stage, its manifest last; in words, what of it could not be had."""
     paths, store = mirror.paths, mirror.store
-    place, folder, path = paths.place(*key), paths.stage(*key), paths.manifest(*key)
+    place, path = paths.place(*key), paths.manifest(*key)
+    folder = paths.inside(paths.stage(*key))
     data = store.read(f"{place}/{MANIFEST}")
     known = parsed_or_none(data, place) if data is not None else None
     if data is None or known is None:
@@ -88,7 +95,7 @@ def _fetch_stage(mirror: Mirror, key: Key, light: bool) -> str | None:
 
 
 def _fetch_file(mirror: Mirror, key: Key, one: FileRecord) -> str | None:
-    path = mirror.paths.stage(*key) / one.name
+    path = mirror.paths.file(*key, one.name)
     if is_recorded(path, one):
         return None
     twin = mirror.paths.stage("update", key[1]) / one.name

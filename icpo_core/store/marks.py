@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from icpo_core.common import files
-from icpo_core.store.paths import RunPaths
+from icpo_core.store.paths import RunPaths, checked
 
 
 class Marks:
@@ -24,15 +24,16 @@ class Marks:
         key = (stage, iteration)
         if key not in self._pruned:
             try:
-                found = files.read_sealed(self._paths.pruned(stage, iteration))["files"]
-            except ValueError:
-                found = []  # none, or damaged: what is gone then counts as missing
-            self._pruned[key] = frozenset(found)
+                said = files.read_sealed(self._paths.pruned(stage, iteration))["files"]
+                self._pruned[key] = frozenset(map(checked, said))
+            except ValueError:  # none, or damaged: what is gone then counts as missing
+                self._pruned[key] = frozenset()
         return self._pruned[key]
 
     def set_pruned(self, stage: str, iteration: int, names: frozenset[str]) -> None:
         """Say which files of a finished stage are gone for good."""
         path = self._paths.pruned(stage, iteration)
+        self._paths.inside(path.parent)
         if names:
             files.write_sealed(path, {"files": sorted(names), "at": time.time()}, durable=False)
         else:
@@ -52,6 +53,7 @@ class Marks:
     def set_damaged(self, stage: str, iteration: int, wrong: dict[str, str]) -> None:
         """Say what was found wrong, so that the stage is made again; nothing: it is whole."""
         path = self._paths.damaged(stage, iteration)
+        self._paths.inside(path.parent)
         if wrong:
             files.write_sealed(path, {"files": wrong, "at": time.time()})
         else:

@@ -7,6 +7,8 @@ runs/NAME/logs/attempt-0001/engine.log  trainer.log  config.json  run.json
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,24 @@ PRUNED = "pruned.json"
 DAMAGED = "damaged.json"
 MARKS = frozenset({MANIFEST, PRUNED, DAMAGED})
 """Files of a stage's folder that the store keeps beside the stage's own."""
+
+
+_STAGE = re.compile(r"[a-z][a-z0-9_]*")
+_ITERATION = re.compile(r"it-([0-9]{4,9})")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+def checked(name: str) -> str:
+    """The name itself, if it is one of a file below the folder that it was recorded in.
+
+    Names come from manifests, marks and object stores, which somebody else may have written.
+    Raises ValueError for one that is absolute, leads upwards or is no plain name.
+    """
+    parts = name.split("/")
+    plain = all(part not in ("", ".", "..") and len(part.encode()) <= 255 for part in parts)
+    if not plain or _UNSAFE.search(name):
+        raise ValueError(f"{name!r} is no name of a file in a run: this was not written by icpo")
+    return name
 
 
 @dataclass(frozen=True)
@@ -69,6 +89,21 @@ class RunPaths:
         """Says which files of a finished stage were found to have other contents than recorded."""
         return self.stage(stage, iteration) / DAMAGED
 
+    def inside(self, folder: Path) -> Path:
+        """A folder of the run, if no link on the way leads out of it. Raises ValueError."""
+        below = folder.relative_to(self.root)
+        if any((self.root / part).is_symlink() for part in [below, *below.parents][:-1]):
+            real = Path(os.path.realpath(folder))
+            if not real.is_relative_to(os.path.realpath(self.root)):
+                raise ValueError(f"{folder}: a link leads out of {self.root}; remove it")
+        return folder
+
+    def file(self, stage: str, iteration: int, name: str) -> Path:
+        """Path of a file of a stage by its recorded name. Raises ValueError as `checked` and
+        `inside` do."""
+        path = self.stage(stage, iteration) / checked(name)
+        return self.inside(path.parent) / path.name
+
     def part(self, stage: str, iteration: int, index: int, count: int) -> Path:
         return self.stage(stage, iteration) / f"part-{index:05d}-of-{count:05d}.parquet"
 
@@ -93,6 +128,5 @@ class RunPaths:
 
 def place_of(path: Path) -> tuple[str, int] | None:
     """(stage, iteration) of a place as `it-0007/select`; None if it is none."""
-    folder, stage = path.parent.name, path.name
-    number = folder.removeprefix("it-")
-    return (stage, int(number)) if folder != number and number.isdigit() else None
+    number, stage = _ITERATION.fullmatch(path.parent.name), path.name
+    return (stage, int(number[1])) if number and _STAGE.fullmatch(stage) else None

@@ -9,6 +9,7 @@ and by `icpo check`. Manifests are truth, Prefect is the view.
 from __future__ import annotations
 
 import shutil
+import stat
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -53,8 +54,12 @@ class Store:
         key = (stage, iteration)
         if key in self._manifests:
             return self._manifests[key]
-        found = manifest.read(self.paths.manifest(stage, iteration))
+        path = self.paths.manifest(stage, iteration)
+        found = manifest.read(path)
         if found is not None:
+            if (found.stage, found.iteration) != key:
+                where = self.paths.place(found.stage, found.iteration)
+                raise ValueError(f"{path}: belongs to {where}, and was moved here")
             self._hold(key, found)
         return found
 
@@ -105,7 +110,7 @@ class Store:
         `afresh`: keep no part. The old manifest goes before anything it names: from then on the
         stage counts as not done.
         """
-        folder = self.paths.stage(work.stage, work.iteration)
+        folder = self.paths.inside(self.paths.stage(work.stage, work.iteration))
         kept = [] if afresh else self.whole_parts(work)
         if self.paths.manifest(work.stage, work.iteration).exists():
             # Bad parts first: without the manifest nobody could tell them from good ones.
@@ -153,7 +158,7 @@ class Store:
         `started`: Unix time. `seconds`: wall time, by a clock that cannot be set back. `known`:
         what is known of files, by name, because they were just written.
         """
-        folder = self.paths.stage(work.stage, work.iteration)
+        folder = self.paths.inside(self.paths.stage(work.stage, work.iteration))
         inside = sorted(folder.rglob("*"))
         mine = [
             path
@@ -201,7 +206,7 @@ class Store:
                 f"{self.paths.stage(stage, iteration)}: is not finished; make it with "
                 f"`icpo stage {stage} {self.paths.root} --iteration {iteration}`"
             )
-        path = self.paths.stage(stage, iteration) / name
+        path = self.paths.file(stage, iteration, name)
         trusted = self._trust((stage, iteration))
         if name not in trusted:
             wrong = _wrong_content(path, found.record(name))
@@ -238,10 +243,11 @@ class Store:
         found = self.manifest(stage, iteration)
         if found is None:
             return {}
-        folder = self.paths.stage(stage, iteration)
         gone = self.marks.pruned(stage, iteration)
         checked = {
-            record.name: _wrong_content(folder / record.name, record, digest)
+            record.name: _wrong_content(
+                self.paths.file(stage, iteration, record.name), record, digest
+            )
             for record in found.files
             if record.name not in gone
         }
@@ -265,9 +271,12 @@ class Store:
         # Said first, and on the disk: a file that is gone and not said to be is damage.
         files.sync_all([self.paths.pruned(*key) for key in news])
         for key in removals:
-            folder = self.paths.stage(*key)
-            for name in self.marks.pruned(*key):
-                (folder / name).unlink(missing_ok=True)
+            folder = self.paths.inside(self.paths.stage(*key))
+            found = self.finished(*key)
+            recorded = {record.name for record in found.files} if found else set()
+            # What somebody else wrote may say that a file is gone which never was the stage's.
+            for name in self.marks.pruned(*key) & recorded:
+                self.paths.file(*key, name).unlink(missing_ok=True)
             for path in sorted(folder.rglob("*"), reverse=True):
                 if path.is_dir() and not any(path.iterdir()):
                     path.rmdir()
@@ -280,15 +289,15 @@ class Store:
         """
         found = self.manifest(stage, iteration)
         assert found is not None
-        folder = self.paths.stage(stage, iteration)
         for name in names:
-            if _wrong_content(folder / name, found.record(name)) is not None:
+            path = self.paths.file(stage, iteration, name)
+            if _wrong_content(path, found.record(name)) is not None:
                 raise ValueError(
-                    f"{folder / name}: was pruned, and what came of making it again is not what "
+                    f"{path}: was pruned, and what came of making it again is not what "
                     f"was recorded; make the stage and what depends on it anew: `icpo stage {stage}"
                     f" {self.paths.root} --iteration {iteration} --force`"
                 )
-        files.sync_all([folder / name for name in names])
+        files.sync_all([self.paths.file(stage, iteration, name) for name in names])
         self.marks.set_pruned(
             stage, iteration, self.marks.pruned(stage, iteration) - frozenset(names)
         )
@@ -302,14 +311,14 @@ class Store:
         return [
             path
             for path in sorted(folder.glob("*.parquet"))
-            if tables.part_fingerprint(path) == work.fingerprint
+            if path.is_file() and tables.part_fingerprint(path) == work.fingerprint
         ]
 
     def _wrong_sizes(self, found: Manifest) -> dict[str, str]:
-        folder = self.paths.stage(found.stage, found.iteration)
-        gone = self.marks.pruned(found.stage, found.iteration)
+        key = found.stage, found.iteration
+        gone = self.marks.pruned(*key)
         wrong = {
-            record.name: _wrong_size(folder / record.name, record)
+            record.name: _wrong_size(self.paths.file(*key, record.name), record)
             for record in found.files
             if record.name not in gone
         }
@@ -340,9 +349,12 @@ def _record(path: Path, folder: Path, known: dict[str, Written]) -> FileRecord:
 
 def _wrong_size(path: Path, record: FileRecord) -> str | None:
     try:
-        size = path.stat().st_size
+        facts = path.lstat()
     except FileNotFoundError:
         return "is missing"
+    if not stat.S_ISREG(facts.st_mode):  # a link may lead anywhere, and a FIFO has no end
+        return "is no regular file"
+    size = facts.st_size
     return None if size == record.bytes else f"has {size} bytes instead of {record.bytes}"
 
 
