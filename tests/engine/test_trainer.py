@@ -30,7 +30,7 @@ from updates import (
     written,
 )
 
-from icpo_core.common.files import model_digest
+from icpo_core.common.files import model_digest, sha256_file
 from icpo_core.config import UpdateSection
 from icpo_core.store import tables
 from icpo_core.trainer import microbatches, trainer
@@ -193,6 +193,32 @@ def test_without_any_signal_no_step_is_taken(
     steps = train(small, [stored[0], file], tmp_path)
     assert steps.metrics[1]["optimizer_steps"] == 0
     assert_same(Steps([], steps.weights[1:]), Steps([], steps.weights[:1]), 0.0)
+
+
+def test_a_policy_loss_of_ones_own_is_loaded_once_and_held_to_its_source(
+    small: Path, stored: list[Path], plain: Steps, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from icpo_core.method.policy_losses.ppo import ppo as mine\n")
+    loss = PLAIN.model_copy(update={"policy": f"{file}:mine"})
+    subject = Trainer(small / "base", loss, UpdateSection(**SETTINGS), 1.0)
+    job = Update(
+        iteration=1,
+        batch=stored[0],
+        parent=subject.base_version,
+        restore=Restore(folder=None, replay=[]),
+        state_id="state-1",
+        policy_source=sha256_file(file),
+        out=tmp_path / "it-1",
+    )
+    # The trainer has another one in memory than what is asked for now.
+    for other in ("0" * 64, None):
+        with pytest.raises(ValueError, match="was edited while the run was at work"):
+            subject.update(job.model_copy(update={"policy_source": other}))
+    file.write_text("")
+    metrics = subject.update(job).metrics
+    for name in ("loss", "grad_norm", "policy/ratio"):
+        assert metrics[name] == plain.metrics[0][name]
 
 
 # Ranks.
