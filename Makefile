@@ -30,7 +30,8 @@ demo-down:
 	$(BIN)/icpo down
 
 # Each file of tests that start engines or servers has a process of its own, so that what one of them
-# started is gone before the next begins. `make tests/engine/test_lora.py` runs one.
+# started is gone before the next begins; also under `make -j`. `make tests/engine/test_lora.py` runs one.
+.NOTPARALLEL:
 HEAVY := $(wildcard tests/engine/test_*.py tests/prefect/test_*.py)
 
 test: unit $(HEAVY)

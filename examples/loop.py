@@ -55,7 +55,9 @@ def train(config: Config, folder: Path) -> dict[int, float]:
 
     with (
         WorkerPool(config, run.base_model, folder / "logs") as workers,
-        Judges(limits.workers, limits.seconds, limits.memory_mb, limits.rules) as judges,
+        Judges(
+            limits.workers, limits.seconds, limits.memory_mb, limits.rules, limits.verifier
+        ) as judges,
     ):
         for t in range(1, config.run.iterations + 1):
             here = folder / f"{t:04d}"

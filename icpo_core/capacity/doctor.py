@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from icpo_core.capacity.forecast import Forecast
 from icpo_core.capacity.machine import GIB, Machine
 from icpo_core.common.files import model_digest
-from icpo_core.config import Config
+from icpo_core.config import Config, check_plugins
 from icpo_core.method.problems import read_problems
 from icpo_core.models import folder
 from icpo_core.models.architecture import Shape
@@ -232,7 +232,11 @@ def check_run(config: Config, machine: Machine, found: Forecast) -> Iterator[Fin
 
 
 def check_sources(config: Config, shape: Shape) -> Iterator[Finding]:
-    """Model and data on this machine; nothing is fetched."""
+    """Model, data and sources of one's own on this machine; nothing is fetched or executed."""
+    try:
+        check_plugins(config)
+    except ValueError as error:
+        yield Finding(Level.FAIL, "own code", str(error))
     path = config.model.path
     if Path(path).is_dir():
         try:

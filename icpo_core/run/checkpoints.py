@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from icpo_core.common.files import TEMPORARY_SUFFIX, link_or_copy, point, read_json
+from icpo_core.config import plugin_sources
 from icpo_core.run import metrics, retention
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
@@ -100,12 +101,18 @@ def _saved_state(session: Session, iteration: int) -> Path | None:
 def _batch(run: Run, iteration: int) -> Path:
     """The stored batch that an iteration's update learned from."""
     path = run.store.file("select", iteration, "batch.parquet")
+    source = plugin_sources(run.config_at(iteration), "update").get("loss.policy")
     select, update = (
         run.store.finished("select", iteration),
         run.store.finished("update", iteration),
     )
     assert select is not None
     assert update is not None
+    if update.inputs.get("loss.policy") != source:
+        raise ValueError(
+            f"loss.policy: its file is not what update {iteration} learned with, so the trainer "
+            "cannot be brought back to where it was; put the file back, or begin another run"
+        )
     if update.inputs["batch"] != select.record("batch.parquet").digest:
         raise ValueError(
             f"{path}: is another batch than the one that update {iteration} learned from, so the "

@@ -15,7 +15,7 @@ from pathlib import Path
 from icpo_core.common import files
 from icpo_core.common.closing import Closing
 from icpo_core.common.lock import RunLock
-from icpo_core.config import Config
+from icpo_core.config import Config, check_plugins
 from icpo_core.grading.pool import Judges
 from icpo_core.method.problems import read_problems
 from icpo_core.method.prompts import PromptMaker
@@ -111,8 +111,12 @@ class Tools:
         """The pool of judges of `verify` or `evaluate`, which have rules of their own."""
         if stage not in self._judges:
             verify = self.config.verify
-            rules = verify.rules if stage == "verify" else self.config.evaluate.rules
-            self._judges[stage] = Judges(verify.workers, verify.seconds, verify.memory_mb, rules)
+            limits = verify.workers, verify.seconds, verify.memory_mb
+            self._judges[stage] = (
+                Judges(*limits, verify.rules, verify.verifier)
+                if stage == "verify"
+                else Judges(*limits, self.config.evaluate.rules)
+            )
         return self._judges[stage]
 
     def interrupt_judges(self) -> None:
@@ -213,6 +217,7 @@ class Session(Closing):
 
         Engine and trainer start while problems are read and trackers are opened.
         """
+        check_plugins(self.run.config)
         tools = self.tools(first)
         tools.workers.start_engine(self.run.nearest_policy(self.run.sampling_policy(first)))
         tools.workers.start_trainer()

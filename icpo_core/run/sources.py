@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from icpo_core.common.files import canonical_digest, sha256_file
-from icpo_core.config import Config
+from icpo_core.config import Config, check_plugins
 from icpo_core.evaluation import benchmarks
 from icpo_core.method.problems import read_problems
 from icpo_core.mirror.object_store import ObjectStore
@@ -38,6 +38,7 @@ def require(run: Run) -> None:
     serve. Reads what is cheap to read, so that a mistake shows before anything is started."""
     config = run.config
     prompts = config.prompts
+    check_plugins(config)
     assert run.base_version
     require_installed(config)
     problems = read_problems(prompts.problems)

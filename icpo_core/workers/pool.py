@@ -213,6 +213,7 @@ class Engines(Closing):
         way are finished, and the first error is raised. The job of an endpoint that failed is given
         to another.
         """
+        assert self._engines, "engines are started by `load`"
         replies: dict[int, Sampled] = {}
         waiting, progress = list(range(len(jobs)))[::-1], [0.0] * len(jobs)
         lock = threading.Lock()

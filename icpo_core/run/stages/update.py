@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from icpo_core.common.files import write_json
-from icpo_core.config import Config, plugin_sources, slice_of
+from icpo_core.config import Config, slice_of
 from icpo_core.run import checkpoints
 from icpo_core.run.session import Session
 from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of
@@ -15,6 +15,9 @@ from icpo_core.run.timeline import WAITS, Recorder
 from icpo_core.store.tables import Written
 from icpo_core.store.work import Work
 from icpo_core.workers.jobs import Update
+
+SOURCE = "loss.policy"
+"""The input that is the source of one's own policy loss."""
 
 
 def reads(reader: Reader) -> Inputs:
@@ -40,7 +43,7 @@ def make(session: Session, work: Work) -> Made:
     folder = folder_of(session, work)
     noted, started = Recorder(), time.time()
     reply = session.tools(work.iteration).workers.train(
-        job(session, work.iteration, work.fingerprint)
+        job(session, work.iteration, work.fingerprint, work.inputs.get(SOURCE))
     )
     waits = {f"{WAITS}{name}": seconds for name, seconds in reply.waits.items()}
     noted.row("trainer", started, waits)
@@ -54,8 +57,11 @@ def make(session: Session, work: Work) -> Made:
     return Made(facts, reply.policy_version, known)
 
 
-def job(session: Session, iteration: int, state_id: str) -> Update:
-    """The trainer's job that makes the update of an iteration, and so the state of this name."""
+def job(session: Session, iteration: int, state_id: str, source: str | None) -> Update:
+    """The trainer's job that makes the update of an iteration, and so the state of this name.
+
+    `source`: digest of one's own policy loss, if there is one.
+    """
     run = session.run
     return Update(
         iteration=iteration,
@@ -63,7 +69,7 @@ def job(session: Session, iteration: int, state_id: str) -> Update:
         parent=checkpoints.state_id(run, iteration - 1),
         restore=checkpoints.restore(session, iteration - 1, iteration),
         state_id=state_id,
-        policy_source=plugin_sources(run.config_at(iteration), "update").get("loss.policy"),
+        policy_source=source,
         out=run.paths.stage("update", iteration),
     )
 

@@ -1,0 +1,80 @@
+"""What a run does with an advantage, a loss and a verifier that its configuration names."""
+
+from pathlib import Path
+
+import pytest
+import stubs
+
+from icpo_core.run import checkpoints, plan, sources
+from icpo_core.run.run import Run
+from icpo_core.run.session import Session
+from icpo_core.store.work import Standing
+
+ADVANTAGE = "def centred(groups):\n    return groups.centred_N\n"
+LOSS = """
+def plain(inputs, settings):
+    return -inputs.advantages() * inputs.logprobs_BT
+"""
+SMALL = ("run.iterations=2", "evaluate.every=0", "checkpoint.state_every=2")
+
+
+def trained(folder: Path, *changes: str) -> Run:
+    run = Run.of(stubs.configuration(folder, "run", *SMALL, *changes))
+    with stubs.stubbed(run) as session:
+        stubs.train(session, rerun=True)
+    return Run.read(run.paths.root)
+
+
+def stale(run: Run) -> dict[tuple[str, int], str]:
+    found = plan.plan(run)
+    standings = {(one.stage, one.iteration): one.status for one in found}
+    return {key: s.reason for key, s in standings.items() if s.standing is Standing.STALE}
+
+
+def test_an_edited_advantage_reruns_what_it_made(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(ADVANTAGE)
+    run = trained(tmp_path, f"select.advantage={mine}:centred")
+    rows = run.store.table("select", 1, "batch", "batch.parquet").to_pylist()
+    for group in {row["prompt_id"] for row in rows}:
+        members = [row for row in rows if row["prompt_id"] == group]
+        mean = sum(row["shaped_reward"] for row in members) / len(members)
+        for row in members:
+            assert row["advantage"] == pytest.approx(row["shaped_reward"] - mean)
+    assert stale(run) == {}
+
+    mine.write_text(ADVANTAGE.replace("groups.centred_N", "2 * groups.centred_N"))
+    again = Run.read(run.paths.root)
+    assert set(stale(again)) == {("select", 1), ("select", 2)}
+    assert "select.advantage" in stale(again)["select", 1]
+
+
+def test_batches_are_not_replayed_with_another_loss(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(LOSS)
+    run = trained(tmp_path, f"loss.policy={mine}:plain", "run.iterations=1")
+    mine.write_text(LOSS.replace("-inputs", "-2 * inputs"))
+    assert set(stale(Run.read(run.paths.root))) == {("update", 1)}
+    with stubs.stubbed(Run.read(run.paths.root)) as session:
+        (session.run.paths.stage("checkpoint", 1) / "state" / "state.json").unlink()
+        with pytest.raises(ValueError, match=r"not what update 1 learned with.*put the file back"):
+            checkpoints.restore(session, 1, 2)
+
+
+def test_a_missing_source_is_said_before_anything_starts(tmp_path: Path) -> None:
+    run = Run.of(stubs.configuration(tmp_path, "run", f"select.advantage={tmp_path}/none.py:x"))
+    with pytest.raises(ValueError, match=r"select\.advantage.*none\.py"):
+        sources.require(run)
+    with Session(run) as session, pytest.raises(ValueError, match=r"none\.py"):
+        session.prepare(1)
+
+
+def test_the_verifier_that_is_named_judges(tmp_path: Path) -> None:
+    by_value = trained(tmp_path / "math")
+    by_letter = trained(tmp_path / "choice", "verify.verifier=choice")
+    first, second = (
+        run.store.table("verify", 1, "verdicts")["status"].to_pylist()
+        for run in (by_value, by_letter)
+    )
+    assert "correct" in first
+    assert "correct" not in second
