@@ -29,8 +29,8 @@ demo: setup
 demo-down:
 	$(BIN)/icpo down
 
-# Each file of tests that start engines or servers has a process of its own, so that what one of them
-# started is gone before the next begins; also under `make -j`. `make tests/engine/test_lora.py` runs one.
+# Each file of tests that start engines or servers has a process of its own, one after another, so
+# that what one of them started is gone before the next begins. One: `make tests/engine/test_lora.py`.
 .NOTPARALLEL:
 HEAVY := $(wildcard tests/engine/test_*.py tests/prefect/test_*.py)
 
