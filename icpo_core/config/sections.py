@@ -194,6 +194,11 @@ class SelectSection(Section):
     iteration: t = 0 in the first, 0 bonus past the horizon."""
     alpha: NonNegative = 1.0
     """Size of the bonus at t = 0."""
+    bonus_on: Annotated[Literal["reward", "advantage"], Since("reward")] = "reward"
+    """What the bonus is added to. `reward` (the paper's formula, literally): to rewards before the
+    group is normalised; where a group is solved, division by the deviation undoes the annealing.
+    `advantage`: to the advantage after that; mean, deviation and zero variance are of rewards
+    without it."""
     horizon: Annotated[int | None, Field(ge=1)] = None
     """T of the annealing, iterations. Unset: the run's iterations, while `bonus` is on."""
     decay: Positive = 5.0

@@ -94,7 +94,8 @@ def select(
     factor = gamma(settings.bonus, iteration - 1, settings.horizon, settings.decay)
     accepted_N = ~rows.policy & (rows.reward >= _delta(settings))
     bonus_N = settings.alpha * factor * (kept_N & accepted_N & rows.correct)
-    shaped_N = rows.reward + bonus_N
+    on_reward = settings.bonus_on == "reward"
+    shaped_N = rows.reward + bonus_N if on_reward else rows.reward
     counted_N = kept_N | (reason_N == _REASONS.index(RejectReason.MASKED))
     advantage_N = advantages(
         settings.advantage,
@@ -105,6 +106,8 @@ def select(
         tokens_N=rows.length,
         digest=source,
     )
+    if not on_reward:
+        advantage_N = advantage_N + bonus_N
 
     take = pa.array(rows.take[kept_N])
     groups = pa.array(rows.group[kept_N])
@@ -126,7 +129,7 @@ def select(
         reason=pa.array([reason.value for reason in _REASONS]).take(reason_N[~kept_N]),
     )
     assert batch.num_rows + rejects.num_rows == rollouts.num_rows
-    summary = _summary(rows, reason_N, counted_N, bonus_N, shaped_N, settings)
+    summary = _summary(rows, reason_N, counted_N, bonus_N, shaped_N, advantage_N, settings)
     summary["bonus/gamma"] = factor
     return Selection(batch, rejects, summary, rows)
 
@@ -289,6 +292,7 @@ def _summary(
     counted_N: Bools,
     bonus_N: Floats,
     shaped_N: Floats,
+    advantage_N: Floats,
     settings: SelectSection,
 ) -> dict[str, float]:
     """Counts and means; a mean over nothing is left out. Rewards are those before the bonus."""
@@ -316,6 +320,8 @@ def _summary(
         "errs/candidates": int(expert_N.sum()),
         "errs/accepted": int(accepted_N.sum()),
         "bonus/rows": int((bonus_N > 0).sum()),
+        # Right rows of the batch that are learned from as if they were wrong.
+        "bonus/pushed_down": int((kept_N & right_N & (advantage_N < 0)).sum()),
         "groups/all": int((sampled > 0).sum()),
         "groups/zero_variance": int(((members > 1) & (low == high)).sum()),
         "groups/one_member": int((members == 1).sum()),
@@ -331,6 +337,12 @@ def _summary(
         summary["errs/acceptance"] = float(accepted_N.sum() / expert_N.sum())
     if kept_N.any():
         summary["bonus/mean"] = float(bonus_N[kept_N].mean())
+    weight_N = np.abs(advantage_N) * rows.length * kept_N
+    if weight_N.any():
+        solved = per_group(counted_N & rows.correct) == members
+        summary["advantage/solved_share"] = float(
+            weight_N[solved[rows.group]].sum() / weight_N.sum()
+        )
     for index, origin in enumerate(_ORIGINS):
         mine_N = judged_N & (rows.origin == index)
         if mine_N.any():

@@ -111,7 +111,11 @@ def test_a_stored_configuration_of_v0_1_0_is_read() -> None:
 
 def test_differences_are_said_in_todays_words() -> None:
     old = compared({"select": {"divide_by_std": True, "delta": 1.0}, "rollout.temperature": 1.0})
-    assert old == {"select": {"advantage": "group", "delta": 1.0}, "rollout.temperature": 1.0}
+    today = {"select": {"advantage": "group", "delta": 1.0}, "rollout.temperature": 1.0}
+    assert old == compared(today)  # which adds the neutral value of newer keys
+    assert old["rollout.temperature"] == 1.0
+    assert old["select"].items() >= today["select"].items()
+    assert "divide_by_std" not in old["select"]
 
 
 # --- one's own sources ----------------------------------------------------------------------------

@@ -260,6 +260,85 @@ def test_bonus_is_for_accepted_correct_expert_rollouts():
     assert low.batch["bonus"].to_pylist() == [0.0, 0.0, 0.0]
 
 
+def solved(iteration: int, **switches) -> Selection:
+    """A group of seven right rollouts and a right expert's, which has the bonus."""
+    group = policy(*[1] * 7) + expert(1)
+    return run(group, bonus="linear", horizon=400, iteration=iteration, **switches)
+
+
+@pytest.mark.parametrize("iteration", [1, 200, 360])
+def test_a_bonus_on_rewards_does_not_anneal_in_a_solved_group(iteration):
+    """The paper's formula, literally: the deviation takes the size of the bonus away again."""
+    out = solved(iteration)
+    want = [-1 / 8**0.5] * 7 + [7 / 8**0.5]
+    np.testing.assert_allclose(out.batch["advantage"].to_numpy(), want, rtol=1e-4)
+    np.testing.assert_allclose(out.batch["advantage"].to_numpy()[-2:], [-0.354, 2.475], atol=1e-3)
+    assert out.summary["bonus/pushed_down"] == 7
+    assert out.summary["advantage/solved_share"] == 1.0
+    assert out.summary["groups/zero_variance"] == 0
+
+
+def test_a_bonus_on_rewards_in_the_last_of_400_iterations():
+    out = solved(400)
+    assert out.batch["bonus"].to_pylist()[-1] == pytest.approx(0.0025)
+    advantages_N = out.batch["advantage"].to_numpy()
+    np.testing.assert_allclose(advantages_N, [-0.3532] * 7 + [2.4721], atol=5e-5)
+
+
+def test_a_bonus_on_advantages_anneals():
+    for iteration, left in ((1, 1.0), (200, 1 - 199 / 400), (400, 0.0025), (401, 0.0)):
+        out = solved(iteration, bonus_on="advantage")
+        np.testing.assert_allclose(out.batch["advantage"].to_numpy(), [0.0] * 7 + [left])
+        assert out.batch["shaped_reward"].to_pylist() == [1.0] * 8
+        assert out.batch["bonus"].to_pylist()[-1] == pytest.approx(left)
+        assert out.summary["bonus/pushed_down"] == 0
+        assert out.summary["groups/zero_variance"] == 1
+        assert out.summary.get("advantage/solved_share") == (1.0 if left else None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    problems,
+    st.sampled_from(MODES),
+    st.sampled_from(["group", "group-mean", "rloo", "maxrl"]),
+    st.floats(0.0, 3.0),
+    st.integers(1, 10),
+)
+def test_on_advantages_the_bonus_adds_what_it_is_and_vanishes(
+    groups, errs, advantage, alpha, iteration
+):
+    switches = {"errs": errs, "advantage": advantage, "iteration": iteration}
+    without = run(*groups, **switches)
+    with_it = run(*groups, bonus="linear", alpha=alpha, horizon=8, bonus_on="advantage", **switches)
+    assert keys(with_it.batch) == keys(without.batch)
+    assert with_it.batch["shaped_reward"].equals(without.batch["shaped_reward"])
+    effect = with_it.batch["advantage"].to_numpy() - without.batch["advantage"].to_numpy()
+    bonus = with_it.batch["bonus"].to_numpy()
+    np.testing.assert_allclose(effect, bonus, atol=4e-6)  # float32 columns
+    assert (bonus <= np.float32(alpha * max(0.0, 1 - (iteration - 1) / 8))).all()
+    if iteration > 8:
+        assert schemas.content_digest("batch", with_it.batch) == schemas.content_digest(
+            "batch", without.batch
+        )
+    for figure in ("groups/zero_variance", "groups/one_member", "flips", "reward/on_policy"):
+        assert with_it.summary.get(figure) == without.summary.get(figure)
+
+
+def test_the_share_of_solved_groups_is_weighted_by_tokens():
+    """The open group has |A| = √½ at each of its five tokens; for the solved one see above."""
+    open_ = [{"reward": r, "tokens": t} for r, t in ((1.0, 1), (0.0, 4))]
+    out = run(open_, policy(*[1] * 7) + expert(1), policy(1, 1), bonus="linear", horizon=400)
+    there = (7 / 8**0.5 + 7 / 8**0.5) * 2
+    share = there / (there + 5 * 0.5**0.5)
+    assert out.summary["advantage/solved_share"] == pytest.approx(share, rel=1e-4)
+    assert out.summary["bonus/pushed_down"] == 7
+    plain = run(open_, policy(1, 1) + expert(1))
+    assert (plain.summary["advantage/solved_share"], plain.summary["bonus/pushed_down"]) == (0, 0)
+    # A wrong rollout that counts leaves the group unsolved.
+    mixed = run(policy(1, 1) + expert(1, 0), errs="mask", bonus="linear", horizon=4)
+    assert mixed.summary["advantage/solved_share"] == 0
+
+
 def test_advantage_without_deviation():
     out = run(policy(1, 0, 0, 0), advantage="group-mean")
     assert out.batch["advantage"].to_pylist() == [0.75, -0.25, -0.25, -0.25]
