@@ -94,7 +94,9 @@ def train(config: Config, folder: Path) -> dict[int, float]:
             judged = verdicts(prompts, rollouts, judges)
 
             # 4. ERRS, RS and group advantages. From here on every row carries the bare prompt.
-            chosen = select(prompts, rollouts, judged, config.select, t, seed)
+            chosen = select(
+                prompts, rollouts, judged, config.select, t, seed, max_tokens=rollout.max_tokens
+            )
             tables.write("batch", chosen.batch, here / "batch.parquet")
 
             # 5. The ICPO loss (icpo_core/method/loss.py) and an optimizer step, in DeepSpeed.

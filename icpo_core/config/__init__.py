@@ -142,6 +142,18 @@ class Config(Section):
                 "select.errs = replace puts expert rollouts in the place of on-policy ones: "
                 "rollout.expert must not exceed rollout.on_policy"
             )
+        if self.select.truncated == "shaped":
+            if (self.select.overlong_tokens or 1) > rollout.max_tokens:
+                raise ValueError(
+                    f"select.overlong_tokens = {self.select.overlong_tokens} exceeds "
+                    f"rollout.max_tokens = {rollout.max_tokens}: lower it, or leave it out for a "
+                    "fifth"
+                )
+            if self.select.advantage == "maxrl":
+                raise ValueError(
+                    "select.advantage = maxrl is for rewards that are never negative, which "
+                    "select.truncated = shaped makes some: choose another of either"
+                )
         if rollout.engine.max_model_len < prompts.max_tokens + rollout.max_tokens:
             raise ValueError(
                 f"rollout.engine.max_model_len = {rollout.engine.max_model_len} is less than "

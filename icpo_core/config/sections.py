@@ -212,6 +212,15 @@ class SelectSection(Section):
     deviation; `group-mean`: minus the mean (Dr.GRPO); `rloo`: minus the mean of the others;
     `maxrl`: minus the mean, divided by the mean; or your own, as ./file.py:name (see
     docs/extending.md)."""
+    truncated: Annotated[Literal["wrong", "mask", "drop", "shaped"], Since("wrong")] = "wrong"
+    """What a rollout that was cut off at rollout.max_tokens counts for. `wrong`: what its verdict
+    says, 0 unless verify.rules.accept_truncated; `mask`: it counts in the group's statistics,
+    without loss (DAPO's overlong filtering); `drop`: it leaves the group; `shaped`: as `wrong`, and
+    DAPO's soft penalty is added to every reward, from 0 down to -1 over the last `overlong_tokens`
+    before rollout.max_tokens."""
+    overlong_tokens: Annotated[int | None, Field(ge=1), Since(None)] = None
+    """`shaped`: tokens before rollout.max_tokens over which the penalty grows. Unset: a fifth of it
+    (DAPO: 4096 of 20480)."""
 
 
 class LossSection(Section):

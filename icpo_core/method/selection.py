@@ -23,6 +23,7 @@ from icpo_core.config import SelectSection
 from icpo_core.grading.grade import VerdictStatus
 from icpo_core.method.advantages import advantages
 from icpo_core.method.expert_bonus import gamma
+from icpo_core.method.overlong import penalty
 from icpo_core.store.tables import TABLES, Origin, RejectReason
 
 Bools = npt.NDArray[np.bool_]
@@ -56,6 +57,7 @@ class Rows:
     correct: Bools
     known: Bools  # the judge came to a verdict
     length: Ints  # tokens of the response
+    truncated: Bools  # it was cut off at the token limit
 
     @property
     def empty(self) -> Bools:
@@ -76,15 +78,17 @@ def select(
     iteration: int,
     seed: int,
     source: str | None = None,
+    max_tokens: int | None = None,
 ) -> Selection:
     """Batch and rejects of one iteration (counted from 1), in an order free of sharding.
 
     Every rollout is in one of the two tables. A rollout that no judge came to a verdict on
     (`timeout`, `error`) is unknown, not wrong: it is rejected and counts in no statistic.
     `source`: sha256 that the source of one's own estimator must have, where that is to be held.
+    `max_tokens`: the longest response, which `select.truncated = shaped` measures its penalty from.
     Raises ValueError, naming the row, if keys are not unique, a rollout has no verdict or no
-    prompt, a verdict no rollout, or a rollout not one logprob a token; and if the estimator cannot
-    be loaded or does not return one finite number a rollout.
+    prompt, a verdict no rollout, or a rollout not one logprob a token; if the estimator cannot be
+    loaded or does not return one finite number a rollout; and if `max_tokens` is needed and absent.
     """
     _check_logprobs(rollouts)
     rows = join(prompts, rollouts, verdicts)
@@ -96,6 +100,12 @@ def select(
     bonus_N = settings.alpha * factor * (kept_N & accepted_N & rows.correct)
     on_reward = settings.bonus_on == "reward"
     shaped_N = rows.reward + bonus_N if on_reward else rows.reward
+    penalty_N = np.zeros_like(shaped_N)
+    if settings.truncated == "shaped":
+        if max_tokens is None:
+            raise ValueError("select.truncated = shaped needs rollout.max_tokens: pass max_tokens")
+        penalty_N = penalty(rows.length, max_tokens, settings.overlong_tokens)
+        shaped_N = shaped_N + penalty_N
     counted_N = kept_N | (reason_N == _REASONS.index(RejectReason.MASKED))
     advantage_N = advantages(
         settings.advantage,
@@ -131,6 +141,7 @@ def select(
     assert batch.num_rows + rejects.num_rows == rollouts.num_rows
     summary = _summary(rows, reason_N, counted_N, bonus_N, shaped_N, advantage_N, settings)
     summary["bonus/gamma"] = factor
+    summary |= _overlong(rows, kept_N, counted_N, penalty_N, settings)
     return Selection(batch, rejects, summary, rows)
 
 
@@ -141,16 +152,31 @@ def _reject(
     reason_N = np.full(len(rows.take), _KEPT, dtype=np.int64)
     reason_N[~rows.known] = _REASONS.index(RejectReason.UNJUDGED)
     reason_N[rows.empty] = _REASONS.index(RejectReason.EMPTY)
+    if settings.truncated == "drop":
+        reason_N[rows.truncated & (reason_N == _KEPT)] = _REASONS.index(RejectReason.TRUNCATED)
+    if settings.errs != "off":
+        _reject_experts(rows, prompts, settings, reason_N, iteration, seed)
+    if settings.truncated == "mask":
+        reason_N[rows.truncated & (reason_N == _KEPT)] = _REASONS.index(RejectReason.MASKED)
+    return reason_N
+
+
+def _reject_experts(
+    rows: Rows,
+    prompts: pa.Table,
+    settings: SelectSection,
+    reason_N: Ints,
+    iteration: int,
+    seed: int,
+) -> None:
+    """ERRS. Marks `reason_N` in place."""
     usable_N = reason_N == _KEPT
-    if settings.errs == "off":
-        return reason_N
     below_N = usable_N & ~rows.policy & (rows.reward < _delta(settings))
     why = RejectReason.MASKED if settings.errs == "mask" else RejectReason.BELOW_DELTA
     reason_N[below_N] = _REASONS.index(why)
     if settings.errs == "replace":
         accepted_N = usable_N & ~rows.policy & ~below_N
         _replace(rows, prompts, usable_N & rows.policy, accepted_N, reason_N, iteration, seed)
-    return reason_N
 
 
 def _delta(settings: SelectSection) -> float:
@@ -208,6 +234,7 @@ def join(prompts: pa.Table, rollouts: pa.Table, verdicts: pa.Table) -> Rows:
     reward_N = verdicts["reward"].to_numpy().astype(np.float64)[order_V]
     failed_V = pc.is_in(status, value_set=pa.array(_UNKNOWN)).to_numpy(zero_copy_only=False)
     correct_V = pc.equal(status, VerdictStatus.correct.value).to_numpy(zero_copy_only=False)
+    cut_R = pc.equal(rollouts["finish_reason"], "length")
     lengths_R = pc.list_value_length(rollouts["response_ids"]).to_numpy()
     return Rows(
         take=order_R,
@@ -217,6 +244,7 @@ def join(prompts: pa.Table, rollouts: pa.Table, verdicts: pa.Table) -> Rows:
         correct=correct_V[order_V],
         known=~failed_V[order_V] & np.isfinite(reward_N),
         length=lengths_R[order_R].astype(np.int64),
+        truncated=cut_R.to_numpy()[order_R],
     )
 
 
@@ -348,3 +376,21 @@ def _summary(
         if mine_N.any():
             summary[f"reward/{origin}"] = float(rows.reward[mine_N].mean())
     return summary
+
+
+def _overlong(
+    rows: Rows, kept_N: Bools, counted_N: Bools, penalty_N: Floats, settings: SelectSection
+) -> dict[str, float]:
+    """What became of rollouts that were cut off; those dropped are `rejects/truncated`."""
+    figures: dict[str, float] = {
+        "overlong/truncated": int(rows.truncated.sum()),
+        "overlong/right": int((rows.truncated & rows.known & rows.correct).sum()),
+        "overlong/masked": 0,
+    }
+    if settings.truncated == "mask":
+        figures["overlong/masked"] = int((rows.truncated & counted_N & ~kept_N).sum())
+    if settings.truncated == "shaped":
+        figures["overlong/penalised"] = int((kept_N & (penalty_N < 0)).sum())
+        if kept_N.any():
+            figures["overlong/penalty"] = float(penalty_N[kept_N].mean())
+    return figures

@@ -36,9 +36,11 @@ class RejectReason(StrEnum):
     BELOW_DELTA = "below_delta"  # ERRS: expert rollout with reward < delta
     REPLACED = "replaced"  # ERRS `replace`: on-policy rollout that an accepted expert one displaced
     SPARE_EXPERT = "spare_expert"  # ERRS `replace`: expert rollout with no place left to take
-    MASKED = "masked"  # ERRS `mask`: counted in the group's statistics, without loss
+    # ERRS `mask`, select.truncated `mask`: counted in the group's statistics, without loss.
+    MASKED = "masked"
     UNJUDGED = "unjudged"  # the judge timed out or failed: no reward is known
     EMPTY = "empty"  # no token was sampled
+    TRUNCATED = "truncated"  # select.truncated `drop`: cut off at rollout.max_tokens
 
 
 def _field(

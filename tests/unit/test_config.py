@@ -85,6 +85,7 @@ WRONG = {
     "prompts.batch_size=0": "greater than or equal to 1",
     "rollout.temperature=0": "greater than 0",
     "select.errs=keep": "select.errs: input should be 'drop', 'replace', 'mask' or 'off'",
+    "select.truncated=cut": "input should be 'wrong', 'mask', 'drop' or 'shaped'",
     "preset=ppo": "preset 'ppo' is not known; there are dapo, dr-grpo, grpo",
     "prompts.k=0": "needs demonstrations: set prompts.k >= 1",
     "rollout.off_policy_steps=1": "set update.old_logprobs = engine, or loss.correction = truncate",
@@ -110,6 +111,18 @@ def test_a_mistake_is_one_line_that_names_the_mend(change: str) -> None:
         load(DEMO, [change])
     assert WRONG[change] in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_penalty_on_length_must_fit() -> None:
+    shaped = ["select.truncated=shaped"]
+    assert load(DEMO, shaped).select.overlong_tokens is None
+    for more, words in (
+        ("select.overlong_tokens=100000", "exceeds rollout.max_tokens"),
+        ("select.advantage=maxrl", "for rewards that are never negative"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            load(DEMO, [*shaped, more])
+        load(DEMO, [more])
 
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:

@@ -118,6 +118,16 @@ def test_differences_are_said_in_todays_words() -> None:
     assert "divide_by_std" not in old["select"]
 
 
+def test_the_penalty_on_length_depends_on_the_longest_response() -> None:
+    def part(*changes: str) -> dict[str, Any]:
+        return STAGES["select"].settings(load(DEMO, list(changes)))
+
+    longer, shaped = "rollout.max_tokens=20", "select.truncated=shaped"
+    assert part(longer) == part()
+    assert part(shaped) != part(longer, shaped)
+    assert part("select.overlong_tokens=3") != part()
+
+
 # --- one's own sources ----------------------------------------------------------------------------
 
 

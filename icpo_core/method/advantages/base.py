@@ -29,7 +29,7 @@ class Groups:
     """
 
     rewards_N: Floats
-    """Shaped rewards: the verifier's, with the expert bonus where there is one."""
+    """Shaped rewards: the verifier's, with expert bonus and length penalty where there are any."""
     group_N: Ints
     """Which group a rollout belongs to: 0, 1, …, those of one group not always side by side."""
     expert_N: Bools

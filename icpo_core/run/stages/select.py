@@ -23,7 +23,10 @@ def reads(reader: Reader) -> Inputs:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    return {"select": slice_of(config.select)}
+    part: dict[str, Any] = {"select": slice_of(config.select)}
+    if config.select.truncated == "shaped":  # the penalty is measured from there
+        part["rollout.max_tokens"] = config.rollout.max_tokens
+    return part
 
 
 def make(session: Session, work: Work) -> Made:
@@ -33,7 +36,14 @@ def make(session: Session, work: Work) -> Made:
     verdicts = store.table("verify", work.iteration, "verdicts")
     source = work.inputs.get("select.advantage")
     chosen = select(
-        prompts, rollouts, verdicts, config.select, work.iteration, config.run.seed, source
+        prompts,
+        rollouts,
+        verdicts,
+        config.select,
+        work.iteration,
+        config.run.seed,
+        source,
+        config.rollout.max_tokens,
     )
     folder = folder_of(session, work)
     known = {

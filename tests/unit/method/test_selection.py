@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from icpo_core.config import SelectSection
 from icpo_core.method.advantages import advantages
+from icpo_core.method.overlong import penalty
 from icpo_core.method.selection import Selection, select
 from icpo_core.store import tables as schemas
 
@@ -49,7 +50,7 @@ def tables(*groups: list[dict]) -> tuple[pa.Table, pa.Table, pa.Table]:
                     "response": "2",
                     "response_ids": ids,
                     "logprobs": None if origin == "trace" else [-t / 1000 for t in ids],
-                    "finish_reason": "stop",
+                    "finish_reason": row.get("finish", "stop"),
                     "seed": 0,
                     "policy_version": "v",
                 }
@@ -80,8 +81,15 @@ def expert(*rewards: float) -> list[dict]:
     return [{"reward": reward, "origin": "expert"} for reward in rewards]
 
 
-def run(*groups: list[dict], iteration: int = 1, seed: int = 0, **switches) -> Selection:
-    return select(*tables(*groups), SelectSection(**switches), iteration, seed)
+def run(
+    *groups: list[dict],
+    iteration: int = 1,
+    seed: int = 0,
+    max_tokens: int | None = None,
+    **switches,
+) -> Selection:
+    section = SelectSection(**switches)
+    return select(*tables(*groups), section, iteration, seed, max_tokens=max_tokens)
 
 
 def keys(table: pa.Table) -> list[tuple]:
@@ -98,7 +106,10 @@ rows = st.fixed_dictionaries(
         "origin": st.sampled_from(["on_policy", "on_policy", "on_policy", "expert", "trace"]),
         "tokens": st.sampled_from([0, 1, 2, 3]),
     },
-    optional={"status": st.sampled_from(["timeout", "error"])},
+    optional={
+        "status": st.sampled_from(["timeout", "error"]),
+        "finish": st.sampled_from(["stop", "length"]),
+    },
 )
 problems = st.lists(st.lists(rows, max_size=9), min_size=1, max_size=5).filter(
     lambda groups: any(groups)
@@ -337,6 +348,105 @@ def test_the_share_of_solved_groups_is_weighted_by_tokens():
     # A wrong rollout that counts leaves the group unsolved.
     mixed = run(policy(1, 1) + expert(1, 0), errs="mask", bonus="linear", horizon=4)
     assert mixed.summary["advantage/solved_share"] == 0
+
+
+CUT = {"finish": "length", "status": "truncated"}
+
+
+def test_truncated_rollouts_are_wrong_by_default():
+    out = run([*policy(1, 0), CUT])
+    assert out.rejects.num_rows == 0
+    want = advantages("group", [1, 0, 0], [0] * 3)
+    np.testing.assert_allclose(out.batch["advantage"].to_numpy(), want, rtol=1e-6)
+    assert (out.summary["overlong/truncated"], out.summary["rejects/truncated"]) == (1, 0)
+
+
+def test_truncated_rollouts_can_count_without_loss():
+    out = run([*policy(1, 0), CUT], truncated="mask")
+    assert reasons(out) == {("p0", 2, "on_policy"): "masked"}
+    want = advantages("group", [1, 0, 0], [0] * 3)[:2]
+    np.testing.assert_allclose(out.batch["advantage"].to_numpy(), want, rtol=1e-6)
+    assert out.summary["overlong/masked"] == 1
+    # ERRS goes first: an expert rollout that it takes out counts in nothing.
+    cut_expert = {**CUT, "origin": "expert"}
+    both = run([*policy(1, 0), CUT, cut_expert], truncated="mask")
+    assert reasons(both)["p0", 0, "expert"] == "below_delta"
+    np.testing.assert_allclose(both.batch["advantage"].to_numpy(), want, rtol=1e-6)
+    assert both.summary["overlong/masked"] == 1
+
+
+def test_truncated_rollouts_can_leave_the_group():
+    right_but_cut = {"finish": "length", "reward": 1.0}  # with verify.rules.accept_truncated
+    cut_expert = {**CUT, "origin": "expert"}
+    out = run([*policy(1, 0), CUT, right_but_cut, cut_expert], truncated="drop")
+    assert {*reasons(out).values()} == {"truncated"}
+    want = advantages("group", [1, 0], [0] * 2)
+    np.testing.assert_allclose(out.batch["advantage"].to_numpy(), want, rtol=1e-6)
+    assert (out.summary["rejects/truncated"], out.summary["overlong/right"]) == (3, 1)
+    # What nobody judged is unknown first, and no place that an expert could take is left.
+    unknown = run([{"finish": "length", "status": "timeout"}, CUT, *expert(1)], truncated="drop",
+                  errs="replace")  # fmt: skip
+    assert reasons(unknown) == {
+        ("p0", 0, "on_policy"): "unjudged",
+        ("p0", 1, "on_policy"): "truncated",
+        ("p0", 0, "expert"): "spare_expert",
+    }
+
+
+def test_the_soft_penalty_is_dapos():
+    """Equation 13 of arXiv 2503.14476 with L_max = 20480, L_cache = 4096."""
+    lengths = np.array([1, 16384, 16385, 18432, 20479, 20480, 20481])
+    want = [0, 0, -1 / 4096, -0.5, -4095 / 4096, -1, -1]
+    np.testing.assert_allclose(penalty(lengths, 20480, 4096), want)
+    np.testing.assert_allclose(penalty(lengths, 20480), want)  # a fifth
+    assert penalty(np.array([1, 2, 3]), 3).tolist() == [0, 0, -1]
+
+
+def test_rewards_shaped_by_length():
+    rows = [{"reward": 1.0, "tokens": 10}, {"reward": 1.0, "tokens": 4}, {**CUT, "tokens": 12}]
+    far = {"origin": "expert", "reward": 1.0, "tokens": 11}
+    out = run([*rows, far], truncated="shaped", overlong_tokens=4, max_tokens=12, bonus="linear",
+              horizon=4)  # fmt: skip
+    shaped = [0.5, 1.0, -1.0, 1.0 + 1.0 - 0.75]
+    assert out.batch["shaped_reward"].to_pylist() == shaped
+    assert out.batch["reward"].to_pylist() == [1.0, 1.0, 0.0, 1.0]
+    want = advantages("group", shaped, [0] * 4)
+    np.testing.assert_allclose(out.batch["advantage"].to_numpy(), want, rtol=1e-6)
+    assert out.rejects.num_rows == 0  # ERRS asks for the verifier's reward
+    assert out.summary["overlong/penalised"] == 3
+    assert out.summary["overlong/penalty"] == pytest.approx(-(0.5 + 1 + 0.75) / 4)
+    # All right and of different lengths: something can be learned.
+    right = run(rows[:2], truncated="shaped", overlong_tokens=4, max_tokens=12)
+    assert right.summary["groups/zero_variance"] == 0
+    assert right.batch["advantage"].to_pylist()[0] < 0
+    with pytest.raises(ValueError, match="max_tokens"):
+        run(rows, truncated="shaped")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    problems,
+    st.sampled_from(MODES),
+    st.sampled_from(["wrong", "mask", "drop", "shaped"]),
+    st.sampled_from(["reward", "advantage"]),
+)
+def test_no_policy_for_truncated_rollouts_loses_a_row(groups, errs, truncated, bonus_on):
+    three = tables(*groups)
+    section = SelectSection(errs=errs, truncated=truncated, bonus="cosine", horizon=9,
+                            bonus_on=bonus_on)  # fmt: skip
+    out = select(*three, section, 2, 3, max_tokens=3)
+    assert sorted(keys(out.batch) + keys(out.rejects)) == sorted(keys(three[1]))
+    assert sum(v for k, v in out.summary.items() if k.startswith("rejects/")) == len(out.rejects)
+    cut = dict(zip(keys(three[1]), three[1]["finish_reason"].to_pylist(), strict=True))
+    if truncated in ("mask", "drop"):
+        assert "length" not in {cut[key] for key in keys(out.batch)}
+    for key, reason in reasons(out).items():
+        assert (reason != "truncated") or (cut[key] == "length" and truncated == "drop")
+    # A rollout that was cut off and dropped is as if it had not been sampled.
+    if truncated == "drop" and errs != "replace":
+        rest = [[row for row in group if row.get("finish") != "length"] for group in groups]
+        alone = run(*rest, errs=errs, bonus="cosine", horizon=9, bonus_on=bonus_on, iteration=2)
+        assert alone.batch["advantage"].equals(out.batch["advantage"])
 
 
 def test_advantage_without_deviation():
