@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from icpo_core.common.files import what_the_disk_says
+from icpo_core.workers.address import short
 from icpo_core.workers.jobs import JOBS, Job, Message, Progress, R
 
 SOCKET_VARIABLE = "ICPO_WORKER_SOCKET"
@@ -71,7 +72,8 @@ class Worker:
         self._folder = tempfile.TemporaryDirectory(prefix="icpo-")
         self.address = str(Path(self._folder.name) / "socket")
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self.address)
+        with short(Path(self.address)) as address:
+            self._listener.bind(address)
         self._listener.listen(1)
         self._connection: socket.socket | None = None
         self._ready: dict[str, Any] | None = None
@@ -229,7 +231,8 @@ class Parent:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(os.environ[SOCKET_VARIABLE])
+        with short(Path(os.environ[SOCKET_VARIABLE])) as address:
+            self._socket.connect(address)
         self._jobs: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
 

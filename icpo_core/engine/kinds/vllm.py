@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +18,14 @@ from typing import Any
 from icpo_core.common.files import model_digest
 from icpo_core.config import EngineSection
 from icpo_core.engine.kinds.base import PROGRESS_SECONDS, Completion, Request, eos_token_ids, prove
+from icpo_core.workers.address import LONGEST
 from icpo_core.workers.jobs import EngineSettings
 from icpo_core.workers.process import Say
 
 CPU_BATCHED_TOKENS = 4096
 """Tokens that the CPU build takes in one step; a longer prompt is one step of its own."""
+SOCKET_NAME = len("/") + 36
+"""Bytes of the name that vLLM gives a socket: a UUID."""
 
 
 class WorkerExtension:
@@ -56,6 +60,9 @@ class VllmEngine:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        if len(os.fsencode(tempfile.gettempdir())) > LONGEST - SOCKET_NAME:
+            # Where vLLM has sockets by which several processes of one engine talk.
+            os.environ.setdefault("VLLM_RPC_BASE_PATH", "/tmp")
         from vllm import LLM
         from vllm.platforms import current_platform
 
