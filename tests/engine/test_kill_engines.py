@@ -81,6 +81,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs" / "run"
 
 
+@pytest.mark.timeout(1200)  # eight processes with engines of their own
 def test_six_deaths_leave_the_run_as_it_would_have_been(whole: Path, tmp_path: Path) -> None:
     paths = RunPaths(tmp_path / "runs" / "run")
     kept: dict[Path, int] = {}
