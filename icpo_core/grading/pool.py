@@ -18,9 +18,9 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from icpo_core.common.closing import Closing
 from icpo_core.grading.grade import (
     Finding,
     GradingRules,
@@ -55,7 +55,7 @@ class _Judge:
     received: bytearray = field(default_factory=bytearray)
 
 
-class Judges:
+class Judges(Closing):
     """A context manager: `workers` processes that judge under `rules`.
 
     `seconds`: wall-clock limit an item. `memory_mb`: MiB that an item may take on top of an idle
@@ -86,17 +86,6 @@ class Judges:
         self._judges: list[_Judge] = []
         self._nursery: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-
-    def __enter__(self) -> "Judges":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def judge(self, questions: Sequence[Question]) -> list[Verdict]:
         """Return the verdict on each question, in order. Each distinct pair is judged once."""
