@@ -67,7 +67,7 @@ def call(arguments: argparse.Namespace) -> int:
         if rates is not None and (arguments.rates or not arguments.dry_run):
             there = there.model_copy(update={"rates": rates})
         found = forecast.forecast(config, there)
-        findings += doctor.check_run(config, there, found)
+        findings += [*doctor.check_run(config, there, found), *doctor.check_method(config)]
         if not arguments.dry_run:
             findings += [*doctor.check_sources(config, found.shape), *doctor.check_hosts(config)]
     failed = any(finding.level is doctor.Level.FAIL for finding in findings)

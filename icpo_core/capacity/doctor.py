@@ -30,6 +30,8 @@ STRAY = ("torchvision", "torchaudio", "torchcodec")
 """What vLLM drags in and does not need; a build for another torch breaks imports."""
 SHARED_GIB = 1.0
 """/dev/shm that several ranks or a tensor-parallel engine ask for."""
+GSPO_CLIP = 1e-2
+"""Ratios of whole sequences lie so near 1 that a clip above this never bites."""
 DRIVER_CUDA = re.compile(r"CUDA Version: *([\d.]+)")
 
 
@@ -228,6 +230,35 @@ def check_run(config: Config, machine: Machine, found: Forecast) -> Iterator[Fin
             "shared memory",
             f"/dev/shm has {machine.host.shared_memory_gib:.2f} GiB, {SHARED_GIB:g} are needed: "
             "docker run --shm-size=8g, or --ipc=host",
+        )
+
+
+def check_method(config: Config) -> Iterator[Finding]:
+    """Combinations that run and are no published method, with what would make them one."""
+    loss, missing = config.loss, []
+    if loss.policy == "gspo":
+        if loss.aggregation != "seq-mean-token-mean":
+            missing.append("loss.aggregation=seq-mean-token-mean")
+        if (loss.clip_low or 1.0) > GSPO_CLIP or (loss.clip_high or 1.0) > GSPO_CLIP:
+            missing += ["loss.clip_low=3e-4", "loss.clip_high=4e-4"]
+    if loss.policy == "cispo":
+        if loss.clip_low is not None and loss.clip_low < 1.0:
+            missing.append("loss.clip_low=none")
+        if loss.clip_high is None or loss.clip_high < 1.0:
+            missing.append("loss.clip_high=4")
+    if missing:
+        yield Finding(
+            Level.NOTE,
+            "method",
+            f"loss.policy = {loss.policy} with these settings is no published method: add "
+            f"{' '.join(f'-o {change}' for change in missing)}, as the preset {loss.policy} has it",
+        )
+    if config.select.bonus != "off" and config.select.bonus_on == "advantage":
+        yield Finding(
+            Level.NOTE,
+            "method",
+            "select.bonus_on = advantage is no published method: the paper's ICPO† adds the bonus "
+            "to the reward (docs/method.md says what that does)",
         )
 
 

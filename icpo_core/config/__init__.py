@@ -110,6 +110,10 @@ class Config(Section):
         if value("select", "bonus", "off") != "off" and value("select", "horizon", None) is None:
             iterations = value("run", "iterations", RunSection().iterations)
             raw["select"] = {**raw["select"], "horizon": iterations}
+        scheduled = value("update", "schedule", "constant") != "constant"
+        if scheduled and value("update", "horizon", None) is None:
+            iterations = value("run", "iterations", RunSection().iterations)
+            raw["update"] = {**raw["update"], "horizon": iterations}
         constant = value("loss", "aggregation", "") == "constant"
         if constant and value("loss", "constant_length", None) is None:
             longest = value("rollout", "max_tokens", RolloutSection().max_tokens)
@@ -175,6 +179,19 @@ class Config(Section):
                 f"update.mini_batch = {update.mini_batch} does not divide "
                 f"prompts.batch_size = {prompts.batch_size}"
             )
+        if update.schedule != "constant":
+            assert update.horizon is not None  # filled
+            if update.horizon < self.run.iterations:
+                raise ValueError(
+                    f"update.horizon = {update.horizon} ends the learning rate before "
+                    f"run.iterations = {self.run.iterations}: lower those, or raise the horizon "
+                    "(it changes what earlier updates were made with)"
+                )
+            if update.horizon <= update.warmup_iterations:
+                raise ValueError(
+                    f"update.warmup_iterations = {update.warmup_iterations} leaves nothing of "
+                    f"update.horizon = {update.horizon} for the schedule: shorten the warm-up"
+                )
         ratio_to_sampler = update.old_logprobs == "engine" or self.loss.correction != "off"
         if rollout.off_policy_steps and not ratio_to_sampler:
             raise ValueError(

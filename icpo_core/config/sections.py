@@ -285,8 +285,16 @@ class UpdateSection(Section):
     learning_rate: Positive = 1e-6
     """Peak learning rate of AdamW."""
     warmup_iterations: CountOrNone = 0
-    """Iterations of linear warm-up; constant afterwards."""
+    """Iterations of linear warm-up."""
+    schedule: Annotated[Literal["constant", "linear", "cosine"], Since("constant")] = "constant"
+    """The learning rate after the warm-up: `constant`, or from its peak down to 0 at `horizon`, by
+    the iteration, the same for all optimizer steps of one."""
+    horizon: Annotated[int | None, Field(ge=1), Since(None)] = None
+    """`linear` and `cosine`: iteration after which the learning rate is 0. Unset: the run's
+    iterations, as they were at its start."""
     betas: tuple[Probability, Probability] = (0.9, 0.999)
+    eps: Annotated[Positive, Since(1e-8)] = 1e-8
+    """AdamW's term beside the root of the second moment."""
     weight_decay: NonNegative = 0.0
     grad_clip: Positive = 1.0
     """Largest global gradient norm."""

@@ -31,6 +31,7 @@ from icpo_core.models.architecture import from_config
 from icpo_core.models.flops import training_flops
 from icpo_core.store import tables
 from icpo_core.trainer import lora, state
+from icpo_core.trainer.learning_rate import learning_rate
 from icpo_core.trainer.microbatches import (
     Layout,
     MicroBatch,
@@ -148,6 +149,7 @@ class Trainer:
                 "params": {
                     "lr": self.settings.learning_rate,
                     "betas": list(self.settings.betas),
+                    "eps": self.settings.eps,
                     "weight_decay": self.settings.weight_decay,
                     "torch_adam": not offload,
                 },
@@ -280,7 +282,9 @@ class Trainer:
         if self.settings.old_logprobs == "trainer":
             # Those of the first step are its own: the weights have not moved yet.
             old = self._old_logprobs(rows, [i for mini, _ in steps[1:] for i in mini])
-        self._set_learning_rate(iteration)
+        rate = learning_rate(self.settings, iteration)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
         figures = Figures()
         norms: list[Tensor | float] = []
         plans = [self._plan(rows, mini) for mini, _ in steps]
@@ -295,7 +299,7 @@ class Trainer:
             **self._count(rows, [batch for ranks in plans for rank in ranks for batch in rank]),
             "optimizer_steps": float(len(steps)),
             "grad_norm": float(np.mean([float(norm) for norm in norms])) if norms else 0.0,
-            "learning_rate": self._learning_rate(iteration),
+            "learning_rate": rate,
             "rows": float(used),
             "rows_without_signal": float(sum(map(len, counted)) - used),
         }
@@ -433,15 +437,6 @@ class Trainer:
         assert norm is not None
         return norm
 
-    def _learning_rate(self, iteration: int) -> float:
-        warmup = self.settings.warmup_iterations
-        share = min(1.0, iteration / warmup) if warmup else 1.0
-        return self.settings.learning_rate * share
-
-    def _set_learning_rate(self, iteration: int) -> None:
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = self._learning_rate(iteration)
-
     # --- state on disk ----------------------------------------------------------------------
 
     def save(self, job: Save) -> Saved:
@@ -464,6 +459,7 @@ class Trainer:
         # A state brings the settings it was saved with; in a branch those may be others now.
         for group in self.engine.optimizer.param_groups:
             group["betas"] = tuple(self.settings.betas)
+            group["eps"] = self.settings.eps
             group["weight_decay"] = self.settings.weight_decay
 
 

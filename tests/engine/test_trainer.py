@@ -332,6 +332,20 @@ def test_replay_from_a_saved_state_is_bit_for_bit(
             assert torch.equal(ours, theirs)
 
 
+def test_schedule_and_eps_reach_the_optimizer(
+    small: Path, stored: list[Path], tmp_path: Path
+) -> None:
+    """Adam's first step is lr·g/(|g| + eps): of an eps far above every gradient little is left."""
+    section = UpdateSection(**SETTINGS, schedule="linear", horizon=3, eps=1e3)
+    steps = update(Trainer(small / "base", WHOLE, section, 1.0), stored, tmp_path)
+    assert [step["learning_rate"] for step in steps.metrics] == pytest.approx(
+        [RATE * share for share in (1, 2 / 3, 1 / 3)]
+    )
+    base = load_file(small / "base" / "model.safetensors")
+    step = max(float((steps.weights[0][n] - base[n].float()).abs().max()) for n in base)
+    assert step < 1e-2 * RATE
+
+
 def test_a_state_that_is_not_the_parent_is_refused(
     small: Path, stored: list[Path], plain: Steps, tmp_path: Path
 ) -> None:

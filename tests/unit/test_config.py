@@ -38,7 +38,7 @@ def test_every_preset_fits_the_demo(preset: str) -> None:
 
 def test_presets_are_those_of_the_design() -> None:
     assert set(PRESET_NAMES) == {
-        "grpo", "icpo", "icpo-rs", "icpo-no-errs", "luffy", "dr-grpo", "dapo",
+        "grpo", "icpo", "icpo-rs", "icpo-no-errs", "luffy", "dr-grpo", "dapo", "gspo", "cispo",
     }  # fmt: skip
 
 
@@ -86,7 +86,7 @@ WRONG = {
     "rollout.temperature=0": "greater than 0",
     "select.errs=keep": "select.errs: input should be 'drop', 'replace', 'mask' or 'off'",
     "select.truncated=cut": "input should be 'wrong', 'mask', 'drop' or 'shaped'",
-    "preset=ppo": "preset 'ppo' is not known; there are dapo, dr-grpo, grpo",
+    "preset=ppo": "preset 'ppo' is not known; there are cispo, dapo, dr-grpo, grpo, gspo",
     "prompts.k=0": "needs demonstrations: set prompts.k >= 1",
     "rollout.off_policy_steps=1": "set update.old_logprobs = engine, or loss.correction = truncate",
     "rollout.off_policy_steps=2": "less than or equal to 1",
@@ -111,6 +111,24 @@ def test_a_mistake_is_one_line_that_names_the_mend(change: str) -> None:
         load(DEMO, [change])
     assert WRONG[change] in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_schedule_knows_where_it_ends() -> None:
+    config = load(DEMO, ["update.schedule=cosine", "run.iterations=12"])
+    assert config.update.horizon == 12
+    assert "horizon" not in slice_of(load(DEMO, ["run.iterations=12"]).update)
+    # The horizon of a run stays when the run is made shorter, and so do its fingerprints.
+    shorter = override(config, ["run.iterations=8"])
+    assert shorter.update.horizon == 12
+    assert slice_of(shorter.update) == slice_of(config.update)
+    assert slice_of(load(DEMO, ["update.schedule=cosine", "run.iterations=13"]).update) != slice_of(
+        config.update
+    )
+    with pytest.raises(ValueError, match=r"before run\.iterations = 13: lower those"):
+        override(config, ["run.iterations=13"])
+    assert override(config, ["run.iterations=13", "update.horizon=20"]).update.horizon == 20
+    with pytest.raises(ValueError, match="shorten the warm-up"):
+        override(config, ["update.warmup_iterations=12"])
 
 
 def test_a_penalty_on_length_must_fit() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import socket
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,33 @@ def test_the_papers_recipes_fit_eight_h100(file: Path, capsys: pytest.CaptureFix
     assert len({name for engine in found["engines"] for name in engine}) == 8
     for load_ in found["memory"]:
         assert all(value >= 0 for value in load_["parts"].values())
+
+
+def notes(*changes: str) -> list[str]:
+    return [one.said for one in doctor.check_method(load(DEMO, list(changes)))]
+
+
+PUBLISHED = sorted(path.stem for path in (ROOT / "configs" / "presets").glob("*.toml"))
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_presets_are_published_methods(preset: str) -> None:
+    assert notes(f"preset={preset}") == []
+
+
+@pytest.mark.parametrize("policy", ["gspo", "cispo"])
+def test_what_a_policy_loss_alone_lacks_is_said(policy: str) -> None:
+    (said,) = notes(f"loss.policy={policy}")
+    missing = shlex.split(said)
+    changes = [word.strip(",") for before, word in pairwise(missing) if before == "-o"]
+    assert len(changes) >= 2
+    assert notes(f"loss.policy={policy}", *changes) == []
+
+
+def test_a_bonus_after_normalisation_is_no_published_method() -> None:
+    assert notes("select.bonus_on=advantage") == notes("select.bonus=linear") == []
+    (said,) = notes("select.bonus=linear", "select.bonus_on=advantage")
+    assert "no published method" in said
 
 
 @pytest.mark.parametrize("name", ["one-gpu", "one-gpu-lora"])

@@ -16,6 +16,7 @@ from icpo_core.config import PRESETS, Config, LossSection, build
 from icpo_core.method.kl import kl_divergence
 from icpo_core.method.loss import LossOutputs, Totals, has_signal, icpo_loss, token_weights
 from icpo_core.method.policy_losses import LossInputs
+from icpo_core.method.policy_losses.base import bounds
 
 GOLDEN = SHARED / "golden" / "released_code.json"
 CASES = json.loads(GOLDEN.read_text())["loss_cases"] if GOLDEN.is_file() else []
@@ -635,7 +636,9 @@ def preset(name: str) -> Config:
 
 def test_presets_are_the_published_methods():
     names = sorted(path.stem for path in PRESETS.glob("*.toml"))
-    assert names == ["dapo", "dr-grpo", "grpo", "icpo", "icpo-no-errs", "icpo-rs", "luffy"]
+    assert names == [
+        "cispo", "dapo", "dr-grpo", "grpo", "gspo", "icpo", "icpo-no-errs", "icpo-rs", "luffy",
+    ]  # fmt: skip
     configs = {name: preset(name) for name in names}
     groups = {n: (c.rollout.on_policy, c.rollout.expert) for n, c in configs.items()}
     ours = {"icpo", "icpo-rs", "icpo-no-errs"}
@@ -652,6 +655,13 @@ def test_presets_are_the_published_methods():
     assert not any(c.loss.kl_coefficient for n, c in configs.items() if n not in kl)
     assert (configs["dapo"].loss.clip_low, configs["dapo"].loss.clip_high) == (0.2, 0.28)
     assert configs["dapo"].loss.aggregation == "token-mean"
+    gspo, cispo = configs["gspo"].loss, configs["cispo"].loss
+    assert (gspo.policy, gspo.clip_low, gspo.clip_high) == ("gspo", 3e-4, 4e-4)
+    assert gspo.aggregation == "seq-mean-token-mean"
+    assert (cispo.policy, bounds(cispo), cispo.aggregation) == (
+        "cispo", (-math.inf, 5.0), "token-mean",
+    )  # fmt: skip
+    assert {n for n, c in configs.items() if c.loss.policy != "ppo"} == {"gspo", "cispo"}
     centred = {n for n, c in configs.items() if c.select.advantage == "group-mean"}
     assert centred == {"dr-grpo", "luffy"}
     assert {c.select.advantage for n, c in configs.items() if n not in centred} == {"group"}
