@@ -27,6 +27,7 @@ from flows.commands import (
 from flows.commands import eval as evaluate
 from flows.prefect_compat.terminal import ServerError, one_line
 from icpo_core.common.files import what_the_disk_says
+from icpo_core.workers.environment import past_proxies
 from icpo_core.workers.process import WorkerError
 
 
@@ -46,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
+    # Before anybody makes a client. What is started from here, as `icpo up` does, inherits it.
+    os.environ |= past_proxies(os.environ)
     try:
         status = arguments.call(arguments)
     except ValueError as error:

@@ -33,14 +33,17 @@ WORKER = {"PREFECT_WORKER_QUERY_SECONDS": "3"}
 """Of a worker on this machine: a run that is started begins at once."""
 
 HEARTBEATS_MISSED = 3
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 def prepare_process() -> None:
     """Settings of a flow run in this process and, if there is no API, of its embedded server.
 
     Must come before anything of Prefect is imported, which reads the environment once. Raises
-    ValueError if there is no folder for that server and none can be made.
+    ValueError if there is no folder for that server and none can be made, or for a proxy that no
+    client can be made with.
     """
+    _require_clients()
     for name, value in (SERVER | RUNS).items():
         os.environ.setdefault(name, value)
     if os.environ.get("PREFECT_API_URL"):
@@ -55,6 +58,20 @@ def prepare_process() -> None:
             f"PREFECT_HOME={home}: {error.strerror}; set it to a folder that can be made, or "
             "PREFECT_API_URL to a server that runs"
         ) from None
+
+
+def _require_clients() -> None:
+    """Prefect makes its clients in the midst of a run, each with all proxies of the environment."""
+    named = [name for name, value in os.environ.items() if value and name.upper() in PROXIES]
+    if not named:
+        return
+    import httpx
+
+    try:
+        httpx.Client().close()
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        # Not the values: there may be a password in them.
+        raise ValueError(f"{', '.join(sorted(named))}: {error}; fix it or unset it") from None
 
 
 def stop_retrying() -> None:

@@ -28,6 +28,7 @@ from typing import Any, NoReturn, cast
 
 from icpo_core.common.files import what_the_disk_says
 from icpo_core.workers.address import short
+from icpo_core.workers.environment import for_workers
 from icpo_core.workers.jobs import JOBS, Job, Message, Progress, R
 
 SOCKET_VARIABLE = "ICPO_WORKER_SOCKET"
@@ -92,7 +93,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env={**ours, **os.environ, **environment, SOCKET_VARIABLE: self.address},
+                env={**ours, **for_workers(), **environment, SOCKET_VARIABLE: self.address},
                 start_new_session=True,
             )
 

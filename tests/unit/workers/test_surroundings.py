@@ -8,11 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import proxy_bypass
 
 import pytest
 from places import ROOT
 
 from icpo_core.workers.address import LONGEST, short
+from icpo_core.workers.environment import past_proxies
 from icpo_core.workers.process import Worker
 
 PATIENCE = 60.0
@@ -69,3 +71,51 @@ def test_an_address_that_fits_is_left_as_it_is(tmp_path: Path) -> None:
     with short(path) as address:
         assert Path(address).parent.samefile(tmp_path)
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+PROXY, OURS = "http://127.0.0.1:9", "127.0.0.1,localhost,::1"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {}),
+        ({"NO_PROXY": "corp"}, {}),
+        ({"HTTP_PROXY": PROXY}, {"NO_PROXY": OURS, "no_proxy": OURS}),
+        (
+            {"https_proxy": PROXY, "NO_PROXY": "corp, localhost"},
+            dict.fromkeys(("NO_PROXY", "no_proxy"), "corp,localhost,127.0.0.1,::1"),
+        ),
+        (
+            {"ALL_PROXY": PROXY, "no_proxy": "a", "NO_PROXY": "b"},
+            {"no_proxy": f"a,{OURS}", "NO_PROXY": f"b,{OURS}"},
+        ),
+        ({"ALL_PROXY": PROXY, "NO_PROXY": "*"}, {"NO_PROXY": "*", "no_proxy": "*"}),
+    ],
+)
+def test_what_is_asked_for_past_a_proxy(given: dict[str, str], expected: dict[str, str]) -> None:
+    assert past_proxies(given) == expected
+
+
+@pytest.fixture
+def proxied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that nobody answers behind, as workers inherit it."""
+    for name in ("http", "https", "all", "no"):
+        monkeypatch.delenv(f"{name}_proxy", raising=False)
+        monkeypatch.delenv(f"{name.upper()}_PROXY", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", PROXY)
+    monkeypatch.setenv("NO_PROXY", "store.corp")
+
+
+@pytest.mark.usefixtures("proxied")
+def test_a_worker_asks_this_machine_past_a_proxy_and_others_through_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with started(tmp_path) as environment:
+        pass
+    assert environment["HTTP_PROXY"] == PROXY
+    monkeypatch.setattr("os.environ", environment)
+    assert proxy_bypass("127.0.0.1:4200")
+    assert proxy_bypass("localhost")
+    assert proxy_bypass("store.corp")
+    assert not proxy_bypass("huggingface.co")
