@@ -7,11 +7,34 @@ from collections.abc import Mapping
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+RANKS = {
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "NODE_RANK",
+    "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "CROSS_RANK",
+    "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT", "MPI_LOCALRANKID", "MPI_LOCALNRANKS",
+    "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NPROCS", "SLURM_GTIDS",
+    "SLURM_TASK_PID", "SLURM_TASKS_PER_NODE", "SLURM_LAUNCH_NODE_IPADDR",
+}  # fmt: skip
+"""Which process of several one is, as torchrun, Kubeflow, DeepSpeed, Slurm and MPI say it."""
+RANKS_BEGIN = (
+    "TORCHELASTIC_", "OMPI_", "PMI_", "PMIX_", "PALS_", "MV2_COMM_WORLD_", "SLURM_NTASKS",
+    "SLURM_STEP", "SLURM_SRUN_", "VLLM_DP_",
+)  # fmt: skip
+"""Beginnings of more of them. What Slurm says of the job as a whole is none of them: a script in
+the place of a worker's Python may ask for a step of that job."""
 
 
 def for_workers() -> dict[str, str]:
-    """This process's environment as a worker is to have it."""
-    return dict(os.environ) | past_proxies(os.environ)
+    """This process's environment as a worker is to have it.
+
+    Whatever the run was started as a part of, its trainer has the ranks that the configuration
+    names, and whoever starts several tells them who they are.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in RANKS and not name.startswith(RANKS_BEGIN)
+    }
+    return kept | past_proxies(kept)
 
 
 def past_proxies(environment: Mapping[str, str]) -> dict[str, str]:

@@ -119,3 +119,26 @@ def test_a_worker_asks_this_machine_past_a_proxy_and_others_through_it(
     assert proxy_bypass("localhost")
     assert proxy_bypass("store.corp")
     assert not proxy_bypass("huggingface.co")
+
+
+RANKS = {
+    "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "LOCAL_SIZE": "2",
+    "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29511", "SLURM_PROCID": "1", "SLURM_NTASKS": "2",
+    "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_ID": "0", "SLURM_LOCALID": "1",
+    "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "PMI_RANK": "1",
+    "TORCHELASTIC_USE_AGENT_STORE": "True", "VLLM_DP_SIZE": "2",
+}  # fmt: skip
+"""As torchrun, Kubeflow, Slurm and MPI tell a process that it is the second of two."""
+OF_THE_JOB = {"SLURM_JOB_ID": "1355700", "CUDA_VISIBLE_DEVICES": "", "NCCL_SOCKET_IFNAME": "ib0"}
+
+
+def test_a_worker_is_no_rank_of_the_job_that_the_run_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (RANKS | OF_THE_JOB).items():
+        monkeypatch.setenv(name, value)
+    with started(tmp_path) as environment:
+        assert not environment.keys() & RANKS.keys()
+        assert environment.items() >= OF_THE_JOB.items()
+    with started(tmp_path, "env", "RANK=0", "WORLD_SIZE=1") as environment:
+        assert environment["RANK"] == "0"  # said by the launcher of this worker
