@@ -29,6 +29,7 @@ Operational = Field(json_schema_extra={"mark": "operational"})
 Source = Field(json_schema_extra={"mark": "source"})
 
 _T = TypeVar("_T")
+_M = TypeVar("_M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,25 @@ def in_todays_words(
         if inner is not None and isinstance(words.get(name), Mapping):
             words[name] = in_todays_words(words[name], inner, whole)
     return words
+
+
+def keeping(section: _M, stored: Mapping[str, Any]) -> _M:
+    """The section with the stored value of each key that is newer than what was stored, that has
+    another default than the neutral one, and that nobody has set."""
+    changed: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        value, since = getattr(section, name), said(field, Since)
+        if name not in stored:
+            continue
+        if isinstance(value, BaseModel) and isinstance(stored[name], Mapping):
+            inner = keeping(value, stored[name])
+            if inner is not value:
+                changed[name] = inner
+            continue
+        moved = since is not None and field.default != since.value
+        if moved and name not in section.model_fields_set and value != stored[name]:
+            changed[name] = stored[name]
+    return section.model_copy(update=changed) if changed else section
 
 
 def model_of(annotation: Any) -> type[BaseModel] | None:

@@ -69,6 +69,7 @@ __all__ = [
     "Source",
     "UpdateSection",
     "VerifySection",
+    "as_stored",
     "build",
     "check_plugins",
     "compared",
@@ -77,7 +78,6 @@ __all__ = [
     "plugin_sources",
     "slice_of",
     "stored",
-    "upgrade",
 ]
 
 
@@ -283,23 +283,27 @@ def build(raw: dict[str, Any], where: str) -> Config:
 def stored(raw: dict[str, Any], where: str) -> Config:
     """A configuration that a run has stored, maybe by an earlier version.
 
-    Raises ValueError, naming `where`, if it cannot be read.
+    A key that the run does not know has the value with which nothing changes (`Since`), whatever
+    today's default is. Raises ValueError, naming `where`, if it cannot be read.
     """
-    return build(upgrade(raw), where)
+    return build(compared(raw), where)
 
 
-def upgrade(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration, or a stage's slice of one, in today's words.
+def as_stored(config: Config, raw: Mapping[str, Any]) -> Config:
+    """The configuration with what the run that stored `raw` has of keys whose default has moved.
+
+    What a TOML file or `-o` says counts; where they say nothing, a run stays what it is.
+    """
+    return keys.keeping(config, compared(raw))
+
+
+def compared(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration, or a stage's slice of one, in today's words and with the keys that it
+    leaves out: of two such, each difference is a key that somebody changed.
 
     For what this program has written. In a TOML file, which somebody can edit, a former name is an
     error that says the new one.
     """
-    return keys.in_todays_words(raw, Config)
-
-
-def compared(part: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's slice in today's words and with the keys that a slice leaves out: of two such, each
-    difference is a key that somebody changed."""
     return keys.in_todays_words(part, Config, whole=True)
 
 

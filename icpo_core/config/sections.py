@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from icpo_core.common.keys import Operational, Renamed, Since, Source
 from icpo_core.common.plugins import Pluggable
-from icpo_core.grading.grade import GradingRules
+from icpo_core.grading.grade import GradingRules, TrainingRules
 
 Path_ = Annotated[str, Source]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -176,7 +176,7 @@ class VerifySection(Section):
     """Memory limit of one judge, MiB."""
     max_failure_rate: Annotated[Probability, Operational] = 0.05
     """Share of timeouts and errors past which the run stops."""
-    rules: GradingRules = GradingRules()
+    rules: TrainingRules = TrainingRules()
 
 
 class SelectSection(Section):

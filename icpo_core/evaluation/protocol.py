@@ -161,7 +161,7 @@ class Protocol(Section):
 
     def graded(self) -> dict[str, Any]:
         """What decides the verdicts."""
-        return {"grading": self.grading.model_dump(), "judging": slice_of(self.judging)}
+        return {"grading": slice_of(self.grading), "judging": slice_of(self.judging)}
 
     def placed(self) -> list[list[str]]:
         """Devices of each engine of our own. Raises ValueError where they are too few."""

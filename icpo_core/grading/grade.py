@@ -8,9 +8,11 @@ same rules in processes that can be killed.
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from icpo_core.common.keys import Since
 from icpo_core.grading.answers.exact import exactly_equal
 from icpo_core.grading.extraction import Mode, choice_letter, extract
 
@@ -49,6 +51,12 @@ class Verdict:
     detail: str
 
 
+_EVALUATED = (
+    "An answer must be worked out as far as the gold answer is: 12 * 13 is wrong for 156, and "
+    "right where the gold itself is a product. On for training."
+)
+
+
 class GradingRules(BaseModel):
     """What counts as an answer, and as the right one."""
 
@@ -85,6 +93,13 @@ class GradingRules(BaseModel):
         description="A decimal approximation of a gold answer that no finite decimal can express "
         "(1/3, sqrt(2)) counts from this many correct significant digits on.",
     )
+    evaluated: Annotated[bool, Since(False)] = Field(default=False, description=_EVALUATED)
+
+
+class TrainingRules(GradingRules):
+    """The same where a policy learns from the verdicts: what pays is found."""
+
+    evaluated: Annotated[bool, Since(False)] = Field(default=True, description=_EVALUATED)
 
 
 @dataclass(frozen=True)
@@ -161,13 +176,18 @@ def compare(pair: Pair, rules: GradingRules) -> Finding:
     """Compare what the text left undecided. Nothing limits the time or the memory it takes."""
     # math-verify and sympy take seconds to import, and only comparing needs them.
     from icpo_core.grading.answers.equivalence import Comparison
+    from icpo_core.grading.answers.evaluated import unevaluated
 
     comparison = Comparison(rules.significant_digits)
+    why = "another answer"
     for answer in pair.answers:
         how = comparison.judge(pair.gold, answer)
         if how:
-            return _decided(True, how)
-    return _decided(False, "another answer")
+            left = unevaluated(pair.gold, answer) if rules.evaluated else []
+            if not left:
+                return _decided(True, how)
+            why = f"not worked out: {', '.join(left)}"
+    return _decided(False, why)
 
 
 def verdict(extracted: str | None, finding: Finding, seconds: float) -> Verdict:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from icpo_core.common import files
-from icpo_core.config import Config, load, override, stored
+from icpo_core.config import Config, as_stored, load, override, stored
 from icpo_core.models import folder as models
 from icpo_core.store import eras, run_record
 from icpo_core.store.eras import Era
@@ -59,8 +59,13 @@ class Run:
     @classmethod
     def of(cls, config: Config, root: Path | None = None) -> Run:
         """The run of a configuration, whether it is there or not. `root`: its folder, if it is not
-        where the configuration says."""
+        where the configuration says.
+
+        A run that is there keeps what it has of keys whose default has moved since.
+        """
         paths = RunPaths(root or Path(config.run.directory) / config.run.name)
+        if paths.config.is_file():
+            config = as_stored(config, run_record.read_copied(paths, paths.config) or {})
         known = eras.read(run_record.read(paths) or {})
         return cls(config, paths, Store(paths), tuple(known))
 

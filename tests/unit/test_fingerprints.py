@@ -17,6 +17,7 @@ from icpo_core.config import (
     PLUGGED,
     Config,
     Section,
+    as_stored,
     build,
     compared,
     load,
@@ -34,6 +35,8 @@ configuration that ships and unusual ones, the digest of each stage's slice and 
 invented inputs. A change here makes stored runs stale: say so in CHANGELOG.md."""
 INPUTS = {"input": "0" * 64}
 CALLED_NOW = {"select.divide_by_std=false": "select.advantage=group-mean"}
+AS_BEFORE = ["verify.rules.evaluated=false"]
+"""Keys whose default has moved away from what v0.1.0 did: a stored run keeps that."""
 DEMO = ROOT / "configs" / "demo.toml"
 
 
@@ -41,7 +44,8 @@ DEMO = ROOT / "configs" / "demo.toml"
 def test_stages_are_those_of_v0_1_0(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     case = GOLDEN[name]
-    config = load(Path(case["config"]), [CALLED_NOW.get(one, one) for one in case["overrides"]])
+    overrides = [CALLED_NOW.get(one, one) for one in case["overrides"]]
+    config = load(Path(case["config"]), [*overrides, *AS_BEFORE])
     found = {}
     for stage, spec in STAGES.items():
         part, seed = spec.settings(config), 0 if spec.draws else None
@@ -85,6 +89,46 @@ def test_the_default_may_move_away_from_since() -> None:
 
     assert slice_of(Moved()) == {"new": "b"}
     assert slice_of(Moved(new="a")) == {}
+
+
+def test_moved_defaults_change_the_slice_of_their_own_stage_alone() -> None:
+    before, today = load(DEMO, AS_BEFORE), load(DEMO)
+    changed = [
+        stage for stage, spec in STAGES.items() if spec.settings(before) != spec.settings(today)
+    ]
+    assert changed == ["verify"]
+    assert slice_of(today.verify)["rules"].pop("evaluated") is True
+    assert "evaluated" not in slice_of(before.verify)["rules"]
+
+
+def without_new_keys(config: Config) -> dict[str, Any]:
+    """`config.json` as a version without `verify.rules.evaluated` wrote it."""
+    raw = config.model_dump(mode="json")
+    for section in ("verify", "evaluate"):
+        del raw[section]["rules"]["evaluated"]
+    return raw
+
+
+def test_a_stored_configuration_without_a_key_has_its_neutral_value() -> None:
+    assert load(DEMO).verify.rules.evaluated
+    assert not load(DEMO).evaluate.rules.evaluated
+    old = stored(without_new_keys(load(DEMO)), "config.json")
+    assert not old.verify.rules.evaluated
+    assert old == load(DEMO, AS_BEFORE)
+    for spec in STAGES.values():
+        assert spec.settings(old) == spec.settings(load(DEMO, AS_BEFORE))
+
+
+def test_a_stored_run_keeps_moved_defaults_until_somebody_says_otherwise() -> None:
+    raw = without_new_keys(load(DEMO))
+    assert not as_stored(load(DEMO), raw).verify.rules.evaluated
+    assert as_stored(load(DEMO, ["verify.rules.evaluated=true"]), raw).verify.rules.evaluated
+    gone_on = as_stored(load(DEMO), raw).model_dump(mode="json")
+    assert not as_stored(load(DEMO), gone_on).verify.rules.evaluated
+    new = load(DEMO).model_dump(mode="json")
+    assert as_stored(load(DEMO), new) == load(DEMO)
+    # Only such keys: what somebody has changed in the file is changed.
+    assert as_stored(load(DEMO, ["verify.seconds=9"]), raw).verify.seconds == 9
 
 
 def test_a_renamed_key_is_fingerprinted_as_before() -> None:
