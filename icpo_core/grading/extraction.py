@@ -7,6 +7,8 @@ The rules, in order:
 2. The last ``\boxed{…}`` (or ``\fbox{…}``) is the answer, braces nested as deep as they like.
    Boxes joined by nothing but a comma, "and", "or" or a label (``x = \boxed{1}, y = \boxed{2}``)
    are one answer of several parts; prose between two boxes makes the later one the answer.
+   Of boxes in one another the outermost is the answer, all of it, and is read as if the inner
+   ones were not drawn: ``\boxed{11 + \boxed{30}}`` answers 11 + 30, and not 30.
 3. Without a box: no answer in mode ``boxed``; in mode ``boxed_or_last`` what follows the last
    "answer is", else the whole of a one-line response, else the last formula, else the last number.
 4. In mode ``choice`` the answer is a letter: boxed, else after the last "answer is", else the last
@@ -26,6 +28,7 @@ ONE_LINE_CHARS = 300
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s*(\\[a-zA-Z]+|[^\s{}\\])")
+_INNER_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
 _JOINER = re.compile(
     r"(?:and|or|&|;|,)*(?:\(?[a-z0-9]{1,3}[).:]|[a-zA-Z](?:_?\{?[a-z0-9]{1,3}\}?)?=)?",
     re.IGNORECASE,
@@ -166,7 +169,7 @@ def _last(matches: Iterator[re.Match[str]]) -> re.Match[str] | None:
 
 def _choice(text: str, box: str | None) -> str | None:
     if box is not None:
-        return choice_letter(box) or box
+        return choice_letter(_INNER_BOX.sub("", box)) or box
     found = None
     for anchor in _ANCHOR.finditer(text):
         found = choice_letter(text[anchor.end() : anchor.end() + 40]) or found

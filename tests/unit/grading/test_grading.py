@@ -217,6 +217,26 @@ def test_boxes_all_over_the_text_may_be_the_parts_of_one_answer() -> None:
     assert status("5", r"It is \boxed{4} or \boxed{5}") == "wrong"
 
 
+@pytest.mark.parametrize(
+    ("gold", "response", "expected"),
+    [
+        ("4", r"\boxed{\boxed{4}}", "correct"),
+        ("4", r"\boxed{\fbox{\boxed{4}}}", "correct"),
+        ("30", r"\boxed{11 + \boxed{30}}", "wrong"),
+        ("41", r"\boxed{11 + \boxed{30}}", "correct"),
+        ("x = 4", r"\boxed{x = \boxed{4}}", "correct"),
+        ("(1, 2)", r"\boxed{(\boxed{1}, \boxed{2})}", "correct"),
+        ("5", r"\boxed{\boxed{4} \text{ or } \boxed{5}}", "wrong"),
+    ],
+)
+def test_of_boxes_in_one_another_the_outermost_is_read(
+    gold: str, response: str, expected: str
+) -> None:
+    assert status(gold, response) == expected
+    if gold == "41":
+        assert status(gold, response, evaluated=True) == "wrong"
+
+
 def test_the_gold_comes_first() -> None:
     # An approximation of the gold answer counts; a gold decimal is not the exact value.
     assert status(r"\frac{2}{3}", r"\boxed{0.6667}") == "correct"
