@@ -139,9 +139,14 @@ def select(
         reason=pa.array([reason.value for reason in _REASONS]).take(reason_N[~kept_N]),
     )
     assert batch.num_rows + rejects.num_rows == rollouts.num_rows
-    summary = _summary(rows, reason_N, counted_N, bonus_N, shaped_N, advantage_N, settings)
+    summary = _summary(rows, reason_N, counted_N, bonus_N, shaped_N, settings)
     summary["bonus/gamma"] = factor
-    summary |= _overlong(rows, kept_N, counted_N, penalty_N, settings)
+    # What only a switch brings is told of only where it is on: a run that an earlier version began
+    # goes on with the same summaries, to the byte.
+    if settings.bonus != "off":
+        summary |= _of_bonus(rows, kept_N, counted_N, advantage_N)
+    if settings.truncated != "wrong":
+        summary |= _overlong(rows, reason_N, counted_N, penalty_N, settings)
     return Selection(batch, rejects, summary, rows)
 
 
@@ -320,7 +325,6 @@ def _summary(
     counted_N: Bools,
     bonus_N: Floats,
     shaped_N: Floats,
-    advantage_N: Floats,
     settings: SelectSection,
 ) -> dict[str, float]:
     """Counts and means; a mean over nothing is left out. Rewards are those before the bonus."""
@@ -348,8 +352,6 @@ def _summary(
         "errs/candidates": int(expert_N.sum()),
         "errs/accepted": int(accepted_N.sum()),
         "bonus/rows": int((bonus_N > 0).sum()),
-        # Right rows of the batch that are learned from as if they were wrong.
-        "bonus/pushed_down": int((kept_N & right_N & (advantage_N < 0)).sum()),
         "groups/all": int((sampled > 0).sum()),
         "groups/zero_variance": int(((members > 1) & (low == high)).sum()),
         "groups/one_member": int((members == 1).sum()),
@@ -360,17 +362,13 @@ def _summary(
         "flips": int((wrong & (per_group(right_N & ~rows.policy) > 0)).sum()),
     }
     for index, reason in enumerate(_REASONS):
+        if reason is RejectReason.TRUNCATED:
+            continue
         summary[f"rejects/{reason}"] = int((reason_N == index).sum())
     if expert_N.any():
         summary["errs/acceptance"] = float(accepted_N.sum() / expert_N.sum())
     if kept_N.any():
         summary["bonus/mean"] = float(bonus_N[kept_N].mean())
-    weight_N = np.abs(advantage_N) * rows.length * kept_N
-    if weight_N.any():
-        solved = per_group(counted_N & rows.correct) == members
-        summary["advantage/solved_share"] = float(
-            weight_N[solved[rows.group]].sum() / weight_N.sum()
-        )
     for index, origin in enumerate(_ORIGINS):
         mine_N = judged_N & (rows.origin == index)
         if mine_N.any():
@@ -378,11 +376,31 @@ def _summary(
     return summary
 
 
+def _of_bonus(rows: Rows, kept_N: Bools, counted_N: Bools, advantage_N: Floats) -> dict[str, float]:
+    """Where the signal lies: what RS does to right rows, and to groups with nothing wrong in them.
+
+    `bonus/pushed_down` counts right rows of the batch with A < 0. `advantage/solved_share`, absent
+    without any signal: the share of the sum of |A| over tokens in groups where all that counts is
+    right.
+    """
+    pushed_N = kept_N & rows.correct & (advantage_N < 0)
+    figures: dict[str, float] = {"bonus/pushed_down": int(pushed_N.sum())}
+    weight_N = np.abs(advantage_N) * rows.length * kept_N
+    if weight_N.any():
+        wrong_N = counted_N & ~rows.correct
+        wrong = np.bincount(rows.group[wrong_N], minlength=int(rows.group.max()) + 1)
+        share = weight_N[wrong[rows.group] == 0].sum() / weight_N.sum()
+        figures["advantage/solved_share"] = float(share)
+    return figures
+
+
 def _overlong(
-    rows: Rows, kept_N: Bools, counted_N: Bools, penalty_N: Floats, settings: SelectSection
+    rows: Rows, reason_N: Ints, counted_N: Bools, penalty_N: Floats, settings: SelectSection
 ) -> dict[str, float]:
-    """What became of rollouts that were cut off; those dropped are `rejects/truncated`."""
+    """What became of rollouts that were cut off."""
+    kept_N = reason_N == _KEPT
     figures: dict[str, float] = {
+        "rejects/truncated": int((reason_N == _REASONS.index(RejectReason.TRUNCATED)).sum()),
         "overlong/truncated": int(rows.truncated.sum()),
         "overlong/right": int((rows.truncated & rows.known & rows.correct).sum()),
         "overlong/masked": 0,
