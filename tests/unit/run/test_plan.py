@@ -259,6 +259,8 @@ def test_no_stage_reads_what_its_fingerprint_does_not_hold(
         allowed |= {key for key in KEYS.keys() - SOURCES if stage in readers(key)}
         if stage == "prompts":
             allowed.add("rollout.expert")  # whether there are any
+        if stage == "checkpoint":
+            allowed.add("loss.policy")  # held against what replayed updates learned with
         assert (seen[stage] & KEYS.keys()) <= allowed, stage
     assert {"prompts.batch_size", "prompts.question_template"} <= seen["prompts"]
     assert {"verify.seconds", "verify.rules.extraction"} <= seen["verify"]
