@@ -43,7 +43,7 @@ def make(session: Session, work: Work) -> Made:
         work.iteration,
         config.run.seed,
         source,
-        config.rollout.max_tokens,
+        work.config.get("rollout.max_tokens"),
     )
     folder = folder_of(session, work)
     known = {
