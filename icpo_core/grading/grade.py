@@ -8,6 +8,7 @@ same rules in processes that can be killed.
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from icpo_core.common.keys import Since
 from icpo_core.grading.answers.exact import exactly_equal
 from icpo_core.grading.extraction import Mode, choice_letter, extract
+from icpo_core.grading.golds import acceptable, together
 
 
 class VerdictStatus(StrEnum):
@@ -30,7 +32,10 @@ class VerdictStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Question:
-    """A response to be judged against the gold answer (`truncated`: it stopped for its length)."""
+    """A response to be judged against the gold answer (`truncated`: it stopped for its length).
+
+    `gold` may stand for several answers, any of which is right (`icpo_core.grading.golds`).
+    """
 
     gold: str
     response: str
@@ -104,7 +109,8 @@ class TrainingRules(GradingRules):
 
 @dataclass(frozen=True)
 class Pair:
-    """A gold answer and a candidate, both short enough to parse, that text rules left undecided."""
+    """A gold answer (or several) and candidates, short enough to parse, that text rules left
+    undecided."""
 
     gold: str
     answers: tuple[str, ...]
@@ -148,28 +154,41 @@ def prejudge(question: Question, rules: GradingRules) -> tuple[str | None, Findi
         if question.truncated:
             return None, Finding(VerdictStatus.truncated, "cut off before an answer")
         return None, Finding(VerdictStatus.no_answer, "no answer found")
-    gold = question.gold.strip()
-    if rules.extraction == "choice":
-        same = choice_letter(answer) == (choice_letter(gold) or gold)
-        return answer, _decided(same, "letter")
-    if answer == gold:
-        return answer, _decided(True, "identical")
-    if len(gold) > rules.max_answer_chars:
-        return _shortened(answer, rules), Finding(
-            VerdictStatus.error, f"gold answer of {len(gold)} characters is not parsed"
-        )
-    if len(answer) > rules.max_answer_chars:
-        detail = f"answer of {len(answer)} characters is not parsed"
-        return _shortened(answer, rules), _decided(False, detail)
-    same_exactly = exactly_equal(gold, answer)
-    if same_exactly is not None:
-        return answer, _decided(same_exactly, "exact")
+    undecided: list[str] = []
+    wrong = None
+    for gold in acceptable(question.gold):
+        decided = _by_text(gold, answer, rules)
+        if decided is None:
+            undecided.append(gold)
+        elif decided.status is VerdictStatus.correct:
+            return answer, decided
+        else:
+            wrong = wrong or decided
+    if not undecided:
+        assert wrong is not None
+        return _shortened(answer, rules), wrong
     answers: tuple[str, ...] = (answer,)
     if len(found.boxes) > 1:
         joined = ", ".join(dict.fromkeys(found.boxes))
         if joined != answer and len(joined) <= rules.max_answer_chars:
             answers = (answer, joined)
-    return answer, Pair(gold, answers)
+    return answer, Pair(together(undecided), answers)
+
+
+def _by_text(gold: str, answer: str, rules: GradingRules) -> Finding | None:
+    """What the texts alone say of one gold answer; None: they are to be compared."""
+    if rules.extraction == "choice":
+        same = choice_letter(answer) == (choice_letter(gold) or gold)
+        return _decided(same, "letter")
+    if answer == gold:
+        return _decided(True, "identical")
+    if len(gold) > rules.max_answer_chars:
+        detail = f"gold answer of {len(gold)} characters is not parsed"
+        return Finding(VerdictStatus.error, detail)
+    if len(answer) > rules.max_answer_chars:
+        return _decided(False, f"answer of {len(answer)} characters is not parsed")
+    same_exactly = exactly_equal(gold, answer)
+    return None if same_exactly is None else _decided(same_exactly, "exact")
 
 
 def compare(pair: Pair, rules: GradingRules) -> Finding:
@@ -180,10 +199,10 @@ def compare(pair: Pair, rules: GradingRules) -> Finding:
 
     comparison = Comparison(rules.significant_digits)
     why = "another answer"
-    for answer in pair.answers:
-        how = comparison.judge(pair.gold, answer)
+    for gold, answer in product(acceptable(pair.gold), pair.answers):
+        how = comparison.judge(gold, answer)
         if how:
-            left = unevaluated(pair.gold, answer) if rules.evaluated else []
+            left = unevaluated(gold, answer) if rules.evaluated else []
             if not left:
                 return _decided(True, how)
             why = f"not worked out: {', '.join(left)}"
@@ -202,4 +221,8 @@ def _decided(equal: bool, detail: str) -> Finding:
 
 
 def _shortened(answer: str, rules: GradingRules) -> str:
-    return answer[: rules.max_answer_chars] + "…"
+    return (
+        answer
+        if len(answer) <= rules.max_answer_chars
+        else (answer[: rules.max_answer_chars] + "…")
+    )

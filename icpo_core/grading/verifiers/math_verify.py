@@ -10,6 +10,7 @@ import logging
 from typing import Any
 
 from icpo_core.grading.extraction import after_thinking, clean
+from icpo_core.grading.golds import acceptable
 from icpo_core.grading.grade import Finding, GradingRules, Pair, Question, VerdictStatus
 from icpo_core.grading.verifiers.base import Verifier
 
@@ -29,13 +30,15 @@ class MathVerify(Verifier):
         import math_verify
 
         # The limit here is the process's life: the package's own takes signals.
-        gold = math_verify.parse(f"${pair.gold}$", parsing_timeout=None)
-        if not gold:
+        golds = [
+            math_verify.parse(f"${gold}$", parsing_timeout=None) for gold in acceptable(pair.gold)
+        ]
+        if not all(golds):
             return Finding(VerdictStatus.error, "math-verify cannot read the gold answer")
         found = math_verify.parse(pair.answers[0], parsing_timeout=None)
         if not found:
             return Finding(VerdictStatus.no_answer, "no answer found")
-        equal = math_verify.verify(gold, found, timeout_seconds=None)
+        equal = any(math_verify.verify(gold, found, timeout_seconds=None) for gold in golds)
         status = VerdictStatus.correct if equal else VerdictStatus.wrong
         return Finding(status, "math-verify", _text(found))
 
