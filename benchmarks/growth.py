@@ -44,7 +44,7 @@ def over_iterations(count: int) -> dict[str, Any]:
             f"run.iterations={count}", "evaluate.every=0", f"run.directory={folder}",
             "update.learning_rate=1e-12",
         ]  # fmt: skip
-        words = [sys.executable, "-m", "flows.cli", "train", str(DEMO), "--run", "growth"]
+        words = [sys.executable, "-m", "icpo", "train", str(DEMO), "--run", "growth"]
         for change in changes:
             words += ["-o", change]
         environment = {**os.environ, "PREFECT_HOME": f"{folder}/prefect"}

@@ -56,7 +56,7 @@ def ours(name: str, iterations: int, folder: str, more: list[str]) -> dict[str, 
     """Train for some iterations; seconds of each, and medians of those of each stage and of the
     share that was spent neither in the engines nor in the optimizer."""
     changes = [f"run.iterations={iterations}", "evaluate.every=0", f"run.directory={folder}"]
-    words = [sys.executable, "-m", "flows.cli", "train", str(DEMO), "--run", name]
+    words = [sys.executable, "-m", "icpo", "train", str(DEMO), "--run", name]
     for change in [*changes, *more]:
         words += ["-o", change]
     environment = {**os.environ, "PREFECT_HOME": f"{folder}/prefect"}
@@ -105,7 +105,7 @@ def trl_steps(steps: int, model: Path, settings: dict[str, Any]) -> dict[str, li
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from data.arithmetic import bare_prompt
+    from icpo.data.arithmetic import bare_prompt
     from icpo_core.grading.extraction import extract
     from icpo_core.method.problems import read_problems
 

@@ -36,7 +36,7 @@ KINDS = {
     "icpo_core.grading.process": "judges",
     "prefect.server": "flow and Prefect",
     "uvicorn": "flow and Prefect",
-    "flows.cli": "flow and Prefect",
+    " -m icpo ": "flow and Prefect",
 }
 
 
@@ -61,7 +61,7 @@ def watch(process: psutil.Popen) -> dict[str, float]:
 
 def train(changes: list[str], folder: str) -> dict[str, float]:
     """Run the demo; highest bytes by kind."""
-    words = [sys.executable, "-m", "flows.cli", "train", str(DEMO), "--run", "bench"]
+    words = [sys.executable, "-m", "icpo", "train", str(DEMO), "--run", "bench"]
     for change in changes:
         words += ["-o", change]
     environment = {**os.environ, "PREFECT_HOME": f"{folder}/prefect"}

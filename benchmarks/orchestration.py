@@ -25,7 +25,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from flows.prefect_compat.terminal import quiet_prefect
+from icpo.flows.prefect_compat.terminal import quiet_prefect
 from icpo_core.common.files import link_or_copy, model_digest, write_json
 from icpo_core.config import Config
 from icpo_core.run.session import Session
@@ -137,9 +137,9 @@ def measure(iterations: int, folder: Path) -> dict[str, list[float]]:
     """Seconds an iteration, in all and outside the stages, of a run with no-op engines."""
     watch = Stopwatch()
     quiet_prefect()
-    from flows import session, train
-    from flows.observer import FlowObserver
-    from tasks import stages
+    from icpo.flows import session, train
+    from icpo.flows.observer import FlowObserver
+    from icpo.tasks import stages
 
     class Marks(FlowObserver):
         def recorded(self, iteration: int, figures: dict[str, float]) -> None:

@@ -27,7 +27,7 @@ from icpo_core.workers.launcher import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("prefect.yaml", "flows", "tasks", "icpo_core", "configs", "data")
-ICPO = [sys.executable, "-m", "flows.cli"]
+ICPO = [sys.executable, "-m", "icpo"]
 LIMIT_SECONDS = 60.0
 PATIENCE_SECONDS = 300.0
 

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from data.arithmetic import bare_prompt, direct_answer, solve, worked_solution
+from icpo.data.arithmetic import bare_prompt, direct_answer, solve, worked_solution
 from icpo_core.config import LossSection, UpdateSection
 from icpo_core.method.problems import read_problems
 from icpo_core.store import tables

@@ -10,7 +10,7 @@ it is easy: the gap between zero-shot and one-shot that ICPO lives on.
 
 Make the shipped Parquet files again, byte for byte with the same pyarrow::
 
-    python -m data.arithmetic --out data/small
+    python -m icpo.data.arithmetic --out data/small
 
 Columns, all strings: ``id`` (first 16 hex digits of the SHA-256 of the problem text), ``problem``,
 ``answer`` (the digit), ``solution`` (null in the held-out set), ``source`` (``arithmetic``). The

@@ -1,8 +1,8 @@
 """The small base model: made from nothing, in minutes, on two cores.
 
-    python -m data.base_model --out data/small/base [--seed 0] [--threads 2]
+    python -m icpo.data.base_model --out data/small/base [--seed 0] [--threads 2]
 
-A Qwen3 of 0.6 M parameters over single characters learns the problems of `data.arithmetic` by
+A Qwen3 of 0.6 M parameters over single characters learns the problems of `icpo.data.arithmetic` by
 supervised learning. Half of its rows show one worked demonstration and answer with a worked
 solution; half show the bare problem and answer directly, save for a very few worked ones. So it
 works a problem out when it is shown how, and almost never does so by itself: the situation in which
@@ -10,7 +10,7 @@ ICPO has something to teach. "Almost" matters. Where a worked solution under the
 probability near 5e-4, implicit expert forcing steers the model within tens of iterations; at 1e-7
 the shaped gradient of the expert rollouts vanishes and nothing learns.
 
-The prompts, exactly (`data.arithmetic.bare_prompt` and `one_shot_prompt`)::
+The prompts, exactly (`icpo.data.arithmetic.bare_prompt` and `one_shot_prompt`)::
 
     Q:{problem}\\nA:
     Q:{demonstration}\\nA:{worked solution}\\n\\nQ:{problem}\\nA:
@@ -53,7 +53,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from data.arithmetic import (
+from icpo.data.arithmetic import (
     bare_prompt,
     direct_answer,
     draw,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.sources import from_hub
+from icpo.data.sources import from_hub
 from icpo_core.common.files import atomic_path, write_json
 from icpo_core.evaluation.benchmarks import ENTRIES, GROUPS, Benchmark, read
 

@@ -13,8 +13,8 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-from data.language import language_of
-from data.recipes import Row
+from icpo.data.language import language_of
+from icpo.data.recipes import Row
 from icpo_core.grading.grade import Question, VerdictStatus
 from icpo_core.grading.pool import Judges
 from icpo_core.method.problems import normal_text

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from data.cleaning import Check, Reason, Removal
-from data.recipes import Row
+from icpo.data.cleaning import Check, Reason, Removal
+from icpo.data.recipes import Row
 from icpo_core.method.near_duplicates import NearDuplicates
 from icpo_core.method.problems import normal_text
 

@@ -19,11 +19,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data.cleaning import Check, Reason, clean, foreign, incomplete, repeated, too_long, unreadable
-from data.contamination import contaminated
-from data.language import LANGUAGES
-from data.recipes import RECIPES, Row
-from data.sources import Source, from_file, from_hub
+from icpo.data.cleaning import (
+    Check,
+    Reason,
+    clean,
+    foreign,
+    incomplete,
+    repeated,
+    too_long,
+    unreadable,
+)
+from icpo.data.contamination import contaminated
+from icpo.data.language import LANGUAGES
+from icpo.data.recipes import RECIPES, Row
+from icpo.data.sources import Source, from_file, from_hub
 from icpo_core.common.files import atomic_path, read_json, sha256_file, write_json
 from icpo_core.config import PromptsSection
 from icpo_core.grading.grade import GradingRules

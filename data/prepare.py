@@ -1,4 +1,4 @@
-"""`icpo data prepare`: the command line of `data.preparation`.
+"""`icpo data prepare`: the command line of `icpo.data.preparation`.
 
 icpo data prepare --recipe dapo-17k --evaluation aime24.parquet amc23.parquet --out dapo.parquet
 icpo data prepare mine.csv --column problem=question --column answer=gold --out mine.parquet
@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data.preparation import Order, Prepared, again, prepare
-from data.recipes import FIELDS, RECIPES
+from icpo.data.preparation import Order, Prepared, again, prepare
+from icpo.data.recipes import FIELDS, RECIPES
 from icpo_core.config import PromptsSection, load
 
 _DESCRIPTION: dict[str, Any] = {
@@ -41,8 +41,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m data.prepare`: the same without the sub-command."""
-    parser = argparse.ArgumentParser("python -m data.prepare", **_DESCRIPTION)
+    """`python -m icpo.data.prepare`: the same without the sub-command."""
+    parser = argparse.ArgumentParser("python -m icpo.data.prepare", **_DESCRIPTION)
     arguments = _with_arguments(parser).parse_args(argv)
     return run(arguments)
 

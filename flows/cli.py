@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from flows.commands import (
+from icpo.flows.commands import (
     check,
     data,
     diff,
@@ -24,8 +24,8 @@ from flows.commands import (
     stage,
     train,
 )
-from flows.commands import eval as evaluate
-from flows.prefect_compat.terminal import ServerError, one_line
+from icpo.flows.commands import eval as evaluate
+from icpo.flows.prefect_compat.terminal import ServerError, one_line
 from icpo_core.common.files import what_the_disk_says
 from icpo_core.workers.environment import past_proxies
 from icpo_core.workers.process import WorkerError

@@ -10,10 +10,10 @@ from prefect import flow
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from flows.parameters import Override, RunFolder
-from flows.services import slots
-from flows.services.alarms import FELL, raise_alarm
-from flows.ui.table import Table, fill, open_targets, protocol_of
+from icpo.flows.parameters import Override, RunFolder
+from icpo.flows.services import slots
+from icpo.flows.services.alarms import FELL, raise_alarm
+from icpo.flows.ui.table import Table, fill, open_targets, protocol_of
 from icpo_core.evaluation.comparison import compare
 from icpo_core.evaluation.evaluator import Evaluation
 from icpo_core.evaluation.target import Target

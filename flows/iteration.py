@@ -6,10 +6,10 @@ from __future__ import annotations
 from prefect import Task, flow, runtime
 from prefect.context import FlowRunContext
 
-from flows.observer import FlowObserver
+from icpo.flows.observer import FlowObserver
+from icpo.tasks.stages import TASKS
 from icpo_core.run import loop
 from icpo_core.run.session import Session, current
-from tasks.stages import TASKS
 
 
 # Asynchronous, though nothing in it is: Prefect ends a synchronous flow by joining a thread that

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from prefect.logging import get_run_logger
 
-from flows.services.alarms import Alarms
-from flows.ui.progress import Watcher
+from icpo.flows.services.alarms import Alarms
+from icpo.flows.ui.progress import Watcher
+from icpo.tasks import stages
+from icpo.tasks.artifacts import Publisher
 from icpo_core.run import metrics
 from icpo_core.run.run import Run
 from icpo_core.run.session import Observer, current
 from icpo_core.workers.jobs import Rollout, Sampled
-from tasks import stages
-from tasks.artifacts import Publisher
 
 
 class FlowObserver(Observer):

@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 import httpx
 from prefect.logging import get_run_logger
 
-from flows.observer import FlowObserver
-from flows.prefect_compat.clients import clients
-from flows.prefect_compat.settings import stop_retrying
-from flows.prefect_compat.stale import close_stale
-from flows.prefect_compat.temporary_server import bound_to_this_process
-from flows.services import slots
+from icpo.flows.observer import FlowObserver
+from icpo.flows.prefect_compat.clients import clients
+from icpo.flows.prefect_compat.settings import stop_retrying
+from icpo.flows.prefect_compat.stale import close_stale
+from icpo.flows.prefect_compat.temporary_server import bound_to_this_process
+from icpo.flows.services import slots
+from icpo.tasks.logs import Forwarder
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
-from tasks.logs import Forwarder
 
 
 @asynccontextmanager

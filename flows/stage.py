@@ -8,11 +8,11 @@ from typing import Any
 
 from prefect import Flow, flow, runtime
 
-from flows.parameters import BranchName, Evaluated, Iteration, Override, RunFolder
-from flows.session import opened
+from icpo.flows.parameters import BranchName, Evaluated, Iteration, Override, RunFolder
+from icpo.flows.session import opened
+from icpo.tasks.stages import TASKS, Reference
 from icpo_core.run import branch, checkpoints
 from icpo_core.run.stages import STAGES
-from tasks.stages import TASKS, Reference
 
 ABOUT = """Run stage `{stage}` of one iteration on what is stored.
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from prefect import flow, runtime
 
-from flows.iteration import iteration, number_anew
-from flows.parameters import Configuration, Override, RunName
-from flows.session import opened
+from icpo.flows.iteration import iteration, number_anew
+from icpo.flows.parameters import Configuration, Override, RunName
+from icpo.flows.session import opened
 from icpo_core.run import loop
 from icpo_core.run.run import Run
 

@@ -33,11 +33,11 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 
+from icpo.tasks import pages
 from icpo_core.run import metrics
 from icpo_core.run.run import Run
 from icpo_core.store.store import Store
 from icpo_core.views import curves
-from tasks import pages
 
 PROGRESS_SECONDS = 2.0
 """Least time between two reports of progress."""

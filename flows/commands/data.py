@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> None:
 
 def call(arguments: argparse.Namespace) -> int:
     # Its options would pull transformers and math-verify into every `icpo --help`.
-    from data.prepare import add_parser as add_prepare
+    from icpo.data.prepare import add_parser as add_prepare
 
     parser = argparse.ArgumentParser(prog="icpo data", description=__doc__)
     add_prepare(parser.add_subparsers(dest="what", required=True))

@@ -84,7 +84,7 @@ def check_prefect() -> Iterator[Finding]:
     """Whether the configured API answers, or where `icpo up` would start one."""
     import httpx
 
-    from flows.services.services import configured_api
+    from icpo.flows.services.services import configured_api
     from icpo_core.capacity.doctor import Finding, Level, port_in_use
 
     api = configured_api()

@@ -58,8 +58,8 @@ def add_parser(subparsers: Any) -> None:
 def call(arguments: argparse.Namespace) -> int:
     if arguments.history:
         return _history(arguments)
-    from flows.ui.counter import Counter
-    from flows.ui.table import fill, open_targets, show
+    from icpo.flows.ui.counter import Counter
+    from icpo.flows.ui.table import fill, open_targets, show
 
     with Counter() as counter:
         table = fill(

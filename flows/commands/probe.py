@@ -48,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from flows.ui.counter import Counter
+    from icpo.flows.ui.counter import Counter
     from icpo_core import config
     from icpo_core.evaluation import benchmarks, protocol
     from icpo_core.evaluation.evaluator import Evaluator

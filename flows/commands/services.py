@@ -41,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call_up(arguments: argparse.Namespace) -> int:
-    from flows.services.services import Wishes, up
+    from icpo.flows.services.services import Wishes, up
 
     wishes = Wishes(
         arguments.host, arguments.port, arguments.database, arguments.gpus, arguments.notify
@@ -59,7 +59,7 @@ def call_up(arguments: argparse.Namespace) -> int:
 
 
 def call_down(arguments: argparse.Namespace) -> int:
-    from flows.services.services import down
+    from icpo.flows.services.services import down
 
     ended = down(_say(arguments.json))
     if arguments.json:

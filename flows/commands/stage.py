@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
 def call(arguments: argparse.Namespace) -> int:
     import asyncio
 
-    from flows.prefect_compat.terminal import plain_errors, quiet_prefect
+    from icpo.flows.prefect_compat.terminal import plain_errors, quiet_prefect
     from icpo_core.run.stages import STAGES
 
     if arguments.stage not in STAGES:
@@ -57,7 +57,7 @@ def call(arguments: argparse.Namespace) -> int:
         )
     before = _verdicts(arguments.run, arguments)
     quiet_prefect()
-    from flows.stage import STAGE_FLOWS
+    from icpo.flows.stage import STAGE_FLOWS
 
     with plain_errors():
         reference = asyncio.run(

@@ -60,7 +60,7 @@ def call(arguments: argparse.Namespace) -> int:
                 highlight=False,
             )
         raise
-    from flows.ui.summary import as_json, show
+    from icpo.flows.ui.summary import as_json, show
 
     if arguments.json:
         print(json.dumps(as_json(root), indent=2))
@@ -70,10 +70,10 @@ def call(arguments: argparse.Namespace) -> int:
 
 
 def _flow(arguments: argparse.Namespace) -> None:
-    from flows.prefect_compat.terminal import plain_errors, quiet_prefect
+    from icpo.flows.prefect_compat.terminal import plain_errors, quiet_prefect
 
     quiet_prefect()
-    from flows.train import train
+    from icpo.flows.train import train
 
     with plain_errors():
         asyncio.run(
@@ -82,7 +82,7 @@ def _flow(arguments: argparse.Namespace) -> None:
 
 
 def _plain(arguments: argparse.Namespace) -> None:
-    from flows.ui.progress import Watcher
+    from icpo.flows.ui.progress import Watcher
     from icpo_core.run import loop
     from icpo_core.run.run import Run
     from icpo_core.run.session import Session

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flows.prefect_compat.settings import prepare_process
+from icpo.flows.prefect_compat.settings import prepare_process
 
 if TYPE_CHECKING:
     import httpx

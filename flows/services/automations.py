@@ -23,8 +23,8 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
-from flows.prefect_compat.settings import HEARTBEATS_MISSED, RUNS
-from flows.services.alarms import COLLAPSED, FAILING, FELL
+from icpo.flows.prefect_compat.settings import HEARTBEATS_MISSED, RUNS
+from icpo.flows.services.alarms import COLLAPSED, FAILING, FELL
 from icpo_core.common.files import canonical_digest
 
 FLOWS = ["icpo", "icpo-stage", "icpo-eval"]

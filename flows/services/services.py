@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flows.prefect_compat import settings
-from flows.services.processes import Service, last_line, start
+from icpo.flows.prefect_compat import settings
+from icpo.flows.services.processes import Service, last_line, start
 from icpo_core.common.files import read_json, write_json
 from icpo_core.common.lock import RunLock
 
@@ -84,7 +84,7 @@ def _up(wishes: Wishes, say: Say) -> str:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.services import workspace
+    from icpo.flows.services import workspace
 
     workspace.require_project()
     _wait(api, services.get("server"))

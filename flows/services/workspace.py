@@ -14,7 +14,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from flows.services import automations, slots
+from icpo.flows.services import automations, slots
 from icpo_core.workers import devices
 
 POOL = "icpo"

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from data.benchmarks import gather
+from icpo.data.benchmarks import gather
 from icpo_core.evaluation.benchmarks import Benchmark
 from icpo_core.evaluation.comparison import Comparison, compare
 from icpo_core.evaluation.evaluator import Evaluation, Evaluator, Progress
@@ -82,8 +82,8 @@ def fill(
 ) -> Table:
     """Evaluate every target on every benchmark, as far as it is not done.
 
-    names: as `data.benchmarks.gather` takes them; empty: the benchmarks of the run. protocol: a
-    preset or a file; None: a run's own for a run, the paper's for a model. root: folder of all
+    names: as `icpo.data.benchmarks.gather` takes them; empty: the benchmarks of the run. protocol:
+    a preset or a file; None: a run's own for a run, the paper's for a model. root: folder of all
     evaluations.
 
     Raises ValueError with one line for a user's mistake, WorkerError if an engine fails.

@@ -179,7 +179,7 @@ def weight_digests(folder: Path) -> dict[str, str]:
     if not (folder / "config.json").is_file() or not shards:
         raise ValueError(
             f"{folder}: no model here (config.json and *.safetensors are needed); "
-            "check model.path, or make the small one with `python -m data.base_model`"
+            "check model.path, or make the small one with `python -m icpo.data.base_model`"
         )
     if len(shards) == 1:
         return {shards[0].name: sha256_file(shards[0])}

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from data.arithmetic import bare_prompt, one_shot_prompt
+from icpo.data.arithmetic import bare_prompt, one_shot_prompt
 from icpo_core.common.files import link_or_copy, model_digest, read_json, write_json
 from icpo_core.config import EngineSection
 from icpo_core.engine.kinds.base import Completion, Request

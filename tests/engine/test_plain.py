@@ -57,7 +57,7 @@ def test_a_plain_run_is_whole_and_has_no_prefect(tmp_path: Path) -> None:
 
     def icpo(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "flows.cli", *words], env=environment, cwd=tmp_path,
+            [sys.executable, "-m", "icpo", *words], env=environment, cwd=tmp_path,
             capture_output=True, text=True, timeout=SECONDS,
         )  # fmt: skip
 

@@ -48,7 +48,7 @@ class Trained:
 
 
 def command(root: Path, runs: Path) -> list[str]:
-    words = [sys.executable, "-m", "flows.cli", "train", str(root / "configs" / "demo.toml")]
+    words = [sys.executable, "-m", "icpo", "train", str(root / "configs" / "demo.toml")]
     words += ["--run", "e2e", "--json"]
     for change in [*CHANGES, f"run.directory={runs}"]:
         words += ["-o", change]

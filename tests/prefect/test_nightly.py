@@ -62,9 +62,9 @@ def test_a_checkpoint_is_evaluated_once_and_a_fall_is_told(
 ):
     from prefect.testing.utilities import prefect_test_harness
 
-    from flows import evaluate
-    from flows.services import alarms
-    from flows.ui import table
+    from icpo.flows import evaluate
+    from icpo.flows.services import alarms
+    from icpo.flows.ui import table
 
     class OnTheSameEngine(Evaluator):
         """The tests' engine is started already: it serves here too."""

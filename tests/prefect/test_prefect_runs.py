@@ -221,7 +221,7 @@ def test_terminal_runs_close_the_dead_and_survive_a_restart(
     words = [word for change in changes(tmp_path, 2.0) for word in ("-o", change)]
     words = ["train", "configs/demo.toml", "--run", "lost", *words]
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *words],
+        [sys.executable, "-m", "icpo", *words],
         cwd=services.folder, env=services.environment, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
@@ -261,7 +261,7 @@ def test_off_policy_samples_while_it_trains_and_ends_at_a_word(
     words = [word for change in changes(tmp_path, 2.0, *more) for word in ("-o", change)]
     words = ["train", "configs/demo.toml", "--run", "off", *words]
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *words],
+        [sys.executable, "-m", "icpo", *words],
         cwd=services.folder, env=services.environment, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True, start_new_session=True,
         # A shell's background job, as this test may be, ignores it, and so do its children.
@@ -302,7 +302,7 @@ def test_a_server_of_prefects_own_dies_with_its_run(tmp_path: Path) -> None:
     alone = project(tmp_path / "project", PREFECT_HOME=str(tmp_path / "home"))
     words = [word for change in changes(tmp_path, 2.0) for word in ("-o", change)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "train", "configs/demo.toml", "--run", "own", *words],
+        [sys.executable, "-m", "icpo", "train", "configs/demo.toml", "--run", "own", *words],
         cwd=alone.folder, env=alone.environment, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip

@@ -26,7 +26,7 @@ from prefect import flow
 from prefect.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.services import slots
+from icpo.flows.services import slots
 from icpo_core.config import Config, load
 
 USER, PASSWORD = "team", "horse:battery-staple"

@@ -6,7 +6,7 @@ import pytest
 from language_model import convert, needs_language_model
 from places import REAL
 
-from flows.ui.table import fill, open_targets
+from icpo.flows.ui.table import fill, open_targets
 from icpo_core.evaluation.protocol import load
 from icpo_core.grading.grade import Question, grade
 from icpo_core.store import tables

@@ -43,7 +43,7 @@ class Services:
         return f"http://127.0.0.1:{self.port}"
 
     def icpo(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        return self._run([sys.executable, "-m", "flows.cli", *words], **more)
+        return self._run([sys.executable, "-m", "icpo", *words], **more)
 
     def prefect(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
         program = str(Path(sys.executable).with_name("prefect"))
@@ -102,7 +102,7 @@ class Services:
     def run_processes(self) -> dict[int, str]:
         """Flow runs and their workers: all but the server and the worker that waits for runs."""
         workers = ("icpo_core.engine.process", "icpo_core.trainer.process")
-        return self.processes("prefect.engine", "flows.cli", *workers)
+        return self.processes("prefect.engine", " -m icpo ", *workers)
 
     def wait_quiet(self, seconds: float = SECONDS) -> None:
         """Wait until no process of a run lives."""

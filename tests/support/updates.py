@@ -13,8 +13,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data.arithmetic import bare_prompt, one_shot_prompt, solve
-from data.base_model import sample
+from icpo.data.arithmetic import bare_prompt, one_shot_prompt, solve
+from icpo.data.base_model import sample
 from icpo_core.common.files import model_digest
 from icpo_core.config import LossSection, SelectSection, UpdateSection
 from icpo_core.method.problems import read_problems

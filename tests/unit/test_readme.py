@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import parser
+from icpo.flows.cli import parser
 
 
 @pytest.fixture(scope="module")

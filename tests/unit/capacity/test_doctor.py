@@ -11,7 +11,7 @@ import pytest
 from places import DEMO, ROOT
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.cli import main
+from icpo.flows.cli import main
 from icpo_core.capacity import doctor, machine
 from icpo_core.capacity.doctor import Level
 from icpo_core.capacity.forecast import forecast

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data import arithmetic, base_model
+from icpo.data import arithmetic, base_model
 
 SMALL = Path(arithmetic.__file__).parent / "small"
 PROBLEM = "3+8*4-7+2*5"

@@ -5,10 +5,10 @@ import pytest
 from places import SMALL
 from transformers import AutoTokenizer
 
-from data.cleaning import Reason, clean, foreign, incomplete, repeated, too_long, unreadable
-from data.contamination import contaminated, fingerprint
-from data.language import language_of
-from data.recipes import Row
+from icpo.data.cleaning import Reason, clean, foreign, incomplete, repeated, too_long, unreadable
+from icpo.data.contamination import contaminated, fingerprint
+from icpo.data.language import language_of
+from icpo.data.recipes import Row
 from icpo_core.config import PromptsSection
 from icpo_core.grading.grade import GradingRules
 from icpo_core.grading.pool import Judges
@@ -136,7 +136,7 @@ def test_problems_of_an_evaluation_set_in_any_clothes() -> None:
 def test_known_benchmark_problems_are_found_without_the_benchmark(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("data.contamination.KNOWN", {fingerprint(LONG): "some-benchmark"})
+    monkeypatch.setattr("icpo.data.contamination.KNOWN", {fingerprint(LONG): "some-benchmark"})
     found = removed([row(1, f"  {LONG.lower()}!"), row(2, "Other")], contaminated({}))
     assert found == {"r1": ("contamination", "is a problem of some-benchmark")}
 

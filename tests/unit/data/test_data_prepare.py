@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from places import REAL, ROOT, SMALL
 
-from data.preparation import Order, again, prepare
-from data.prepare import main
+from icpo.data.preparation import Order, again, prepare
+from icpo.data.prepare import main
 from icpo_core.common.files import sha256_file
 from icpo_core.method.problems import read_problems
 
@@ -307,7 +307,7 @@ def test_the_table_says_what_went_and_why(
 def test_as_a_module_and_a_hub_id_without_a_hub(tmp_path: Path) -> None:
     out = str(tmp_path / "out.parquet")
     ran = subprocess.run(
-        [sys.executable, "-m", "data.prepare", "nobody/nothing", "--out", out],
+        [sys.executable, "-m", "icpo.data.prepare", "nobody/nothing", "--out", out],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
         env={"PATH": "", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
     )  # fmt: skip

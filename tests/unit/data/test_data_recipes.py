@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.recipes import FIELDS, RECIPES, gold_of
-from data.sources import from_file, from_hub
+from icpo.data.recipes import FIELDS, RECIPES, gold_of
+from icpo.data.sources import from_file, from_hub
 from icpo_core.method.problems import problem_id
 
 DAPO_PREFIX = (

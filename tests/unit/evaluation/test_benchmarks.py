@@ -7,7 +7,7 @@ import pytest
 from places import REAL
 from transformers import AutoTokenizer
 
-from data.benchmarks import fetch, gather
+from icpo.data.benchmarks import fetch, gather
 from icpo_core import config
 from icpo_core.evaluation import benchmarks, protocol
 from icpo_core.evaluation.benchmarks import ENTRIES, GROUPS, LETTERS, read

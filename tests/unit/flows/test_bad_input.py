@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from places import DEMO
 
-from flows.cli import main
-from flows.prefect_compat.settings import prepare_process
-from flows.prefect_compat.terminal import ServerError, plain_errors
+from icpo.flows.cli import main
+from icpo.flows.prefect_compat.settings import prepare_process
+from icpo.flows.prefect_compat.terminal import ServerError, plain_errors
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def test_a_stage_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert "write section.key=value" in refused(capsys, *stage, "1", "-o", "foo", "--into", "b")
     assert "give a name without slashes" in refused(capsys, *stage, "1", "--into", "a/b")
     # In a process of its own: from here on it is Prefect's to refuse.
-    words = [sys.executable, "-m", "flows.cli", *stage, "0"]
+    words = [sys.executable, "-m", "icpo", *stage, "0"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=DEMO.parents[1])
     assert done.returncode == 2
     assert done.stderr == "icpo stage: --iteration: input should be greater than or equal to 1\n"

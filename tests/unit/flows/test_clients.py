@@ -12,7 +12,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.prefect_compat.clients import SOON, ask_again_soon, clients
+from icpo.flows.prefect_compat.clients import SOON, ask_again_soon, clients
 
 
 def waits(monkeypatch: pytest.MonkeyPatch, answers: list[httpx.Response]) -> list[float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from shown import make_run
 
-from flows.cli import main
+from icpo.flows.cli import main
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:

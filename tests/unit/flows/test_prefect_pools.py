@@ -126,7 +126,7 @@ def test_slurm_gives_a_job_in_the_project(filled: dict[str, Any]) -> None:
 
 
 def test_run_and_worker_settings_are_those_of_icpo_up(root: Path) -> None:
-    from flows.prefect_compat.settings import RUNS
+    from icpo.flows.prefect_compat.settings import RUNS
 
     for name in ("kubernetes", "docker", "slurm"):
         template = json.loads((root / "configs" / "work_pools" / f"{name}.json").read_text())

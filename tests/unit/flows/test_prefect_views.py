@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prefect.utilities.callables import parameter_schema
 
-from flows.services import alarms
-from flows.stage import STAGE_FLOWS
-from flows.train import train
+from icpo.flows.services import alarms
+from icpo.flows.stage import STAGE_FLOWS
+from icpo.flows.train import train
+from icpo.tasks import pages
+from icpo.tasks.logs import BURST, WINDOW_SECONDS, Tail
+from icpo.tasks.stages import TASKS, may_pass
 from icpo_core.run import metrics
 from icpo_core.run.run import Run
 from icpo_core.workers.process import WorkerError
-from tasks import pages
-from tasks.logs import BURST, WINDOW_SECONDS, Tail
-from tasks.stages import TASKS, may_pass
 
 NOTHING_WRONG = {"overrides": ["run.seed=1", "preset=grpo"], "run": "mine", "rerun": True}
 

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 from places import ROOT
 
-from flows.prefect_compat.settings import prepare_process
+from icpo.flows.prefect_compat.settings import prepare_process
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -42,7 +42,7 @@ def test_a_server_on_this_machine_is_asked_directly(
         "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT),
         "PREFECT_API_URL": api, **dict.fromkeys(names, NOBODY),
     }  # fmt: skip
-    command = [sys.executable, "-m", "flows.cli", "doctor", "--json"]
+    command = [sys.executable, "-m", "icpo", "doctor", "--json"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert f"{api} answers" in done.stdout, done.stderr
 

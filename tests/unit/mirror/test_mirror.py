@@ -20,7 +20,7 @@ import stubs
 from damage import flip
 from killing import Zygote
 
-from flows.cli import main
+from icpo.flows.cli import main
 from icpo_core.common.lock import RefusedError
 from icpo_core.mirror import claim, object_store, uploader
 from icpo_core.mirror.claim import Claim

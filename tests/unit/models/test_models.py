@@ -48,7 +48,7 @@ def test_the_process_of_a_flow_does_not_import_torch(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-import flows.evaluate, flows.stage, flows.train
+import icpo.flows.evaluate, icpo.flows.stage, icpo.flows.train
 from icpo_core.config import load
 from icpo_core.models.folder import load_tokenizer
 from icpo_core.run.trackers import open_trackers

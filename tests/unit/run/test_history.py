@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from shown import evaluated
 
-from flows.services import alarms
+from icpo.flows.services import alarms
 from icpo_core.config import load
 from icpo_core.run.evaluations import against_best, history
 from icpo_core.run.run import Run

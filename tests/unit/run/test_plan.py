@@ -15,7 +15,7 @@ import stubs
 import yaml
 from pydantic import BaseModel
 
-from flows import stage as stage_flows
+from icpo.flows import stage as stage_flows
 from icpo_core.config import Benchmark, Config, Section, build
 from icpo_core.grading.grade import GradingRules
 from icpo_core.method import verdicts
@@ -422,7 +422,7 @@ def test_stages_depend_on_those_before_them(tmp_path: Path) -> None:
 
 def test_every_stage_has_a_deployment_and_no_other_has_one(root: Path) -> None:
     made = yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]
-    entry = "flows/stage.py:"
+    entry = "icpo.flows.stage."
     of_stages = [one for one in made if one["entrypoint"].startswith(entry)]
     assert [one["entrypoint"].removeprefix(entry) for one in of_stages] == list(STAGES)
     for one in of_stages:

@@ -12,6 +12,7 @@ import pytest
 import stub_worker
 import stubs
 
+from icpo.tasks.stages import may_pass
 from icpo_core.grading.grade import Question
 from icpo_core.grading.pool import Judges
 from icpo_core.method import verdicts
@@ -22,7 +23,6 @@ from icpo_core.run.run import Run
 from icpo_core.run.session import Session
 from icpo_core.run.stages import verify
 from icpo_core.workers.process import EndedError
-from tasks.stages import may_pass
 
 PATIENCE = 20.0
 """Seconds after which a test gives up on what never comes."""

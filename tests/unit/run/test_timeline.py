@@ -7,12 +7,12 @@ import json
 import pytest
 import stubs
 
+from icpo.tasks import pages
 from icpo_core.models.architecture import KNOWN
 from icpo_core.models.flops import peak, training_flops, utilization
 from icpo_core.run import metrics, timeline
 from icpo_core.run.run import Run
 from icpo_core.views.report.gather import gather
-from tasks import pages
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import pytest
 import stubs
 from places import ROOT
 
-from flows import cli
-from flows.commands import train
+from icpo.flows import cli
+from icpo.flows.commands import train
 from icpo_core.common.lock import RunLock
 from icpo_core.run import branch
 from icpo_core.run.perform import perform
