@@ -21,15 +21,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from icpo_core.config import Config, load
+from icpo_core.config import Config, load, plugin_sources
 from icpo_core.evaluation import benchmarks, protocol
 from icpo_core.evaluation.samples import Shelf, order
 from icpo_core.evaluation.scores import scores
-from icpo_core.grading.pool import Judges
+from icpo_core.grading.rewards import Judging
 from icpo_core.method.problems import read_problems
 from icpo_core.method.prompts import PromptMaker
 from icpo_core.method.selection import select
-from icpo_core.method.verdicts import verdicts
+from icpo_core.method.verdicts import judging, verdicts
 from icpo_core.run.run import Policy, Run
 from icpo_core.store import tables
 from icpo_core.workers.jobs import Restore, Rollout, Update
@@ -49,15 +49,12 @@ def train(config: Config, folder: Path) -> dict[int, float]:
         config.prompts,
         seed,
     )
-    limits = config.verify
     policy = Policy(run.base_model, run.base_version, None)
     state, accuracy = run.base_version, {}
 
     with (
         WorkerPool(config, run.base_model, folder / "logs") as workers,
-        Judges(
-            limits.workers, limits.seconds, limits.memory_mb, limits.rules, limits.verifier
-        ) as judges,
+        judging(config.verify, plugin_sources(config, "verify")) as judges,
     ):
         for t in range(1, config.run.iterations + 1):
             here = folder / f"{t:04d}"
@@ -124,7 +121,7 @@ def train(config: Config, folder: Path) -> dict[int, float]:
     return accuracy
 
 
-def evaluate(run: Run, workers: WorkerPool, judges: Judges, policy: Policy, folder: Path) -> float:
+def evaluate(run: Run, workers: WorkerPool, judges: Judging, policy: Policy, folder: Path) -> float:
     """Accuracy under the bare prompt on the run's first benchmark, as stage `evaluate` asks."""
     one = run.config.evaluate.benchmarks[0]
     rules = protocol.of_training(run.config)

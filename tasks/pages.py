@@ -20,7 +20,8 @@ from icpo_core.run.stages import STAGES
 from icpo_core.store import manifest
 from icpo_core.store.paths import RunPaths
 from icpo_core.store.store import Store
-from icpo_core.store.tables import RejectReason
+from icpo_core.store.tables import REWARD, RejectReason
+from icpo_core.views.rollouts import parts as parts_of
 
 LONGEST = 3000
 """Characters of a prompt or response that are shown."""
@@ -83,7 +84,9 @@ def rollouts(paths: RunPaths, iteration: int) -> str:
             break
     keys = {_key(row) for _, row in chosen}
     said = _found(_parts(paths, "rollout", iteration), keys, ["response", "finish_reason"])
-    judged = _found(_parts(paths, "verify", iteration), keys, ["status", "extracted", "gold"])
+    judged = _found(
+        _parts(paths, "verify", iteration), keys, ["status", "extracted", "gold"], REWARD
+    )
     asked = _problems(paths, iteration, {row["prompt_id"] for _, row in chosen})
     sections = [f"# Iteration {iteration}"]
     for title, row in chosen:
@@ -93,7 +96,8 @@ def rollouts(paths: RunPaths, iteration: int) -> str:
         sections += [
             f"## {title}",
             f"`{row['origin']}` rollout {row['sample_index']} of problem `{row['prompt_id']}`: "
-            f"**{verdict.get('status', 'unjudged')}**, reward {row['reward']:g}{advantage}",
+            f"**{verdict.get('status', 'unjudged')}**, "
+            f"reward {row['reward']:g}{_made_of(verdict)}{advantage}",
             f"Answer {_code(verdict.get('extracted'))}, right is {_code(verdict.get('gold'))}",
             "Problem",
             _block(asked.get(row["prompt_id"], "")),
@@ -157,11 +161,22 @@ def _key(row: dict[str, Any]) -> Key:
     return row["prompt_id"], row["sample_index"], row["origin"]
 
 
-def _found(parts: Iterable[Path], keys: set[Key], columns: list[str]) -> dict[Key, dict[str, Any]]:
-    """The rows of some keys, read in chunks until all are found."""
+def _made_of(verdict: dict[str, Any]) -> str:
+    parts = parts_of(verdict)
+    said = (f"{n} {'abstains' if v is None else f'{v:g}'}" for n, v in parts.items())
+    return f" ({', '.join(said)})" if parts else ""
+
+
+def _found(
+    parts: Iterable[Path], keys: set[Key], columns: list[str], prefix: str | None = None
+) -> dict[Key, dict[str, Any]]:
+    """The rows of some keys, read in chunks until all are found; with the columns whose names
+    begin with `prefix`."""
     found: dict[Key, dict[str, Any]] = {}
     for path in parts:
-        for chunk in pq.ParquetFile(path).iter_batches(CHUNK_ROWS, columns=[*KEYS, *columns]):
+        file = pq.ParquetFile(path)
+        more = [n for n in file.schema_arrow.names if prefix is not None and n.startswith(prefix)]
+        for chunk in file.iter_batches(CHUNK_ROWS, columns=[*KEYS, *columns, *more]):
             places = zip(*(chunk.column(name).to_pylist() for name in KEYS), strict=True)
             for place, key in enumerate(places):
                 if key in keys:

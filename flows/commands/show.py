@@ -125,6 +125,9 @@ def _rollout(one: Spoken, full: bool) -> Panel:
         verdict.append(f"  answer read: {one.extracted}")
     if one.detail:
         verdict.append(f"  ({one.detail})", "dim")
+    if one.rewards:
+        said = (f"{n} {'abstains' if v is None else f'{v:g}'}" for n, v in one.rewards.items())
+        verdict.append(f"\n{'  '.join(said)}")
     if one.reason is not None:
         worth = Text(f"no part of the batch: {one.reason}", "yellow")
     elif one.advantage is None:

@@ -102,7 +102,7 @@ def resolve(spec: str, package: str, digest: str | None = None) -> Any:
         module = importlib.import_module(f"{package}.{attribute}")
         return getattr(module, attribute)
     place, name = _parts(spec)
-    source = _source(spec)
+    source = source_of(spec)
     data = _read(spec, source)
     present = hashlib.sha256(data).hexdigest()
     if digest not in (None, present):
@@ -135,14 +135,14 @@ def check(spec: str) -> None:
     if not is_own(spec):
         return
     _, name = _parts(spec)
-    source = _source(spec)
+    source = source_of(spec)
     data = _read(spec, source)
     if source.suffix != ".py":
         return
     try:
         tree = ast.parse(data)
     except SyntaxError as error:
-        raise ValueError(f"{source}: {_why(error)}") from None
+        raise ValueError(f"{source}: {why(error)}") from None
     defined = [one.name for one in tree.body if isinstance(one, _DEFINITIONS)]
     bound = {one.id for one in ast.walk(tree) if isinstance(one, ast.Name)}
     bound |= {one.asname or one.name for one in ast.walk(tree) if isinstance(one, ast.alias)}
@@ -158,7 +158,7 @@ def source_digest(spec: str) -> str | None:
     """
     if not is_own(spec):
         return None
-    return hashlib.sha256(_read(spec, _source(spec))).hexdigest()
+    return hashlib.sha256(_read(spec, source_of(spec))).hexdigest()
 
 
 def _lacks(source: Path, name: str, there: list[str]) -> str:
@@ -175,7 +175,8 @@ def _is_file(place: str) -> bool:
     return place.endswith(".py") or "/" in place
 
 
-def _source(spec: str) -> Path:
+def source_of(spec: str) -> Path:
+    """The file of one's own thing. Raises ValueError if there is no such module."""
     place, _ = _parts(spec)
     if _is_file(place):
         return Path(place).resolve()
@@ -183,7 +184,7 @@ def _source(spec: str) -> Path:
         found = importlib.util.find_spec(place)
     except Exception as error:
         # A parent package is imported, and what stands in it may raise anything.
-        raise ValueError(f"{spec}: {_why(error)}") from error
+        raise ValueError(f"{spec}: {why(error)}") from error
     if found is None or not found.has_location or found.origin is None:
         raise ValueError(
             f"{spec}: there is no module {place}; install it for {sys.executable}, or name a file: "
@@ -221,12 +222,12 @@ def _load(place: str, source: Path, data: bytes, digest: str) -> ModuleType:
             exec(compile(data, str(source), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         # It is somebody's program, and may raise anything.
-        raise ValueError(f"{source}: {_why(error, source)}") from error
+        raise ValueError(f"{source}: {why(error, source)}") from error
     _LOADED[place] = digest, module
     return module
 
 
-def _why(error: BaseException, source: Path | None = None) -> str:
+def why(error: BaseException, source: Path | None = None) -> str:
     """One line for what a source raised while it was executed, with its own line number."""
     frames = traceback.extract_tb(error.__traceback__)
     line = next((one.lineno for one in reversed(frames) if one.filename == str(source)), None)

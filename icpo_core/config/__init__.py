@@ -34,6 +34,7 @@ from icpo_core.config.sections import (
     Positive,
     Probability,
     PromptsSection,
+    RewardSection,
     RolloutSection,
     RunSection,
     Section,
@@ -41,6 +42,7 @@ from icpo_core.config.sections import (
     UpdateSection,
     VerifySection,
 )
+from icpo_core.grading.own import TAKEN
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "presets"
 
@@ -62,6 +64,7 @@ __all__ = [
     "Positive",
     "Probability",
     "PromptsSection",
+    "RewardSection",
     "RolloutSection",
     "RunSection",
     "Section",
@@ -145,6 +148,16 @@ class Config(Section):
             raise ValueError(
                 "select.errs = replace puts expert rollouts in the place of on-policy ones: "
                 "rollout.expert must not exceed rollout.on_policy"
+            )
+        rewards = [reward.name for reward in self.verify.rewards]
+        if len(set(rewards)) < len(rewards) or TAKEN & set(rewards):
+            raise ValueError(
+                f"verify.rewards: every name may stand once, and none is {', '.join(sorted(TAKEN))}"
+            )
+        if rewards and self.verify.verifier != "math":
+            raise ValueError(
+                "verify.rewards are used instead of verify.verifier: leave that out, or make it "
+                "one of them"
             )
         if self.select.truncated == "shaped":
             if (self.select.overlong_tokens or 1) > rollout.max_tokens:
@@ -309,10 +322,21 @@ def compared(part: Mapping[str, Any]) -> dict[str, Any]:
 
 PLUGGED = {
     "rollout.engine.kind": ("rollout", "evaluate"),
+    "verify.verifier": ("verify",),
+    "verify.rewards.verifier": ("verify",),
     "select.advantage": ("select",),
     "loss.policy": ("update",),
 }
 """Keys that may name one's own source, and the stages that execute it."""
+
+
+def _named(config: Config, key: str) -> dict[str, str]:
+    """What a key of `PLUGGED` names, by the key; of each reward by its name."""
+    above, _, last = key.rpartition(".")
+    holder = attrgetter(above)(config)
+    if isinstance(holder, list):
+        return {f"{above}.{one.name}": getattr(one, last) for one in holder}
+    return {key: getattr(holder, last)}
 
 
 def check_plugins(config: Config) -> None:
@@ -320,11 +344,12 @@ def check_plugins(config: Config) -> None:
 
     Raises ValueError, in one line that names key and fix.
     """
-    for key in PLUGGED:
-        try:
-            plugins.check(attrgetter(key)(config))
-        except ValueError as error:
-            raise ValueError(f"{key}: {error}") from None
+    for plugged in PLUGGED:
+        for key, spec in _named(config, plugged).items():
+            try:
+                plugins.check(spec)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
 
 
 def plugin_sources(config: Config, stage: str) -> dict[str, str]:
@@ -334,9 +359,9 @@ def plugin_sources(config: Config, stage: str) -> dict[str, str]:
     again. Raises ValueError, in one line that names the fix, if a source is not there.
     """
     found = {}
-    for key, stages in PLUGGED.items():
-        if stage in stages:
-            digest = plugins.source_digest(attrgetter(key)(config))
+    for plugged, stages in PLUGGED.items():
+        for key, spec in _named(config, plugged).items() if stage in stages else ():
+            digest = plugins.source_digest(spec)
             if digest is not None:
                 found[key] = digest
     return found

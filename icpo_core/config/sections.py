@@ -159,15 +159,49 @@ class RolloutSection(Section):
     engine: EngineSection = EngineSection()
 
 
+class RewardSection(Section):
+    """One of several rewards. What is not set is as in `verify`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of its column and figure, `reward/NAME`."""
+    verifier: Annotated[str, Pluggable("icpo_core.grading.verifiers")] = "math"
+    """Who gives it, as `verify.verifier`."""
+    weight: float = 1.0
+    """What it is multiplied by in the sum."""
+    version: str = ""
+    """As `verify.version`."""
+    seconds: Annotated[float | None, Field(gt=0.0)] = None
+    """Wall-clock limit of one verdict."""
+    memory_mb: Annotated[int | None, Field(ge=256)] = None
+    """Memory limit of one judge, MiB."""
+    workers: Annotated[int | None, Field(ge=1), Operational] = None
+    """Judge processes."""
+    trusted: Annotated[bool | None, Operational] = None
+    """Whether it may use the network, write files and start programs."""
+    retries: Annotated[int | None, Field(ge=0), Operational] = None
+    """Further tries after a timeout or an error."""
+
+
 class VerifySection(Section):
     """Stage `verify`: a verifier in a pool of processes that can be killed."""
 
-    verifier: Annotated[str, Pluggable("icpo_core.grading.verifiers", own=False), Since("math")] = (
-        "math"
-    )
+    verifier: Annotated[str, Pluggable("icpo_core.grading.verifiers"), Since("math")] = "math"
     """Who judges. `math`: answers by `rules`, compared by algebra; `math-verify`: that package as
     it is, on the whole response, for numbers that compare with other papers'; `choice`: the letter
-    of a multiple choice."""
+    of a multiple choice; or your own, as `file.py:name` or `package.module:name`: a function of
+    response, answer and row, or a class (docs/extending.md)."""
+    rewards: Annotated[list[RewardSection], Since([])] = []
+    """Several rewards instead of one verifier: their weighted sum is the reward. The first that
+    does not abstain says whether a response is right, and what its answer is."""
+    right_from: Annotated[float, Since(1.0)] = 1.0
+    """The reward of one's own verifier from which a response counts as right."""
+    version: Annotated[str, Since("")] = ""
+    """Names what one's own verifier is beside its source, as the model behind an address: another
+    text judges again."""
+    trusted: Annotated[bool, Operational] = False
+    """Whether one's own verifier may use the network, write files and start programs."""
+    retries: Annotated[int, Field(ge=0), Operational] = 0
+    """Further tries of one's own verifier after a timeout or an error; waits 1, 2, 4 … 30 s."""
     workers: Annotated[int, Field(ge=1), Operational] = 2
     """Judge processes."""
     seconds: Annotated[float, Field(gt=0.0)] = 2.0

@@ -21,6 +21,7 @@ from icpo_core.evaluation.protocol import Protocol
 from icpo_core.evaluation.questions import questions
 from icpo_core.grading.grade import GradingRules, Question
 from icpo_core.grading.pool import Judges
+from icpo_core.grading.rewards import Judging
 from icpo_core.method.problems import read_problems
 from icpo_core.store import tables
 from icpo_core.workers.jobs import Sample, Sampled
@@ -119,7 +120,7 @@ class Shelf:
     fingerprint: marks the parts of just this work; others are not looked at.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, order: Order, judges: Judges) -> None:
+    def __init__(self, folder: Path, fingerprint: str, order: Order, judges: Judging) -> None:
         self._folder, self._fingerprint = folder, fingerprint
         self._order, self._judges = order, judges
 
@@ -271,7 +272,7 @@ def keys_of(table: pa.Table) -> list[Key]:
     return list(zip(ids, indices, strict=True))
 
 
-def judge_samples(generations: pa.Table, questions: pa.Table, judges: Judges) -> pa.Table:
+def judge_samples(generations: pa.Table, questions: pa.Table, judges: Judging) -> pa.Table:
     """Table `samples`: generations of one benchmark with their verdicts."""
     gold = dict(zip(questions["prompt_id"].to_pylist(), questions["gold"].to_pylist(), strict=True))
     asked = [

@@ -6,10 +6,11 @@ same rules in processes that can be killed.
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import product
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +29,7 @@ class VerdictStatus(StrEnum):
     truncated = "truncated"  # the response hit its token limit, and such responses do not count
     timeout = "timeout"  # judging took longer than the limit: right or wrong is not known
     error = "error"  # judging failed (memory, a crash, gold that cannot be read): not known
+    abstained = "abstained"  # a reward of one's own returned None: there is none for this row
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,25 @@ class Question:
     gold: str
     response: str
     truncated: bool = False
+    row: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What else is known of the problem, as JSON holds it; for verifiers of one's own."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The status, the answer that was judged, the reward (1.0 if correct, else 0.0), the seconds
-    that comparing took (0.0 where a rule on the text or an earlier verdict decided) and how it was
-    decided. `extracted` and `detail` are valid Unicode; `detail` is the same on every repetition.
+    """The status, the answer that was judged, the reward (1.0 if correct, else 0.0, where no
+    verifier of one's own gives another), the seconds that comparing took (0.0 where a rule on the
+    text or an earlier verdict decided) and how it was decided. `extracted` and `detail` are valid
+    Unicode; `detail` is the same on every repetition.
     """
 
     status: VerdictStatus
-    extracted: str | None
-    reward: float
-    seconds: float
-    detail: str
+    extracted: str | None = None
+    reward: float = 0.0
+    seconds: float = 0.0
+    detail: str = ""
+    parts: Mapping[str, float | None] = field(default_factory=dict, hash=False)
+    """What the reward is made of, by name; None: this part abstained."""
 
 
 _EVALUATED = (
@@ -114,21 +121,25 @@ class Pair:
 
     gold: str
     answers: tuple[str, ...]
+    row: str = ""
+    """`Question.row` as JSON, where a verifier reads it."""
 
     @property
     def length(self) -> int:
         """Characters in all."""
-        return len(self.gold) + sum(map(len, self.answers))
+        return len(self.gold) + len(self.row) + sum(map(len, self.answers))
 
 
 @dataclass(frozen=True)
 class Finding:
     """Whether a pair is equal, and by which rule; `answer`: what was judged, where only comparing
-    tells."""
+    tells; `reward`: where it does not follow from the status; `parts`: what it is made of."""
 
     status: VerdictStatus
     detail: str
     answer: str | None = None
+    reward: float | None = None
+    parts: Mapping[str, float | None] = field(default_factory=dict, hash=False)
 
 
 def grade(question: Question, rules: GradingRules) -> Verdict:
@@ -211,9 +222,11 @@ def compare(pair: Pair, rules: GradingRules) -> Finding:
 
 def verdict(extracted: str | None, finding: Finding, seconds: float) -> Verdict:
     """Return the verdict that `finding` makes of the answer `extracted`."""
-    reward = 1.0 if finding.status is VerdictStatus.correct else 0.0
+    reward = finding.reward
+    if reward is None:
+        reward = 1.0 if finding.status is VerdictStatus.correct else 0.0
     answer = finding.answer if extracted is None else extracted
-    return Verdict(finding.status, answer, reward, seconds, finding.detail)
+    return Verdict(finding.status, answer, reward, seconds, finding.detail, finding.parts)
 
 
 def _decided(equal: bool, detail: str) -> Finding:

@@ -8,7 +8,8 @@ the run's process is gone.
 Control channel (packets of JSON): the nursery says ``{"ready": true}`` or ``{"error": …}`` once;
 ``{"do": "fork"}`` with a socket attached is answered by ``{"pid": n}``, ``{"do": "end", "pid": n}``
 kills and reaps, and is answered by ``{"exit": n}``, negative for a signal, null for a process that
-is none of its own. A judge reads pairs and writes findings on its socket, a line of JSON each.
+is none of its own. A judge reads lists of pairs and writes findings on its socket, a line of JSON
+each: a finding a pair, or one that is an error for all of them.
 """
 
 import ctypes
@@ -20,10 +21,12 @@ import select
 import signal
 import socket
 import sys
-from typing import Any
+from typing import Any, cast
 
-from icpo_core.grading.grade import GradingRules, Pair
-from icpo_core.grading.verifiers import verifier
+from icpo_core.common import plugins
+from icpo_core.grading.grade import Finding, GradingRules, Pair, VerdictStatus
+from icpo_core.grading.own import Own
+from icpo_core.grading.verifiers import Verifier, verifier
 
 PR_SET_PDEATHSIG = 1
 PACKET_BYTES = 1 << 16
@@ -47,14 +50,18 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
     try:
-        verifier(settings["verifier"]).warm_up()
+        judging = verifier(settings["verifier"], settings["digest"], settings["right_from"])
+        judging.warm_up()
     except ImportError as error:
         _send(control, {"error": f"{type(error).__name__}: {error}"})
+        return
+    except ValueError as error:
+        _send(control, {"error": str(error), "mistake": True})
         return
     # Frozen objects are left alone by the collector, so their pages stay shared with the judges.
     gc.collect()
     gc.freeze()
-    _send(control, {"ready": True})
+    _send(control, {"ready": True, "batch": getattr(judging, "batch", 1)})
     children: set[int] = set()
     while True:
         readable, _, _ = select.select([control], [], [], WATCH_SECONDS)
@@ -71,7 +78,7 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
             pid = os.fork()
             if pid == 0:
                 control.close()
-                _judge(socket.socket(fileno=descriptors[0]), nursery, settings)
+                _judge(socket.socket(fileno=descriptors[0]), nursery, settings, judging)
             os.close(descriptors[0])
             children.add(pid)
             _send(control, {"pid": pid, "resident": _memory_bytes()[1]})
@@ -83,9 +90,11 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
         _end(pid)
 
 
-def _judge(channel: socket.socket, nursery: int, settings: dict[str, Any]) -> None:
+def _judge(
+    channel: socket.socket, nursery: int, settings: dict[str, Any], judging: Verifier
+) -> None:
     """Judge pairs until the channel closes. Never returns."""
-    rules, compare = GradingRules(**settings["rules"]), verifier(settings["verifier"]).compare
+    rules = GradingRules(**settings["rules"])
     allowed = settings["memory_mb"] << 20
     over = f"over {settings['memory_mb']} MiB"
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -97,34 +106,52 @@ def _judge(channel: socket.socket, nursery: int, settings: dict[str, Any]) -> No
     pages, resident = _memory_bytes()
     # The pool watches the resident size; this stops what would outgrow it between two looks.
     resource.setrlimit(resource.RLIMIT_AS, (pages + 2 * allowed,) * 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.addaudithook(_refuse)
+    if not settings["trusted"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        sys.addaudithook(_refuse)
     with channel.makefile("rwb") as stream:
         for line in stream:
-            request = json.loads(line)
-            pair = Pair(request["gold"], tuple(request["answers"]))
-            answer = None
+            pairs = [Pair(gold, tuple(answers), row) for gold, answers, row in json.loads(line)]
             try:
-                finding = compare(pair, rules)
-                status, detail, answer = str(finding.status), finding.detail, finding.answer
+                findings = _compared(judging, pairs, rules)
             except MemoryError:
-                status, detail = "error", over
+                findings = [Finding(VerdictStatus.error, over)]
             except Exception as error:  # noqa: BLE001
-                # Third-party parsing and algebra on hostile text may raise anything at all; it is
-                # reported as what it is, and costs this one item only.
-                status, detail = "error", f"{type(error).__name__}: {error}"[:200]
+                # Third-party parsing and algebra on hostile text may raise anything at all, and so
+                # may one's own verifier; it is reported as what it is, and costs this item only.
+                findings = [Finding(VerdictStatus.error, _said(judging, error)[:200])]
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - resident
             # math-verify catches MemoryError inside and calls the pair unequal.
-            if grown > allowed and status != "correct":
-                status, detail = "error", over
-            retire = detail == over or grown > allowed // 2
-            reply = {"status": status, "detail": detail, "answer": answer, "retire": retire}
+            if grown > allowed and any(f.status is not VerdictStatus.correct for f in findings):
+                findings = [Finding(VerdictStatus.error, over)]
+            retire = findings[0].detail == over or grown > allowed // 2
+            reply = {"findings": [_sent(one) for one in findings], "retire": retire}
             stream.write(json.dumps(reply).encode() + b"\n")
             stream.flush()
             if retire:
                 break
     os._exit(0)
+
+
+def _compared(judging: Verifier, pairs: list[Pair], rules: GradingRules) -> list[Finding]:
+    if len(pairs) > 1:
+        return cast(Own, judging).compare_all(pairs, rules)
+    return [judging.compare(pairs[0], rules)]
+
+
+def _said(judging: Verifier, error: Exception) -> str:
+    if isinstance(judging, Own):
+        return plugins.why(error, plugins.source_of(judging.spec))
+    return f"{type(error).__name__}: {error}"
+
+
+def _sent(finding: Finding) -> list[Any]:
+    detail, answer = (
+        None if text is None else text.encode("utf-8", "replace").decode()
+        for text in (finding.detail, finding.answer)
+    )
+    return [finding.status, detail, answer, finding.reward, dict(finding.parts)]
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:

@@ -17,7 +17,7 @@ from rapidfuzz.distance import Levenshtein
 
 from icpo_core.grading.grade import VerdictStatus
 from icpo_core.method.selection import Rows
-from icpo_core.store.tables import Origin
+from icpo_core.store.tables import REWARD, Origin
 
 DIVERSITY_TOKENS = 1024
 """Tokens of a response that the edit distance looks at: its cost grows with their square."""
@@ -36,7 +36,8 @@ def iteration_row(
 
     rows, summary: of `select`. Adds lengths in tokens (`length/mean`,
     `length/p95`, `length/max`, by origin, and of right and wrong on-policy responses), `truncated`
-    and `status/…` as shares of the rollouts, `diversity`, and the share of problems for which no
+    and `status/…` as shares of the rollouts, `diversity`, what on-policy rewards are made of
+    (`reward/NAME`, a mean over those who did not abstain), and the share of problems for which no
     demonstration was used.
     """
     row = {name: float(value) for name, value in summary.items()}
@@ -47,7 +48,11 @@ def iteration_row(
     row |= _lengths(rows)
     row["truncated"] = _share(rollouts["finish_reason"], "length")
     for status in VerdictStatus:
-        row[f"status/{status}"] = _share(verdicts["status"], status.value)
+        share = _share(verdicts["status"], status.value)
+        # Only a verifier of one's own abstains: other runs go on with the same figures.
+        if share or status is not VerdictStatus.abstained:
+            row[f"status/{status}"] = share
+    row |= _rewards(verdicts)
     row["judge/seconds"] = pc.mean(verdicts["seconds"]).as_py()
     spread = diversity(rollouts["response_ids"], rows)
     if spread is not None:
@@ -106,6 +111,14 @@ def _lengths(rows: Rows) -> dict[str, float]:
         if mask.any():
             figures[f"length/{name}"] = float(rows.length[mask].mean())
     return figures
+
+
+def _rewards(verdicts: pa.Table) -> dict[str, float]:
+    names = [name for name in verdicts.column_names if name.startswith(REWARD)]
+    failed = pc.is_in(verdicts["status"], pa.array(["timeout", "error"]))
+    mine = pc.and_not(pc.equal(verdicts["origin"], Origin.ON_POLICY.value), failed)
+    means = {name: pc.mean(verdicts[name].filter(mine)).as_py() for name in names}
+    return {name: mean for name, mean in means.items() if mean is not None}
 
 
 def _share(column: pa.ChunkedArray, value: str) -> float:

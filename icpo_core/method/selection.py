@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 
 _ORIGINS = list(Origin)
 _REASONS = list(RejectReason)
-_UNKNOWN = [VerdictStatus.timeout.value, VerdictStatus.error.value]
+_UNKNOWN = [VerdictStatus.timeout.value, VerdictStatus.error.value, VerdictStatus.abstained.value]
 _KEPT = -1  # in place of a reason
 
 
@@ -83,7 +83,8 @@ def select(
     """Batch and rejects of one iteration (counted from 1), in an order free of sharding.
 
     Every rollout is in one of the two tables. A rollout that no judge came to a verdict on
-    (`timeout`, `error`) is unknown, not wrong: it is rejected and counts in no statistic.
+    (`timeout`, `error`, `abstained`) is unknown, not wrong: it is rejected and counts in no
+    statistic.
     `source`: sha256 that the source of one's own estimator must have, where that is to be held.
     `max_tokens`: the longest response, which `select.truncated = shaped` measures its penalty from.
     Raises ValueError, naming the row, if keys are not unique, a rollout has no verdict or no

@@ -2,38 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from icpo_core.common import plugins
+from icpo_core.config import RewardSection, VerifySection
 from icpo_core.grading.grade import Question, VerdictStatus
 from icpo_core.grading.pool import Judges
+from icpo_core.grading.rewards import Judging, Reward, Rewards
 from icpo_core.store import tables
 
 FAILURES = (VerdictStatus.timeout, VerdictStatus.error)
+PROBLEM = ("prompt_id", "problem", "answer", "source")
+"""Columns of `prompts` that a verifier of one's own is given."""
 
 
-def verdicts(prompts: pa.Table, rollouts: pa.Table, judges: Judges) -> pa.Table:
-    """Table `verdicts`, one row a rollout in the rollouts' order.
+def judging(verify: VerifySection, sources: Mapping[str, str]) -> Judges | Rewards:
+    """Those who judge by a configuration. `sources`: `config.plugin_sources` of stage `verify`."""
+    if not verify.rewards:
+        return _judges(verify, verify, sources.get("verify.verifier"))
+    return Rewards(
+        [
+            Reward(
+                one.name,
+                one.weight,
+                _judges(verify, one, sources.get(f"verify.rewards.{one.name}")),
+            )
+            for one in verify.rewards
+        ]
+    )
+
+
+def _judges(
+    verify: VerifySection, one: RewardSection | VerifySection, digest: str | None
+) -> Judges:
+    def value(key: str) -> Any:
+        own = getattr(one, key)
+        return getattr(verify, key) if own is None else own
+
+    limits = value("workers"), value("seconds"), value("memory_mb")
+    given: dict[str, Any] = {}
+    if plugins.is_own(one.verifier):
+        given = {key: value(key) for key in ("trusted", "retries")}
+        given |= {"digest": digest, "right_from": verify.right_from}
+    return Judges(*limits, verify.rules, one.verifier, **given)
+
+
+def verdicts(
+    prompts: pa.Table,
+    rollouts: pa.Table,
+    judges: Judging,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> pa.Table:
+    """Table `verdicts`, one row a rollout in the rollouts' order; a column `reward/NAME` for each
+    part that rewards are made of.
 
     Raises ValueError, naming the problem, for a rollout of a problem that is not in `prompts`.
     """
-    gold = dict(zip(prompts["prompt_id"].to_pylist(), prompts["answer"].to_pylist(), strict=True))
+    known = {row["prompt_id"]: row for row in prompts.select(PROBLEM).to_pylist()}
     ids = rollouts["prompt_id"].to_pylist()
-    if strangers := set(ids) - gold.keys():
+    if strangers := set(ids) - known.keys():
         raise ValueError(f"rollouts: problem {min(strangers)} is not among the prompts")
     questions = [
-        Question(gold[prompt_id], response, finish == "length")
-        for prompt_id, response, finish in zip(
+        Question(
+            known[prompt_id]["answer"],
+            response,
+            finish == "length",
+            {**known[prompt_id], "tokens": tokens},
+        )
+        for prompt_id, response, finish, tokens in zip(
             ids,
             rollouts["response"].to_pylist(),
             rollouts["finish_reason"].to_pylist(),
+            pc.list_value_length(rollouts["response_ids"]).to_pylist(),
             strict=True,
         )
     ]
-    found = judges.judge(questions)
+    found = judges.judge(questions, on_progress)
     columns = {
         "prompt_id": rollouts["prompt_id"],
         "sample_index": rollouts["sample_index"],
@@ -45,10 +94,14 @@ def verdicts(prompts: pa.Table, rollouts: pa.Table, judges: Judges) -> pa.Table:
         "seconds": pa.array([one.seconds for one in found], pa.float32()),
         "detail": pa.array([one.detail for one in found]),
     }
-    return pa.table(columns, schema=tables.TABLES["verdicts"])
+    made = pa.table(columns, schema=tables.TABLES["verdicts"])
+    for name in sorted({name for one in found for name in one.parts}):
+        values = pa.array([one.parts.get(name) for one in found], pa.float32())
+        made = made.append_column(f"{tables.REWARD}{name}", values)
+    return made
 
 
-def judge_part(prompts: Path, part: Path, judges: Judges) -> tuple[str, pa.Table]:
+def judge_part(prompts: Path, part: Path, judges: Judging) -> tuple[str, pa.Table]:
     """The verdicts on one part of the rollouts, and the content digest of what was judged."""
     rollouts = tables.read("rollout", part)
     table = verdicts(tables.read("prompts", prompts), rollouts, judges)
@@ -74,7 +127,7 @@ def require_few_failures(table: pa.Table, limit: float, where: str) -> None:
             f"{where}: {failed.num_rows} of {table.num_rows} verdicts failed ({rate:.1%}, limit "
             f"verify.max_failure_rate = {limit:.1%}), the first: {failed['status'][0]} on gold "
             f"{failed['gold'][0]!s:.80} ({failed['detail'][0]!s:.80}); look at {where}, mend the "
-            "gold answers, or raise verify.seconds"
+            "gold answers or the verifier, or raise verify.seconds"
         )
 
 

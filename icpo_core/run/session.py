@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,10 @@ from icpo_core.common.closing import Closing
 from icpo_core.common.lock import RunLock
 from icpo_core.config import Config, check_plugins
 from icpo_core.grading.pool import Judges
+from icpo_core.grading.rewards import Judging
 from icpo_core.method.problems import read_problems
 from icpo_core.method.prompts import PromptMaker
+from icpo_core.method.verdicts import judging
 from icpo_core.mirror.download import fetch
 from icpo_core.mirror.mirror import Mirror
 from icpo_core.mirror.object_store import AwayError
@@ -72,13 +74,16 @@ class Observer:
         """An iteration is done, and these are its figures."""
 
 
+_NONE: Mapping[str, str] = {}
+
+
 class Tools:
     """What stages work with under one configuration; each is made when it is first needed."""
 
     def __init__(self, session: Session, run: Run) -> None:
         """`run`: with the configuration."""
         self._session, self.run, self.config = session, run, run.config
-        self._judges: dict[str, Judges] = {}
+        self._judges: dict[str, tuple[Mapping[str, str], Judging]] = {}
         self._workers: Workers | None = None
 
     @property
@@ -107,20 +112,28 @@ class Tools:
         """Whether the problems have been read."""
         return "prompt_maker" in vars(self)
 
-    def judges(self, stage: str) -> Judges:
-        """The pool of judges of `verify` or `evaluate`, which have rules of their own."""
-        if stage not in self._judges:
-            verify = self.config.verify
+    def judges(self, stage: str, sources: Mapping[str, str] = _NONE) -> Judging:
+        """The judges of `verify` or `evaluate`, which have rules of their own.
+
+        `sources`: `config.plugin_sources` of the stage. Where they are not those that the judges
+        were started with, one's own verifier was edited meanwhile, and others are made.
+        """
+        held = self._judges.get(stage)
+        if held is not None and held[0] == sources:
+            return held[1]
+        verify = self.config.verify
+        if stage == "verify":
+            judges = judging(verify, sources)
+        else:
             limits = verify.workers, verify.seconds, verify.memory_mb
-            self._judges[stage] = (
-                Judges(*limits, verify.rules, verify.verifier)
-                if stage == "verify"
-                else Judges(*limits, self.config.evaluate.rules)
-            )
-        return self._judges[stage]
+            judges = Judges(*limits, self.config.evaluate.rules)
+        self._judges[stage] = sources, judges
+        if held is not None:
+            held[1].close()
+        return judges
 
     def interrupt_judges(self) -> None:
-        for judges in self._judges.values():
+        for _, judges in self._judges.values():
             judges.interrupt()
 
     def stop_workers(self) -> None:
@@ -131,7 +144,7 @@ class Tools:
 
     def close(self) -> None:
         self.stop_workers()
-        for judges in self._judges.values():
+        for _, judges in self._judges.values():
             judges.close()
         self._judges.clear()
 

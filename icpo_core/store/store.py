@@ -232,7 +232,8 @@ class Store:
         if not names:
             self.file(stage, iteration, pattern)  # says what is missing
         return pa.concat_tables(
-            [tables.read(table, self.file(stage, iteration, name)) for name in names]
+            [tables.read(table, self.file(stage, iteration, name)) for name in names],
+            promote_options="default",
         )
 
     def verify(self, stage: str, iteration: int, digest: files.Digest) -> dict[str, str]:

@@ -38,7 +38,7 @@ class RejectReason(StrEnum):
     SPARE_EXPERT = "spare_expert"  # ERRS `replace`: expert rollout with no place left to take
     # ERRS `mask`, select.truncated `mask`: counted in the group's statistics, without loss.
     MASKED = "masked"
-    UNJUDGED = "unjudged"  # the judge timed out or failed: no reward is known
+    UNJUDGED = "unjudged"  # the judge timed out, failed or abstained: no reward is known
     EMPTY = "empty"  # no token was sampled
     TRUNCATED = "truncated"  # select.truncated `drop`: cut off at rollout.max_tokens
 
@@ -168,6 +168,25 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 
+REWARD = "reward/"
+"""Beginning of the columns of `verdicts` that say what a reward is made of."""
+MORE: dict[str, dict[str, pa.Field]] = {
+    "verdicts": {REWARD: _field("", pa.float32(), nullable=True)},
+}
+"""Columns that a table may have beside those of its schema, by name, or by what their names begin
+with. A table without them is byte for byte what it was before there were any."""
+
+
+def schema_of(name: str, data: pa.Table) -> pa.Schema:
+    """The schema of a table, with what it has of `MORE` in the order of names."""
+    schema, more = TABLES[name], MORE.get(name, {})
+    for column in sorted(set(data.column_names) - set(schema.names)):
+        field = more.get(column) or more.get(column.partition("/")[0] + "/")
+        if field is not None:
+            schema = schema.append(field.with_name(column))
+    return schema
+
+
 def table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
     """Rows as an Arrow table of the named schema. A missing or extra key is an error."""
     schema = TABLES[name]
@@ -181,7 +200,7 @@ def check(name: str, data: pa.Table, where: str | Path) -> pa.Table:
 
     Raises ValueError with one line that names the file, the column and the mend.
     """
-    schema = TABLES[name]
+    schema = schema_of(name, data)
     missing = [column for column in schema.names if column not in data.column_names]
     if missing:
         raise ValueError(
@@ -304,7 +323,7 @@ def part_fingerprint(path: Path) -> str | None:
 
 def content_digest(name: str, data: pa.Table) -> str:
     """sha256 of a table's rows without volatile columns, independent of files and chunking."""
-    schema = TABLES[name]
+    schema = schema_of(name, data)
     columns = [f.name for f in schema if not (f.metadata or {}).get(b"volatile")]
     data = data.select(columns).combine_chunks().replace_schema_metadata(None)
     digest = hashlib.sha256(f"{name}/{SCHEMA_VERSION}/{data.num_rows}".encode())

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from icpo_core.run.run import Run
+from icpo_core.store.tables import REWARD
 
 Key = tuple[str, int, str]
 """prompt_id, sample_index and origin, which name a rollout within its iteration."""
@@ -28,6 +29,8 @@ class Spoken:
     detail: str | None
     """How the verdict was reached."""
     reward: float | None
+    rewards: dict[str, float | None]
+    """What the reward is made of, if it is made of parts; None: this one abstained."""
     bonus: float | None
     advantage: float | None
     """None where it is no part of the batch."""
@@ -83,6 +86,7 @@ def read(run: Run, iteration: int) -> list[Group]:
             extracted=verdict.get("extracted"),
             detail=verdict.get("detail"),
             reward=verdict.get("reward"),
+            rewards=parts(verdict),
             bonus=kept.get("bonus"),
             advantage=kept.get("advantage"),
             reason=rejects.get(key, {}).get("reason"),
@@ -100,6 +104,15 @@ def read(run: Run, iteration: int) -> list[Group]:
         )
         for number, row in enumerate(prompts.to_pylist(), 1)
     ]
+
+
+def parts(verdict: dict[str, Any]) -> dict[str, float | None]:
+    """What the reward of a row of `verdicts` is made of, by name."""
+    return {
+        name.removeprefix(REWARD): value
+        for name, value in verdict.items()
+        if name.startswith(REWARD)
+    }
 
 
 def find(groups: list[Group], wanted: str) -> Group:

@@ -16,9 +16,11 @@ from transformers import AutoModelForCausalLM
 from icpo_core.common import plugins
 from icpo_core.config import EngineSection, check_plugins, load, plugin_sources, slice_of
 from icpo_core.engine.kinds.base import Request
+from icpo_core.grading.grade import Question
 from icpo_core.method.loss import Totals, icpo_loss
 from icpo_core.method.policy_losses import LossInputs
 from icpo_core.method.selection import select
+from icpo_core.method.verdicts import judging
 from icpo_core.store import tables
 from icpo_core.workers.jobs import EngineSettings
 
@@ -29,7 +31,7 @@ EXAMPLES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL)
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
     """A folder with the page's files, and a TOML file that begins like the demo's."""
-    assert EXAMPLES.keys() == {"my_advantage.py", "my_loss.py", "my_engine.py"}
+    assert EXAMPLES.keys() == {"my_advantage.py", "my_loss.py", "my_engine.py", "my_reward.py"}
     for name, source in EXAMPLES.items():
         (tmp_path / name).write_text(source)
     return tmp_path
@@ -99,6 +101,7 @@ def test_a_mistake_is_the_line_of_the_page(mine: Path) -> None:
         ("my_advantage", "select", 'advantage = "./my_advantage.py:clipped"'),
         ("my_loss", "loss", 'policy = "./my_loss.py:soft_clip"'),
         ("my_engine", "rollout.engine", 'kind = "./my_engine.py:plain"'),
+        ("my_reward", "verify", 'verifier = "./my_reward.py:parity"'),
     ):
         check_plugins(configured(mine, section, line))
         (mine / f"{name}.py").write_text("def f(:\n")
@@ -133,6 +136,16 @@ def test_a_policy_loss(mine: Path) -> None:
     assert plugin_sources(config, "update") != sources
     twice = icpo_loss(inputs, settings, Totals(2.0, 1.0))
     torch.testing.assert_close(twice.loss, 2 * outputs.loss)
+
+
+def test_a_reward(mine: Path) -> None:
+    config = configured(mine, "verify", 'verifier = "./my_reward.py:parity"')
+    sources = plugin_sources(config, "verify")
+    assert sources.keys() == {"verify.verifier"}
+    texts = [r"\boxed{4}", r"\boxed{-3}", "4"]
+    with judging(config.verify, sources) as judges:
+        found = judges.judge([Question("2", text) for text in texts])
+    assert [str(one.status) for one in found] == ["correct", "wrong", "wrong"]
 
 
 def test_an_engine(mine: Path) -> None:

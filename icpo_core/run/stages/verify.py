@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from icpo_core.common.files import canonical_digest
-from icpo_core.config import Config, slice_of
+from icpo_core.config import Config, plugin_sources, slice_of
 from icpo_core.method import verdicts
 from icpo_core.run.session import Session
-from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of
+from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of, reporter
 from icpo_core.run.timeline import FLOW, WAITS, Recorder
 from icpo_core.store import tables
 from icpo_core.store.manifest import FileRecord
@@ -38,9 +38,10 @@ def make(session: Session, work: Work) -> Made:
     found = store.manifest("rollout", work.iteration)
     assert found is not None
     kept, noted, folder = set(store.parts(work)), Recorder(), folder_of(session, work)
-    source, taken = _judged_from(tools.config, found.fingerprint), 0
+    sources = {key: value for key, value in work.inputs.items() if value and _is_source(key)}
+    source, taken = _judged_from(tools.config, found.fingerprint, sources), 0
     parts, known = [], {}
-    for record in found.files:
+    for index, record in enumerate(found.files):
         path = folder / record.name
         done = session.ahead.take("verify", work.iteration, record.name, source)
         if path in kept:
@@ -53,13 +54,15 @@ def make(session: Session, work: Work) -> Made:
         else:
             with noted.span("judges", record.name):
                 part = store.file("rollout", work.iteration, record.name)
-                judges = tools.judges("verify")
-                table = verdicts.verdicts(prompts, tables.read("rollout", part), judges)
+                judges = tools.judges("verify", sources)
+                say = reporter(session, work, index, len(found.files))
+                rollouts = tables.read("rollout", part)
+                table = verdicts.verdicts(prompts, rollouts, judges, say)
         limit = tools.config.verify.max_failure_rate
         verdicts.require_few_failures(table, limit, str(folder))
         known[path.name] = tables.write("verdicts", table, path, work.fingerprint)
         parts.append(table)
-    whole = pa.concat_tables(parts)
+    whole = pa.concat_tables(parts, promote_options="default")
     counts = pc.value_counts(whole["status"]).to_pylist()
     facts: dict[str, Any] = {f"status/{entry['values']}": entry["counts"] for entry in counts}
     facts |= {"rows": whole.num_rows, "failure_rate": verdicts.failure_rate(whole)}
@@ -69,8 +72,9 @@ def make(session: Session, work: Work) -> Made:
 def ahead(session: Session, rollouts: Work, prompts: Path) -> Callable[[Path], None]:
     """What has a part of the rollouts judged in the background, for `verify` to take."""
     tools = session.tools(rollouts.iteration)
-    judges = tools.judges("verify")
-    source = _judged_from(tools.config, rollouts.fingerprint)
+    sources = plugin_sources(tools.config, "verify")
+    judges = tools.judges("verify", sources)
+    source = _judged_from(tools.config, rollouts.fingerprint, sources)
 
     def judge(part: Path) -> None:
         do = partial(verdicts.judge_part, prompts, part, judges)
@@ -79,10 +83,14 @@ def ahead(session: Session, rollouts: Work, prompts: Path) -> Callable[[Path], N
     return judge
 
 
-def _judged_from(config: Config, rollouts: str) -> str:
+def _is_source(key: str) -> bool:
+    return key.startswith("verify.")
+
+
+def _judged_from(config: Config, rollouts: str, sources: Mapping[str, str]) -> str:
     """What the verdicts on a part come from beside its rows. `rollouts`: their fingerprint, which
-    the prompts with the gold answers are in."""
-    return canonical_digest([rollouts, settings(config)])
+    the prompts with the gold answers are in; `sources`: of one's own verifiers."""
+    return canonical_digest([rollouts, settings(config), dict(sources)])
 
 
 def _as_good(judged: tuple[str, pa.Table], record: FileRecord) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 
 from icpo_core.run.run import Run
 from icpo_core.store.store import Store
-from icpo_core.views.rollouts import Key
+from icpo_core.store.tables import REWARD
+from icpo_core.views.rollouts import Key, parts
 
 ITERATIONS = 12
 """Iterations looked into, evenly spaced, the first and the last among them."""
@@ -29,6 +30,8 @@ class Row:
     status: str
     extracted: str | None
     reward: float
+    rewards: dict[str, float | None]
+    """What the reward is made of, if it is made of parts."""
     detail: str
     advantage: float | None
     """None: it is not in the batch."""
@@ -108,7 +111,9 @@ def _rows(store: Store, iteration: int, wanted: set[str]) -> dict[str, list[Row]
 
     def by_key(stage: str, table: str, pattern: str, *columns: str) -> dict[Key, dict[str, Any]]:
         names = ["prompt_id", "sample_index", "origin", *columns]
-        found = store.table(stage, iteration, table, pattern).select(names).to_pylist()
+        whole = store.table(stage, iteration, table, pattern)
+        names += [name for name in whole.column_names if name.startswith(REWARD)]
+        found = whole.select(names).to_pylist()
         return {(row["prompt_id"], row["sample_index"], row["origin"]): row for row in found}
 
     rollouts = by_key("rollout", "rollout", "part-*", "response", "response_ids", "finish_reason")
@@ -132,6 +137,7 @@ def _rows(store: Store, iteration: int, wanted: set[str]) -> dict[str, list[Row]
                 status=verdict["status"],
                 extracted=verdict["extracted"],
                 reward=verdict["reward"],
+                rewards=parts(verdict),
                 detail=verdict["detail"],
                 advantage=round(batch[key]["advantage"], 4) if key in batch else None,
                 reason=rejects[key]["reason"] if key in rejects else None,

@@ -70,6 +70,8 @@ READERS: dict[str, frozenset[str]] = {
     "rollout.engine.cpu_threads": NOBODY,
     "verify.workers": NOBODY,
     "verify.max_failure_rate": NOBODY,
+    "verify.trusted": NOBODY,
+    "verify.retries": NOBODY,
     "update.hostfile": NOBODY,
     "update.max_logprob_gap": NOBODY,
     "update.python": NOBODY,
@@ -125,7 +127,7 @@ def others(kind: Any, value: Any) -> Iterator[Any]:
         yield from (f"{value}x", "none", "rloo", "cispo", "choice", "server")
     elif isinstance(value, list):
         yield from ([one / 2 for one in value if isinstance(one, float)], [])
-        yield from (["tensorboard"], ["http://127.0.0.1:1"])
+        yield from (["tensorboard"], ["http://127.0.0.1:1"], [{"name": "answer"}])
     elif isinstance(value, dict):
         yield {"zero_optimization": {"stage": 1}}
     elif value is None:

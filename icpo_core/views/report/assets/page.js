@@ -203,10 +203,18 @@
 
   /* --- training and time ------------------------------------------------------------------- */
 
+  function rewardParts() {
+    const names = new Set(data.runs.flatMap((run) => Object.keys(run.figures)));
+    const origins = ["on_policy", "expert", "trace"];
+    return [...names].filter((name) => name.startsWith("reward/") && !origins.includes(name.slice(7)))
+      .sort().map((name) => [name, name.slice(7)]);
+  }
+
   function training() {
     const smooth = { smooth: true };
     const all = [
       ["Reward by origin", "mean reward of the rollouts", [["reward/on_policy", "bare prompt"], ["reward/expert", "expert"], ["reward/trace", "trace"]], smooth],
+      ["Parts of the reward", "mean under the bare prompt", rewardParts(), smooth],
       ["Acceptance of expert rollouts", "share with reward ≥ δ (ERRS)", [["errs/acceptance", ""]], smooth],
       ["Entropy", "of the policy, nats a token", [["entropy", ""]], smooth],
       ["KL divergence", "nats a token", [["kl", "to the reference"], ["policy/approx_kl", "to the policy that sampled"]], smooth],
@@ -366,10 +374,12 @@
   function rollout(row) {
     const fate = row.reason ? `left out: ${row.reason}` : `advantage ${short(row.advantage)}`;
     const why = row.detail ? `${row.status} (${row.detail})` : row.status;
+    const parts = Object.entries(row.rewards).map(([name, value]) => `${name} ${value == null ? "abstains" : short(value)}`);
+    const worth = `reward ${short(row.reward)}${parts.length ? `: ${parts.join(", ")}` : ""}`;
     return make("article", { class: `rollout ${row.status}` },
       make("div", { class: "head" },
         make("span", { class: "verdict" }, why), make("span", {}, row.extracted == null ? "no answer" : `answer ${row.extracted}`),
-        make("span", {}, `reward ${short(row.reward)}`), make("span", {}, fate),
+        make("span", {}, worth), make("span", {}, fate),
         make("span", {}, `${row.tokens} tokens, ${row.finish}`)),
       make("pre", {}, row.response));
   }

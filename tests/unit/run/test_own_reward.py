@@ -1,0 +1,127 @@
+"""A reward from a folder outside the project: a run learns from it, and shows it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import stubs
+
+from icpo.flows import cli
+from icpo.tasks import pages
+from icpo_core.run import metrics, plan
+from icpo_core.run.run import Run
+from icpo_core.run.session import Observer
+from icpo_core.store.work import Standing
+from icpo_core.views.report.gather import gather
+
+PARITY = r"""
+import re
+import time
+
+
+def parity(response, answer, row):
+    if row["prompt_id"] == HANGS:
+        time.sleep(60)
+    found = re.search(r"\\boxed\{(-?\d+)\}", response)
+    if found is None:
+        return None
+    same = (int(found[1]) - int(answer)) % 2 == 0
+    return {"number": 0.25, "parity": 0.75 * same}
+"""
+
+
+SMALL = ("run.iterations=2", "rollout.shards=1", "evaluate.every=0", "checkpoint.state_every=2")
+
+
+class Watched(Observer):
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int, int, int]] = []
+
+    def progress(self, stage: str, iteration: int, done: int, all_: int) -> None:
+        self.seen.append((stage, iteration, done, all_))
+
+
+def stale(run: Run) -> dict[tuple[str, int], str]:
+    found = {(one.stage, one.iteration): one.status for one in plan.plan(run)}
+    return {key: s.reason for key, s in found.items() if s.standing is Standing.STALE}
+
+
+def trained(run: Run, observer: Observer | None = None) -> list[str]:
+    """The run, trained on; places of what was made."""
+    with stubs.stubbed(run, observer=observer) as session:
+        return stubs.made(stubs.train(session, rerun=True))
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    with pytest.raises(SystemExit):
+        cli.main([str(word) for word in words])
+    return capsys.readouterr().out
+
+
+def test_a_reward_of_a_dozen_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "elsewhere" / "mine.py"
+    mine.parent.mkdir()
+    mine.write_text(PARITY.replace("HANGS", "None"))
+    spec = f"verify.verifier={mine}:parity"
+    config = stubs.configuration(
+        tmp_path, "run", *SMALL, spec, "verify.seconds=1", "verify.max_failure_rate=0.5"
+    )
+    watched = Watched()
+    run = Run.of(config)
+    trained(run, watched)
+
+    # Its rewards are what the policy learns from, and every view has them.
+    run = Run.read(run.paths.root)
+    rows = run.store.table("verify", 1, "verdicts").to_pylist()
+    assert {row["reward"] for row in rows} == {0.25, 1.0}
+    assert {row["status"] for row in rows} == {"wrong", "correct"}
+    for row in rows:
+        assert row["reward"] == row["reward/number"] + row["reward/parity"]
+    batch = run.store.table("select", 1, "batch", "batch.parquet").to_pylist()
+    assert {row["reward"] for row in batch} == {0.25, 1.0}
+    verified = [one for one in watched.seen if one[:2] == ("verify", 1)]
+    assert verified[-1][2] == verified[-1][3] > 0
+    figures = metrics.read(run.paths)[-1]
+    assert figures["reward/number"] == 0.25
+    assert figures["reward/number"] + figures["reward/parity"] == pytest.approx(
+        figures["reward/on_policy"]
+    )
+    shown = said(capsys, "show", run.paths.root, "--iteration", "1", "--prompt", "1")
+    assert "correct (parity)" in " ".join(shown.split())
+    assert "number 0.25 parity 0.75" in " ".join(shown.split())
+    group = json.loads(said(capsys, "show", run.paths.root, "--iteration", "1", "--json"))
+    group = group["prompts"][0]
+    assert group["rollouts"][0]["rewards"].keys() == {"number", "parity"}
+    page = pages.rollouts(run.paths, 1)
+    assert "reward 1 (number 0.25, parity 0.75)" in page
+    report = gather([run.paths.root], tmp_path)["runs"][0]
+    assert "reward/parity" in report["figures"]
+    excerpt = report["rollouts"][0]["groups"][0]["rows"][0]
+    assert excerpt["rewards"].keys() == {"number", "parity"}
+
+    # An edit judges again, and reruns what follows; nothing before. One that hangs costs its rows.
+    assert stale(run) == {}
+    hangs = rows[6]["prompt_id"]
+    mine.write_text(PARITY.replace("HANGS", repr(hangs)))
+    again = Run.read(run.paths.root)
+    assert "verify.verifier" in stale(again)["verify", 1]
+    assert {stage for stage, _ in stale(again)} == {"verify"}
+    made = trained(again)
+    assert not {"it-0001/prompts", "it-0001/rollout"} & set(made)
+    assert {"it-0001/verify", "it-0001/select", "it-0001/update"} <= set(made)
+    judged = Run.read(run.paths.root).store.table("verify", 1, "verdicts").to_pylist()
+    for before, after in zip(rows, judged, strict=True):
+        if after["prompt_id"] == hangs:
+            assert (after["status"], after["detail"]) == ("timeout", "over 1 s")
+        else:
+            assert {**before, "seconds": 0} == {**after, "seconds": 0}
+
+
+def test_a_reward_that_fails_everywhere_stops_the_run(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("def broken(response, answer, row):\n    return row['colour']\n")
+    run = Run.of(stubs.configuration(tmp_path, "run", *SMALL, f"verify.verifier={mine}:broken"))
+    with pytest.raises(ValueError, match=r"16 of 16 .*line 2: KeyError: 'colour'"):
+        trained(run)
