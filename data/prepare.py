@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from icpo.data.preparation import Order, Prepared, again, prepare
 from icpo.data.recipes import FIELDS, RECIPES
+from icpo_core.common.console import Console
+from icpo_core.common.text import line
 from icpo_core.config import PromptsSection, load
 
 _DESCRIPTION: dict[str, Any] = {
@@ -101,10 +101,10 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             made = prepare(_order(arguments), arguments.out, arguments.workers)
     except ValueError as error:
-        print(f"icpo data prepare: {error}", file=sys.stderr)
+        print(f"icpo data prepare: {line(error)}", file=sys.stderr)
         return 2
     if arguments.json:
-        print(json.dumps(made.manifest, indent=2, ensure_ascii=False))
+        print(json.dumps(made.manifest, indent=2))
     else:
         show(made, Console())
     return 0
@@ -114,7 +114,7 @@ def show(made: Prepared, console: Console) -> None:
     """Print what was removed, why, and where the rest is."""
     rows, order = made.manifest["rows"], made.manifest["order"]
     removed = pq.read_table(made.removed).to_pylist()
-    table = Table(title=Text(f"{order['source'] or order['recipe']} → {made.problems}"))
+    table = Table(title=f"{order['source'] or order['recipe']} → {made.problems}")
     table.add_column("")
     table.add_column("rows", justify="right")
     table.add_column("share", justify="right")
@@ -123,9 +123,8 @@ def show(made: Prepared, console: Console) -> None:
     for reason, count in rows["removed"].items():
         first = next(entry for entry in removed if entry["reason"] == reason)
         example = f"{first['id']}: {first['detail']}" if first["detail"] else first["id"]
-        # Text: what stands in brackets in a problem is no markup.
         share = f"{count / rows['read']:.2%}"
-        table.add_row(reason, f"{count:,}", share, Text(example[:100]))
+        table.add_row(reason, f"{count:,}", share, line(example, 100))
     table.add_section()
     table.add_row("kept", f"{rows['kept']:,}", f"{rows['kept'] / rows['read']:.2%}", "")
     console.print(table)

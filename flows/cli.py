@@ -26,7 +26,9 @@ from icpo.flows.commands import (
 )
 from icpo.flows.commands import eval as evaluate
 from icpo.flows.prefect_compat.terminal import ServerError, one_line
+from icpo_core.common.console import print_traceback
 from icpo_core.common.files import what_the_disk_says
+from icpo_core.common.text import line
 from icpo_core.workers.environment import past_proxies
 from icpo_core.workers.process import WorkerError
 
@@ -46,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
+    sys.excepthook = print_traceback
     arguments = parser().parse_args(argv)
     # Before anybody makes a client. What is started from here, as `icpo up` does, inherits it.
     os.environ |= past_proxies(os.environ)
@@ -70,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _fail(arguments: argparse.Namespace, error: object, status: int) -> int:
-    print(f"icpo {arguments.command}: {error}", file=sys.stderr)
+    print(f"icpo {arguments.command}: {line(error)}", file=sys.stderr)
     return status
 
 

@@ -14,6 +14,7 @@ from icpo.flows.parameters import Override, RunFolder
 from icpo.flows.services import slots
 from icpo.flows.services.alarms import FELL, raise_alarm
 from icpo.flows.ui.table import Table, fill, open_targets, protocol_of
+from icpo_core.common.text import line
 from icpo_core.evaluation.comparison import compare
 from icpo_core.evaluation.evaluator import Evaluation
 from icpo_core.evaluation.target import Target
@@ -85,7 +86,7 @@ async def nightly(
                 continue
             table = await _filled(targets, benchmarks, protocol, overrides, directory)
         except ValueError as error:  # another run may be sound
-            get_run_logger().error(str(error))
+            get_run_logger().error(line(error))
             mistakes.append(str(error))
             continue
         made += _judged(record.parent.name, targets, table)

@@ -11,6 +11,7 @@ from icpo.flows.services.alarms import Alarms
 from icpo.flows.ui.progress import Watcher
 from icpo.tasks import stages
 from icpo.tasks.artifacts import Publisher
+from icpo_core.common.text import plain
 from icpo_core.run import metrics
 from icpo_core.run.run import Run
 from icpo_core.run.session import Observer, current
@@ -45,8 +46,8 @@ class FlowObserver(Observer):
         self.publisher.report(stage, iteration, done, all_)
 
     def mirror(self, line: str) -> None:
-        self._logger.warning(line)
-        print(line, file=sys.stderr)  # the terminal is not shown Prefect's log
+        self._logger.warning(plain(line))
+        print(plain(line), file=sys.stderr)  # the terminal is not shown Prefect's log
 
     def recorded(self, iteration: int, figures: dict[str, float]) -> None:
         self.watcher.recorded(iteration, figures)

@@ -34,6 +34,7 @@ from prefect.context import TaskRunContext
 from prefect.logging import get_run_logger
 
 from icpo.tasks import pages
+from icpo_core.common.text import code, line
 from icpo_core.run import metrics
 from icpo_core.run.run import Run
 from icpo_core.store.store import Store
@@ -107,13 +108,13 @@ class Publisher:
                 try:
                     job()
                 except httpx.HTTPError as error:
-                    self._logger.warning("an artifact was not stored (%s)", error)
+                    self._logger.warning("an artifact was not stored (%s)", line(error))
                 except (OSError, ValueError) as error:
-                    self._logger.warning("an artifact was not made (%s)", error)
+                    self._logger.warning("an artifact was not made (%s)", line(error))
 
     def _publish(self, number: int, flow_run: UUID) -> None:
         paths, name = self.run.paths, self.run.config.run.name
-        what = f"Iteration {number} of {name}"
+        what = f"Iteration {number} of {code(name)}"
         rows = [row for row in metrics.read(paths) if row["iteration"] <= number]
         if (paths.stage("select", number) / "batch.parquet").is_file():
             table = pages.by_origin(paths, number, rows[-1] if rows else {})
@@ -124,7 +125,9 @@ class Publisher:
             picture = base64.b64encode(curves.of_runs({name: rows}).encode())
             # Not an image artifact: the UI would spell the picture's address out below it.
             link = f"![the run so far](data:image/svg+xml;base64,{picture.decode()})"
-            self._create("plot", "markdown", f"{name} until iteration {number}", flow_run, link)
+            self._create(
+                "plot", "markdown", f"{code(name)} until iteration {number}", flow_run, link
+            )
         # A store of this thread's own: the run's is the flow's.
         when = pages.timeline_of(Store(paths), number)
         self._create("timeline", "markdown", f"{what}: what ran when", flow_run, when)

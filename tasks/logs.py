@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from icpo_core.common.closing import Closing
+from icpo_core.common.text import plain
 
 POLL_SECONDS = 1.0
 WINDOW_SECONDS = 30.0
@@ -43,7 +44,7 @@ class Tail:
                 self._held += 1
                 continue
             said += self._release()
-            said.append(line[:LONGEST])
+            said.append(line)
             self._passed.append(now)
         if self._held and self._passed and now - self._passed[0] >= WINDOW_SECONDS:
             said += self._release()
@@ -69,7 +70,7 @@ class Tail:
         self._offset += len(whole)
         texts = whole.decode("utf-8", "replace").splitlines()
         drawn = (_COLOURS.sub("", text).rpartition("\r")[2].strip() for text in texts)
-        return [text for text in drawn if text and not _BAR.search(text)]
+        return [plain(text, LONGEST) for text in drawn if text and not _BAR.search(text)]
 
 
 class Forwarder(Closing):

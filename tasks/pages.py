@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from icpo_core.common.text import block, code
 from icpo_core.run import timeline
 from icpo_core.run.stages import STAGES
 from icpo_core.store import manifest
@@ -52,7 +53,7 @@ def by_origin(
         rewards = pa.chunked_array([*kept["reward"].chunks, *gone["reward"].chunks], pa.float32())
         rows.append(
             {
-                "origin": origin,
+                "origin": word(origin),
                 "rollouts": kept.num_rows + gone.num_rows,
                 "in batch": kept.num_rows,
                 "rejected": gone.num_rows,
@@ -80,7 +81,7 @@ def rollouts(paths: RunPaths, iteration: int) -> str:
     for table in (wrong, rejects):
         if table.num_rows:
             row = table.slice(0, 1).to_pylist()[0]
-            chosen.append((f"Rejected: {row['reason'].replace('_', ' ')}", row))
+            chosen.append((f"Rejected: {word(row['reason']).replace('_', ' ')}", row))
             break
     keys = {_key(row) for _, row in chosen}
     said = _found(_parts(paths, "rollout", iteration), keys, ["response", "finish_reason"])
@@ -95,14 +96,14 @@ def rollouts(paths: RunPaths, iteration: int) -> str:
         advantage = f", advantage {row['advantage']:+.3f}" if "advantage" in row else ""
         sections += [
             f"## {title}",
-            f"`{row['origin']}` rollout {row['sample_index']} of problem `{row['prompt_id']}`: "
-            f"**{verdict.get('status', 'unjudged')}**, "
+            f"{code(row['origin'])} rollout {row['sample_index']} of problem "
+            f"{code(row['prompt_id'])}: **{word(verdict.get('status', 'unjudged'))}**, "
             f"reward {row['reward']:g}{_made_of(verdict)}{advantage}",
             f"Answer {_code(verdict.get('extracted'))}, right is {_code(verdict.get('gold'))}",
             "Problem",
-            _block(asked.get(row["prompt_id"], "")),
+            block(asked.get(row["prompt_id"], ""), LONGEST),
             "Response",
-            _block(said.get(key, {}).get("response", "")),
+            block(said.get(key, {}).get("response", ""), LONGEST),
         ]
     return "\n\n".join(sections)
 
@@ -126,8 +127,8 @@ def timeline_of(store: Store, iteration: int) -> str:
         bar = ("\u00b7" * first + "\u2588" * count)[:BAR].ljust(BAR, "\u00b7")
         idle = f"{gaps[one.name]:.2f}" if one.lane == timeline.FLOW and one.name in gaps else ""
         lines.append(
-            f"| {one.lane} | {one.name} | {one.started - begin:.2f} | {one.seconds:.2f} | {idle} "
-            f"| `{bar}` |"
+            f"| {code(one.lane, True)} | {code(one.name, True)} | {one.started - begin:.2f} "
+            f"| {one.seconds:.2f} | {idle} | `{bar}` |"
         )
     return "\n".join(lines)
 
@@ -142,11 +143,12 @@ def files(paths: RunPaths, iteration: int) -> str:
         folder = paths.stage(stage, iteration).resolve()
         for record in found.files:
             rows = "" if record.rows is None else f"{record.rows:,}"
+            link = f"[{code(record.name, True)}]({(folder / record.name).as_uri()})"
             lines.append(
-                f"| {stage} | [{record.name}]({(folder / record.name).as_uri()}) | {rows} "
-                f"| {record.bytes:,} | `{record.sha256[:12]}` |"
+                f"| {stage} | {link} | {rows} | {record.bytes:,} "
+                f"| {code(record.sha256[:12], True)} |"
             )
-    return "\n".join([f"Below `{paths.iteration(iteration).resolve()}`", "", *lines])
+    return "\n".join([f"Below {code(paths.iteration(iteration).resolve())}", "", *lines])
 
 
 def _read(path: Path, columns: list[str]) -> pa.Table:
@@ -163,7 +165,7 @@ def _key(row: dict[str, Any]) -> Key:
 
 def _made_of(verdict: dict[str, Any]) -> str:
     parts = parts_of(verdict)
-    said = (f"{n} {'abstains' if v is None else f'{v:g}'}" for n, v in parts.items())
+    said = (f"{word(n)} {'abstains' if v is None else f'{v:g}'}" for n, v in parts.items())
     return f" ({', '.join(said)})" if parts else ""
 
 
@@ -200,12 +202,10 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else round(value, 4)
 
 
+def word(text: str) -> str:
+    """A status or a reason, as a word; anything else, from a run of others, as code."""
+    return text if re.fullmatch("[a-z_]{1,40}", text) else code(text)
+
+
 def _code(text: str | None) -> str:
-    return "none" if text is None else f"`{text.replace('`', chr(39))[:200] or ' '}`"
-
-
-def _block(text: str) -> str:
-    """A fenced block that its content cannot end."""
-    cut = text if len(text) <= LONGEST else f"{text[:LONGEST]}\n... ({len(text)} characters)"
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", cut)), default=0))
-    return f"{fence}text\n{cut}\n{fence}"
+    return "none" if text is None else code(text)

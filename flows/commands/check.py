@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+from rich.text import Text
 
+from icpo_core.common.console import Console
 from icpo_core.store.paths import RunPaths
 
 
@@ -50,7 +51,7 @@ def call(arguments: argparse.Namespace) -> int:
     console = Console()
     for one in damages:
         console.print(
-            f"[red]{one.file}[/]: {one.what}; {one.mend}", highlight=False, soft_wrap=True
+            Text.assemble((str(one.file), "red"), f": {one.what}; {one.mend}"), soft_wrap=True
         )
     if damages:
         console.print(f"To mend: icpo train {arguments.run}", highlight=False, soft_wrap=True)

@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from icpo_core.common.console import Console
+from icpo_core.common.text import line
 
 if TYPE_CHECKING:
     from icpo_core.views.diff import Differences, Rows
@@ -49,7 +51,7 @@ def call(arguments: argparse.Namespace) -> int:
         console.print("Every stage that both have made the same.")
     else:
         same = f"The same until {found.same_until}; " if found.same_until else ""
-        console.print(f"{same}[bold]{found.differ_at}[/] differs first.", highlight=False)
+        console.print(Text.assemble(same, (found.differ_at, "bold"), " differs first."))
     if found.rows is not None:
         _print_rows(console, found.rows, arguments)
     if found.figures:
@@ -64,7 +66,7 @@ def _print_config(console: Console, found: Differences, arguments: argparse.Name
     table = Table("key", str(arguments.a), str(arguments.b), title="configuration")
     table.title_justify = "left"
     for key, (a, b) in found.config.items():
-        table.add_row(key, escape(json.dumps(a)), escape(json.dumps(b)))
+        table.add_row(key, json.dumps(a), json.dumps(b))
     console.print(table)
 
 
@@ -84,8 +86,8 @@ def _print_rows(console: Console, rows: Rows, arguments: argparse.Namespace) -> 
             change.prompt_id[:12],
             f"{change.sample_index} {change.origin.replace('_', '-')}",
             "\n".join(change.a),
-            "\n".join(escape(_cell(value)) for value in change.a.values()),
-            "\n".join(escape(_cell(value)) for value in change.b.values()),
+            "\n".join(_cell(value) for value in change.a.values()),
+            "\n".join(_cell(value) for value in change.b.values()),
         )
     console.print(table)
     if len(shown) < len(rows.changes):
@@ -108,5 +110,5 @@ def _print_figures(console: Console, found: Differences, arguments: argparse.Nam
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = "—" if value is None else " ".join(str(value).split())
+    text = "—" if value is None else line(value)
     return text if len(text) <= 40 else text[:39] + "…"

@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from icpo_core.common.console import Console
 
 if TYPE_CHECKING:
     from icpo_core.capacity.doctor import Finding
     from icpo_core.capacity.forecast import Forecast
     from icpo_core.config import Config
 
-SIGNS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fail": "[red]fail[/]"}
+STYLES = {"ok": "green", "note": "yellow", "fail": "red"}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -122,7 +124,8 @@ def show(
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in findings:
-        table.add_row(SIGNS[finding.level], finding.what, finding.said)
+        sign = Text(finding.level, STYLES[finding.level])
+        table.add_row(sign, finding.what, finding.said)
     console.print(table)
     if found is None or config is None:
         return

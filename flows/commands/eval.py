@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from icpo_core.common.console import Console
 
 
 def add_parser(subparsers: Any) -> None:

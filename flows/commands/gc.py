@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
+
+from icpo_core.common.console import Console
 
 if TYPE_CHECKING:
     from icpo_core.run.retention import Holding
@@ -106,16 +108,16 @@ def _print(
 ) -> None:
     table = Table("iteration", "weights", "state", title=str(run.paths.root), title_justify="left")
     table.add_column("goes" if arguments.dry_run else "gone", justify="right")
-    gone_before = 0
+    gone_before, goes = 0, Text("goes", "red")
     for one in holdings:
         going = bool(space[one.iteration])
         if not one.weights and not one.state and not going:
             gone_before += 1
             continue
-        state = ", ".join(one.state) or ("[red]goes[/]" if one.has_state else "[dim]none[/]")
+        state = ", ".join(one.state) or (goes if one.has_state else Text("none", "dim"))
         table.add_row(
             str(one.iteration),
-            ", ".join(one.weights) or ("[red]goes[/]" if going else "[dim]gone before[/]"),
+            ", ".join(one.weights) or (goes if going else Text("gone before", "dim")),
             state,
             decimal(space[one.iteration]) if going else "",
         )

@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.text import Text
 from rich.tree import Tree
+
+from icpo_core.common.console import Console
 
 if TYPE_CHECKING:
     from icpo_core.views.lineage import Node
@@ -63,22 +65,22 @@ def _grow(tree: Tree, node: Node, root: Path) -> None:
         return
     if node.inputs:
         read = "  ".join(f"{name} {str(digest)[:8]}" for name, digest in node.inputs.items())
-        tree.add(f"[dim]{read}[/]")
+        tree.add(Text(read, "dim"))
     for place in node.lost:
-        tree.add(f"[red]{place} as it was then: replaced since[/]")
+        tree.add(Text(f"{place} as it was then: replaced since", "red"))
     for parent in node.parents:
         _grow(tree.add(_label(parent, root)), parent, root)
 
 
-def _label(node: Node, root: Path) -> str:
+def _label(node: Node, root: Path) -> Text:
     found = node.manifest
-    name = f"[bold]{node.place}[/] [dim]{found.fingerprint[:12]}[/]"
+    name = Text.assemble((node.place, "bold"), " ", (found.fingerprint[:12], "dim"))
     if node.cut:
-        return f"{name} [dim]…[/]"
+        return name.append(" …", "dim")
     policy = f"  policy {found.policy_version[:12]}" if found.policy_version else ""
     rows = f"  {found.rows} rows" if found.rows else ""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.started))
     commit = found.git.get("commit", "")[:8] + ("+" if found.git.get("dirty") else "")
     code = f", code {commit}" if commit else ""
     where = f", in {node.run}" if node.run != str(root) else ""
-    return f"{name}{policy}{rows}  [dim]{when}, {found.seconds:.1f} s{code}{where}[/]"
+    return name.append(policy + rows).append(f"  {when}, {found.seconds:.1f} s{code}{where}", "dim")

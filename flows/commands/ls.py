@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
+from icpo_core.common.console import Console
 from icpo_core.store.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -57,14 +58,17 @@ def call(arguments: argparse.Namespace) -> int:
         table.add_column("on disk", justify="right")
         for number, stages in found.items():
             cells = [
-                f"{stages[stage].rows or ''} [dim]{stages[stage].seconds:.1f}s[/]"
+                Text.assemble(
+                    f"{stages[stage].rows or ''} ", (f"{stages[stage].seconds:.1f}s", "dim")
+                )
                 if stage in stages
                 else ""
                 for stage in STAGES
             ]
-            pruned = " [dim]pruned[/]" if any(line.pruned for line in stages.values()) else ""
-            size = decimal(sum(line.bytes for line in stages.values()))
-            table.add_row(str(number), *cells, size + pruned)
+            size = Text(decimal(sum(line.bytes for line in stages.values())))
+            if any(line.pruned for line in stages.values()):
+                size.append(" pruned", "dim")
+            table.add_row(str(number), *cells, size)
         console.print(table)
         return 0
     summaries = [listing.summary(root) for root in listing.found_in(arguments.path)]
@@ -80,15 +84,17 @@ def call(arguments: argparse.Namespace) -> int:
 def _table(summaries: list[Summary]) -> Table:
     table = Table("run", "iterations", "state", "accuracy", "on disk", "begun")
     for one in sorted(summaries, key=lambda one: one.created):
-        colour = COLOURS.get(one.state, "default")
-        name = f"[bold]{one.name}[/]"
+        name, state = Text(one.name, "bold"), Text(one.state, COLOURS.get(one.state, ""))
         if one.branch:
             changes = " ".join(one.branch["changes"])
-            name += f"\n[dim]from {one.branch['run']} at {one.branch['at']} {changes}[/]"
+            origin = f"\nfrom {one.branch['run']} at {one.branch['at']} {changes}"
+            name.append(origin, "not bold dim")
+        if one.detail:
+            state.append(f"\n{one.detail}", "default dim")
         table.add_row(
             name,
             f"{one.done}/{one.iterations}",
-            f"[{colour}]{one.state}[/]" + (f"\n[dim]{one.detail}[/]" if one.detail else ""),
+            state,
             "\n".join(f"{bench} {value:.1%}" for bench, value in one.accuracy.items()),
             decimal(one.bytes),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(one.created)) if one.created else "",

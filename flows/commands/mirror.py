@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import Progress
+
+from icpo_core.common.console import Console
 
 if TYPE_CHECKING:
     from icpo_core.mirror.mirror import Mirror

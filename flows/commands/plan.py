@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from icpo_core.common.console import Console
 
 if TYPE_CHECKING:
     from icpo_core.run.plan import Step
@@ -71,8 +72,8 @@ def _print(console: Console, arguments: argparse.Namespace, steps: list[Step]) -
     table = Table("iteration", "stage", "standing", "why", title=title, title_justify="left")
     for step in listed:
         colour = COLOURS.get(step.status.standing, "green")
-        standing = f"[{colour}]{step.status.standing}[/]"
-        table.add_row(str(step.iteration), step.stage, standing, escape(step.status.reason))
+        standing = Text(step.status.standing, colour)
+        table.add_row(str(step.iteration), step.stage, standing, step.status.reason)
     console.print(table)
     if not arguments.all and len(open_steps) > SHOWN:
         console.print(f"and {len(open_steps) - SHOWN} more (--all lists them)")

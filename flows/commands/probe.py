@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from icpo_core.common.console import Console
 
 if TYPE_CHECKING:
     from icpo_core.evaluation.steerability import Probe

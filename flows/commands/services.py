@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from rich.console import Console
+from icpo_core.common.console import Console
 
 
 def add_parser(subparsers: Any) -> None:

@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
-from rich.markup import escape
+from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+from icpo_core.common.console import Console
+from icpo_core.common.text import line
 
 if TYPE_CHECKING:
     from icpo_core.views.rollouts import Group as Prompt
@@ -81,13 +83,13 @@ def _overview(root: Path, number: int, groups: list[Prompt]) -> Table:
         for origin in origins:
             right, all_ = group.right(origin)
             colour = "dim" if not all_ else "green" if right == all_ else "red" if not right else ""
-            cells.append(f"[{colour or 'default'}]{right}/{all_}[/]")
+            cells.append(Text(f"{right}/{all_}", colour))
         worth = sorted({one.advantage for one in group.rollouts if one.advantage is not None})
         reasons = [one.reason for one in group.rollouts if one.reason]
         table.add_row(
             str(group.number),
-            escape(_short(group.problem, 56)),
-            escape(_short(group.answer, 16)),
+            _short(group.problem, 56),
+            _short(group.answer, 16),
             *cells,
             " ".join(f"{value:+.2f}" for value in worth[:4]) + (" …" if len(worth) > 4 else ""),
             ", ".join(f"{reasons.count(one)} {one}" for one in dict.fromkeys(reasons)),
@@ -139,12 +141,12 @@ def _rollout(one: Spoken, full: bool) -> Panel:
     title += "" if one.finish_reason == "stop" else f"  {one.finish_reason}"
     return Panel(
         Group(Text(response), Text(), verdict, worth),
-        title=title,
+        title=Text(line(title)),
         title_align="left",
         border_style=style,
     )
 
 
 def _short(text: str, length: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"
+    words = line(text)
+    return words if len(words) <= length else words[: length - 1] + "…"

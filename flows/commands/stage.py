@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
 from rich.table import Table
 
 from icpo_core.common import toml
+from icpo_core.common.console import Console
 from icpo_core.method.verdicts import changed
 from icpo_core.run.run import Run
 

@@ -8,7 +8,7 @@ import json
 import shlex
 from typing import Any
 
-from rich.console import Console
+from icpo_core.common.console import Console
 
 
 def add_parser(subparsers: Any) -> None:

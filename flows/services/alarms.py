@@ -13,6 +13,7 @@ from statistics import fmean
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
+from icpo_core.common.text import line
 from icpo_core.grading.grade import VerdictStatus
 from icpo_core.run.run import Run
 
@@ -81,6 +82,7 @@ class Alarms:
 
 def raise_alarm(event: str, run: str, iteration: int, words: str, value: float) -> None:
     """A warning in the log of the flow run, and an event of the run of this name."""
+    words = line(words)
     get_run_logger().warning("iteration %d: %s", iteration, words)
     emit_event(
         event,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +15,7 @@ from rich.progress import (
 )
 
 from icpo_core.common.closing import Closing
+from icpo_core.common.console import Console
 
 
 class Counter(Closing):
@@ -24,7 +24,7 @@ class Counter(Closing):
     def __init__(self) -> None:
         console = Console(file=sys.stderr)
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

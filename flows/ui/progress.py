@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Mapping
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from icpo_core.common.closing import Closing
+from icpo_core.common.console import Console
 from icpo_core.run.session import Observer, current
 
 
@@ -30,20 +31,21 @@ class Watcher(Observer, Closing):
         self._started = self._since = time.monotonic()
         group = f"{config.rollout.on_policy}+{config.rollout.expert}"
         self._console.print(
-            f"[bold]{config.run.name}[/] {config.preset or 'icpo'}: iterations {max(1, first)} to "
-            f"{self._last} of {config.prompts.batch_size} prompts x ({group}) rollouts, "
-            f"in {run.paths.root}",
-            highlight=False,
+            Text.assemble(
+                (config.run.name, "bold"),
+                f" {config.preset or 'icpo'}: iterations {max(1, first)} to {self._last} of "
+                f"{config.prompts.batch_size} prompts x ({group}) rollouts, in {run.paths.root}",
+            )
         )
         if not self._console.is_terminal:
             return
         self._bar = Progress(
-            TextColumn("[bold]it"),
+            TextColumn("it", style="bold"),
             MofNCompleteColumn(),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[left]}", markup=False),
             console=self._console,
             refresh_per_second=4,
         )

@@ -6,9 +6,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from icpo_core.common.console import Console
 from icpo_core.run import metrics
 from icpo_core.run.stages import STAGES
 from icpo_core.store.paths import RunPaths

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table as RichTable
 
 from icpo.data.benchmarks import gather
+from icpo_core.common.console import Console
 from icpo_core.evaluation.benchmarks import Benchmark
 from icpo_core.evaluation.comparison import Comparison, compare
 from icpo_core.evaluation.evaluator import Evaluation, Evaluator, Progress

@@ -15,6 +15,7 @@ from pathlib import Path
 from icpo_core.common import files
 from icpo_core.common.closing import Closing
 from icpo_core.common.lock import RunLock
+from icpo_core.common.text import plain
 from icpo_core.config import Config, check_plugins
 from icpo_core.grading.pool import Judges
 from icpo_core.grading.rewards import Judging
@@ -68,7 +69,7 @@ class Observer:
 
     def mirror(self, line: str) -> None:
         """What the mirror has to say."""
-        print(line, file=sys.stderr)
+        print(plain(line), file=sys.stderr)
 
     def recorded(self, iteration: int, figures: dict[str, float]) -> None:
         """An iteration is done, and these are its figures."""

@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import filter as matching
-from html import escape
 from itertools import cycle
 from pathlib import Path
 
 from icpo_core.common.files import atomic_path
+from icpo_core.common.text import html
 from icpo_core.run import metrics
 from icpo_core.store.paths import RunPaths
 
@@ -141,7 +141,7 @@ def _rows(words: Words, width: float) -> list[Words]:
 def _texts(rows: Sequence[Words], x: float, y: float, style: str = "") -> str:
     lines = []
     for at, row in enumerate(rows):
-        spans = [f'<tspan fill="{fill}">{escape(text)}</tspan>' for text, fill in row]
+        spans = [f'<tspan fill="{fill}">{html(text)}</tspan>' for text, fill in row]
         text = '<tspan dx="12"> </tspan>'.join(spans)
         lines.append(f'<text x="{x:.1f}" y="{y + LINE * at:.1f}" {style}>{text}</text>')
     return "".join(lines)

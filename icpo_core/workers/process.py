@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from icpo_core.common.files import what_the_disk_says
+from icpo_core.common.text import plain
 from icpo_core.workers.address import short
 from icpo_core.workers.environment import for_workers
 from icpo_core.workers.jobs import JOBS, Job, Message, Progress, R
@@ -287,12 +288,17 @@ def attempt(what: str, do: Callable[[], Message]) -> dict[str, Any]:
     try:
         return {"result": do().wire()}
     except ValueError as error:
-        traceback.print_exc()
+        _print_error()
         return {"mistake": str(error)}
     except Exception as error:  # noqa: BLE001  the process boundary: the parent raises it again
-        traceback.print_exc()
+        _print_error()
         words = what_the_disk_says(error) or f"{type(error).__name__}: {error}"
         return {"failure": f"{what}: {words}"}
+
+
+def _print_error() -> None:
+    """The error at hand, for the log: it may quote what a model said."""
+    print(plain(traceback.format_exc()), end="", file=sys.stderr)
 
 
 def _line(message: dict[str, Any]) -> bytes:

@@ -12,12 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
+import nasty
 import pytest
 from chromium import Page, needs_chromium
 from fixtures_prefect import Services, wait
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import LogFilter
 from prefect.client.schemas.objects import FlowRun
 
+from icpo.tasks import pages
+from icpo_core.common.text import block, code
 from icpo_core.store.paths import RunPaths
 from icpo_core.store.store import Store
 
@@ -157,6 +161,29 @@ def test_the_artifacts_of_an_iteration(services: Services, page: Page, trained: 
     page.click("a", "browser-plot")
     page.wait("document.querySelector('img') && document.querySelector('img').naturalWidth > 100")
     keep(page, "plot")
+
+
+def test_text_of_others_stays_text(services: Services, page: Page) -> None:
+    said = "\n\n".join(f"{code(one)}\n\n{block(one, 3000)}" for one in nasty.TEXTS)
+    cells = "\n".join(f"| {code(one, True)} | cell |" for one in nasty.TEXTS)
+    markdown = f"{said}\n\n| a | b |\n|---|---|\n{cells}\n\nThe end"
+    table = [{"origin": pages.word(one), "rollouts": 1} for one in nasty.TEXTS]
+    with services.client() as client:
+        artifacts = [
+            client.create_artifact(ArtifactCreate(key=f"nasty-{kind}", type=kind, data=data)).id
+            for kind, data in (("markdown", markdown), ("table", json.dumps(table)))
+        ]
+    before = len(page.requests)
+    for artifact, words in zip(artifacts, ("The end", "window.hurt"), strict=True):
+        page.go(f"{services.page}/artifacts/artifact/{artifact}", words)
+        places = "[...document.querySelectorAll('[src], [href]')].map(o => `${o.src} ${o.href}`)"
+        assert not [one for one in page.value(places) if "evil" in one or "script:" in one]
+        assert page.value("document.querySelectorAll('[onerror], [onload]').length") == 0
+        assert page.value("window.hurt") is None
+    assert not [one for one in page.requests[before:] if "evil" in one]
+    page.go(f"{services.page}/artifacts/artifact/{artifacts[0]}", "The end")
+    blocks = "document.querySelectorAll('.p-markdown-renderer pre, .markdown-renderer pre').length"
+    assert page.value(blocks) == len(nasty.TEXTS)
 
 
 def test_verify_again_through_its_deployment(

@@ -1,8 +1,10 @@
 """Runs as they lie on disk, whose figures are drawn at random."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nasty
 import numpy as np
 import pyarrow as pa
 
@@ -16,9 +18,7 @@ from icpo_core.run.session import Session
 from icpo_core.store import tables as schemas
 from icpo_core.store.work import Work
 
-NASTY = (
-    "</script><script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'> \u2028 漢字 🙂"
-)
+NASTY = " ".join(nasty.TEXTS[:-1])
 
 
 def make_run(
@@ -29,14 +29,15 @@ def make_run(
     stored: list[int],
     expert: int = 1,
     filler: str = "",
+    changes: Sequence[str] = (),
 ) -> Path:
     """A run as it lies on disk: figures of every iteration, tables of the `stored` ones, and an
     evaluation of every tenth. Prompts, verdicts and batches are made by their own stages."""
-    changes = [
+    given = [
         f"run.iterations={iterations}", f"run.directory={folder}", "run.trackers=[]",
         "prompts.batch_size=6", f"rollout.expert={expert}", f"rollout.on_policy={8 - expert}",
     ]  # fmt: skip
-    config = load(root / "configs" / "demo.toml", changes, name)
+    config = load(root / "configs" / "demo.toml", [*given, *changes], name)
     rng = np.random.default_rng(len(name))
     with Session(Run.of(config)) as session:
         run = session.run

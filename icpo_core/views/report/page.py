@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from icpo_core.common.files import atomic_path
+from icpo_core.common.text import all_plain, html
 from icpo_core.views.report.gather import gather
 
 ASSETS = Path(__file__).resolve().parent / "assets"
@@ -48,13 +49,13 @@ def write(roots: Sequence[Path], out: Path, evaluations: Path) -> Path:
 
 def render(roots: Sequence[Path], evaluations: Path) -> str:
     """The page of some runs, HTML."""
-    shown = gather(roots, evaluations)
+    shown = all_plain(gather(roots, evaluations))
     title = "ICPO: " + ", ".join(run["name"] for run in shown["runs"])
     data = json.dumps(shown, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # A response may hold anything: nothing in it may end the element it stands in.
-    safe = data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    safe = data.replace("<", "\\u003c")
     return _PAGE.format(
-        title=title.replace("&", "&amp;").replace("<", "&lt;"),
+        title=html(title),
         style=f"{_asset('uPlot.min.css')}\n{_asset('page.css')}",
         body=_asset("page.html"),
         data=safe,

@@ -8,8 +8,6 @@ from pathlib import Path
 import jsonschema
 import pytest
 import stubs
-from hypothesis import given
-from hypothesis import strategies as st
 from prefect.utilities.callables import parameter_schema
 
 from icpo.flows.services import alarms
@@ -135,22 +133,13 @@ def test_the_page_of_rollouts_shows_what_is_stored(trained: Run) -> None:
     assert rejected
 
 
-@given(st.text(alphabet="`~ab\n", max_size=40))
-def test_no_text_ends_its_block(text: str) -> None:
-    block = pages._block(text)
-    first, *inside, last = block.splitlines()
-    fence = first.removesuffix("text")
-    assert last == fence
-    assert not any(line.strip().startswith(fence) for line in inside)
-
-
 def test_the_list_of_files_has_every_file(trained: Run) -> None:
     page = pages.files(trained.paths, 2)
     for stage in ("prompts", "rollout", "verify", "select", "update", "evaluate", "checkpoint"):
         found = trained.store.manifest(stage, 2)
         assert found is not None
         for record in found.files:
-            assert f"[{record.name}](file://" in page
+            assert f"[`{record.name}`](file://" in page
             assert record.sha256[:12] in page
 
 

@@ -9,6 +9,7 @@ import pytest
 from chromium import Page, needs_chromium
 from shown import NASTY, make_run
 
+from icpo_core.common.text import plain
 from icpo_core.config import load
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
@@ -74,7 +75,7 @@ def test_nothing_in_the_page_asks_for_anything(report):
     data = re.search(r'id="data">(.*?)</script>', text, re.S)
     assert data
     assert (
-        NASTY
+        plain(NASTY, None)
         in json.loads(data.group(1))["runs"][0]["rollouts"][0]["groups"][0]["rows"][0]["response"]
     )
 
@@ -106,6 +107,9 @@ def test_the_page_works_in_a_browser_without_network(report, tmp_path):
         assert page.complaints == []
         assert page.requests == [report.resolve().as_uri()]
         assert page.value("window.hurt") is None
+        foreign = "img, iframe, object, embed, [href^=http], [href^=java], [onerror], [onload]"
+        assert page.value(f"document.querySelectorAll('{foreign}').length") == 0
+        assert page.value("document.querySelectorAll('script').length") == 3
         # Plots are drawn: not a single pixel only.
         drawn = page.value(
             "[...document.querySelectorAll('figure canvas')].map((one) => new Set(new Uint32Array("
