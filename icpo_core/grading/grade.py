@@ -141,6 +141,13 @@ class Finding:
     reward: float | None = None
     parts: Mapping[str, float | None] = field(default_factory=dict, hash=False)
 
+    def wire(self) -> list[Any]:
+        """The values of its fields, in their order, as JSON and valid Unicode."""
+        texts = (
+            text and text.encode("utf-8", "replace").decode() for text in (self.detail, self.answer)
+        )
+        return [self.status, *texts, self.reward, dict(self.parts)]
+
 
 def grade(question: Question, rules: GradingRules) -> Verdict:
     """Return the verdict on `question`. Runs in this process: nothing limits its time or memory."""

@@ -30,6 +30,7 @@ from icpo_core.grading.grade import (
     VerdictStatus,
     verdict,
 )
+from icpo_core.grading.kept import Kept
 from icpo_core.grading.verifiers import verifier as verifier_named
 
 START_SECONDS = 120.0
@@ -66,9 +67,9 @@ class Judges(Closing):
     judge. `verifier`: name of the one that judges (`icpo_core.grading.verifiers`), or one's own,
     with the `digest` of its source and the reward from which a response is `right_from`. `trusted`:
     it may use the network, write files and start programs. `retries`: how often a pair without a
-    verdict is tried again. Nothing is started before the first pair that the text does not decide.
-    Raises RuntimeError where the judges cannot be started (math-verify missing), ValueError where
-    it is for one's own source.
+    verdict is tried again. `kept`: findings of other times. Nothing is started before the first
+    pair that the text does not decide. Raises RuntimeError where the judges cannot be started
+    (math-verify missing), ValueError where it is for one's own source.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Judges(Closing):
         right_from: float = 1.0,
         trusted: bool = False,
         retries: int = 0,
+        kept: Kept | None = None,
     ) -> None:
         if workers < 1 or seconds <= 0 or memory_mb < 1:
             raise ValueError("workers, seconds and memory_mb must be positive")
@@ -95,6 +97,7 @@ class Judges(Closing):
         self.right_from = right_from
         self.trusted = trusted
         self.retries = retries
+        self.kept = kept
         self._prejudge = verifier_named(verifier, digest, right_from).prejudge
         self._batch = 1
         self._known: OrderedDict[Pair, Finding] = OrderedDict()
@@ -116,6 +119,9 @@ class Judges(Closing):
             read = [self._prejudge(question, self.rules) for question in questions]
             undecided = dict.fromkeys(found for _, found in read if isinstance(found, Pair))
             fresh = [pair for pair in undecided if pair not in self._known]
+            if self.kept is not None and fresh:
+                self._known |= self.kept.find(fresh)
+                fresh = [pair for pair in fresh if pair not in self._known]
             judged = self._compare(fresh, on_progress) if fresh else {}
             for attempt in range(self.retries):
                 failed = [pair for pair, (finding, _) in judged.items() if _unknown(finding)]
@@ -132,6 +138,11 @@ class Judges(Closing):
                         self._known.move_to_end(found)
                         found = self._known[found]
                 verdicts.append(verdict(extracted, found, seconds))
+            if self.kept is not None:
+                settled = {
+                    p: finding for p, (finding, _) in judged.items() if not _unknown(finding)
+                }
+                self.kept.put(settled)
             for pair, (finding, _) in judged.items():
                 # What was not known may be known on another try, with less load or more memory.
                 if not _unknown(finding) and pair.length <= REMEMBERED_CHARS:

@@ -126,7 +126,7 @@ def _judge(
             if grown > allowed and any(f.status is not VerdictStatus.correct for f in findings):
                 findings = [Finding(VerdictStatus.error, over)]
             retire = findings[0].detail == over or grown > allowed // 2
-            reply = {"findings": [_sent(one) for one in findings], "retire": retire}
+            reply = {"findings": [one.wire() for one in findings], "retire": retire}
             stream.write(json.dumps(reply).encode() + b"\n")
             stream.flush()
             if retire:
@@ -144,14 +144,6 @@ def _said(judging: Verifier, error: Exception) -> str:
     if isinstance(judging, Own):
         return plugins.why(error, plugins.source_of(judging.spec))
     return f"{type(error).__name__}: {error}"
-
-
-def _sent(finding: Finding) -> list[Any]:
-    detail, answer = (
-        None if text is None else text.encode("utf-8", "replace").decode()
-        for text in (finding.detail, finding.answer)
-    )
-    return [finding.status, detail, answer, finding.reward, dict(finding.parts)]
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from icpo_core.common import plugins
 from icpo_core.config import RewardSection, VerifySection
 from icpo_core.grading.grade import Question, VerdictStatus
+from icpo_core.grading.kept import Kept
 from icpo_core.grading.pool import Judges
 from icpo_core.grading.rewards import Judging, Reward, Rewards
 from icpo_core.store import tables
@@ -21,16 +22,19 @@ PROBLEM = ("prompt_id", "problem", "answer", "source")
 """Columns of `prompts` that a verifier of one's own is given."""
 
 
-def judging(verify: VerifySection, sources: Mapping[str, str]) -> Judges | Rewards:
-    """Those who judge by a configuration. `sources`: `config.plugin_sources` of stage `verify`."""
+def judging(
+    verify: VerifySection, sources: Mapping[str, str], kept: Path | None = None
+) -> Judges | Rewards:
+    """Those who judge by a configuration. `sources`: `config.plugin_sources` of stage `verify`;
+    `kept`: file of what trusted verifiers of one's own have found before."""
     if not verify.rewards:
-        return _judges(verify, verify, sources.get("verify.verifier"))
+        return _judges(verify, verify, sources.get("verify.verifier"), kept)
     return Rewards(
         [
             Reward(
                 one.name,
                 one.weight,
-                _judges(verify, one, sources.get(f"verify.rewards.{one.name}")),
+                _judges(verify, one, sources.get(f"verify.rewards.{one.name}"), kept),
             )
             for one in verify.rewards
         ]
@@ -38,7 +42,10 @@ def judging(verify: VerifySection, sources: Mapping[str, str]) -> Judges | Rewar
 
 
 def _judges(
-    verify: VerifySection, one: RewardSection | VerifySection, digest: str | None
+    verify: VerifySection,
+    one: RewardSection | VerifySection,
+    digest: str | None,
+    kept: Path | None,
 ) -> Judges:
     def value(key: str) -> Any:
         own = getattr(one, key)
@@ -49,6 +56,9 @@ def _judges(
     if plugins.is_own(one.verifier):
         given = {key: value(key) for key in ("trusted", "retries")}
         given |= {"digest": digest, "right_from": verify.right_from}
+        if kept is not None and given["trusted"]:
+            name = plugins.without_folder(one.verifier)
+            given["kept"] = Kept(kept, (name, digest, one.version, verify.right_from))
     return Judges(*limits, verify.rules, one.verifier, **given)
 
 

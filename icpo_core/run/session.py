@@ -124,7 +124,7 @@ class Tools:
             return held[1]
         verify = self.config.verify
         if stage == "verify":
-            judges = judging(verify, sources)
+            judges = judging(verify, sources, self.run.paths.kept)
         else:
             limits = verify.workers, verify.seconds, verify.memory_mb
             judges = Judges(*limits, self.config.evaluate.rules)

@@ -68,6 +68,11 @@ class RunPaths:
     def latest(self) -> Path:
         return self.root / "LATEST"
 
+    @property
+    def kept(self) -> Path:
+        """What judges elsewhere have found, for all runs beside this one."""
+        return self.root.parent / ".rewards.sqlite"
+
     def iteration(self, iteration: int) -> Path:
         return self.root / f"it-{iteration:04d}"
 

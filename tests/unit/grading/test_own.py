@@ -225,7 +225,7 @@ def judge_model() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         server.server_close()
 
 
-def test_the_examples_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_judge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("no_proxy", "*")
     names = {"format": "steps_and_box", "brief": "brief", "clarity": "JudgeModel"}
     config = configured(
@@ -243,11 +243,25 @@ def test_the_examples_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     with judge_model() as (address, asked):
         monkeypatch.setenv("JUDGE_URL", address)
         with judging(config.verify, plugin_sources(config, "verify")) as judges:
-            found = judges.judge(questions)
-    assert [one.parts for one in found] == [
+            parts = [one.parts for one in judges.judge(questions)]
+        assert len(asked) == 4
+        # What was found is kept: for another run, and not for another judge.
+        found = []
+        for change in ("", ', version="8b"'):
+            reward = (
+                f'{{name="clarity", verifier="{ROOT}/examples/rewards.py:JudgeModel", '
+                f"seconds=30, trusted=true, retries=3{change}}}"
+            )
+            config = configured(reward)
+            for _ in range(2):
+                sources = plugin_sources(config, "verify")
+                with judging(config.verify, sources, tmp_path / "kept") as judges:
+                    found.append([one.parts for one in judges.judge(questions)])
+        assert found == [[{"clarity": 0.8}] * 3] * 4
+        assert len(asked) == 13  # of nine, three failed once and one of them twice
+    assert parts == [
         {"format": 1.0, "format/box": 0.5, "format/steps": 0.5, "brief": brief, "clarity": 0.8}
         for brief in (0.0, -0.5, -1.0)
     ]
-    assert len(asked) == 4
     assert {one["model"] for one in asked} == {"judge"}
     assert os.environ["JUDGE_URL"] == address
