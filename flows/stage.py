@@ -1,4 +1,4 @@
-"""One stage of one iteration on stored Parquet: the flow `icpo-stage`, a deployment a stage."""
+"""One stage on stored Parquet, of one iteration or more: flow `icpo-stage`, one a stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from icpo.tasks.stages import TASKS, Reference
 from icpo_core.run import branch, checkpoints
 from icpo_core.run.stages import STAGES
 
-ABOUT = """Run stage `{stage}` of one iteration on what is stored.
+ABOUT = """Run stage `{stage}` on what is stored, of one iteration or of several.
 
 Args:
     run: Folder of the run, for example runs/demo.
@@ -23,15 +23,17 @@ Args:
         results need a branch.
     force: Make it again although it is done.
     into: Name of a branch of the run, beside it, to make the stage in. Empty: in the run itself.
+    last: The last of several iterations. 0: only the one.
 
 Raises ValueError for a user's mistake.
 """
 
 
-def _stage_flow(stage: str) -> Flow[..., Coroutine[Any, Any, Reference]]:
+def _stage_flow(stage: str) -> Flow[..., Coroutine[Any, Any, list[Reference]]]:
     def name() -> str:
         given = runtime.flow_run.parameters
-        return f"{stage} it-{given['iteration']:04d} of {Path(given['run']).name}"
+        until = f" to {given['last']:04d}" if given.get("last") else ""
+        return f"{stage} it-{given['iteration']:04d}{until} of {Path(given['run']).name}"
 
     async def run_stage(
         run: RunFolder,
@@ -39,13 +41,19 @@ def _stage_flow(stage: str) -> Flow[..., Coroutine[Any, Any, Reference]]:
         overrides: list[Override] = [],  # noqa: B006  the form shows an empty list
         force: bool = False,
         into: BranchName = "",
-    ) -> Reference:
-        chosen = branch.run_for(Path(run), stage, iteration, overrides, into or None, force)
+        last: Evaluated = 0,
+    ) -> list[Reference]:
+        chosen = branch.run_for(
+            Path(run), stage, iteration, overrides, into or None, force, last or None
+        )
         async with opened(chosen) as (session, observer):
-            reference = TASKS[stage](str(session.run.paths.root), iteration, force)
+            made = []
+            for number in range(iteration, (last or iteration) + 1):
+                if STAGES[stage].due(session.run.config_at(number), number):
+                    made.append(TASKS[stage](str(session.run.paths.root), number, force))
+                    observer.publisher.publish(number)
             checkpoints.settle(session)
-            observer.publisher.publish(iteration)
-            return reference
+            return made
 
     # What the form shows is read off the function when it becomes a flow.
     run_stage.__doc__ = ABOUT.format(stage=stage)

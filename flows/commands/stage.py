@@ -1,4 +1,4 @@
-"""`icpo stage`: one stage of one iteration, on what is stored."""
+"""`icpo stage`: one stage, of one iteration or of several, on what is stored."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.table import Table
 
 from icpo_core.common import toml
@@ -15,18 +16,24 @@ from icpo_core.common.console import Console
 from icpo_core.method.verdicts import changed
 from icpo_core.run.run import Run
 
+Stored = tuple[str, pa.Table | None]
+
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "stage",
-        help="one stage of one iteration, on stored Parquet",
-        description="Run one stage of one iteration on what is stored. Without --force a stage "
+        help="one stage of one iteration or of several, on stored Parquet",
+        description="Run one stage of an iteration on what is stored. Without --force a stage "
         "that is done is left as it is. To try another setting, name a branch with --into: it "
         "shares what is stored without copying it, and the run stays as it is.",
     )
     parser.add_argument("stage", metavar="STAGE", help="which one, as verify")
     parser.add_argument("run", type=Path, help="folder of the run, as runs/demo")
-    parser.add_argument("--iteration", type=int, required=True)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--iteration", type=int)
+    which.add_argument(
+        "--iterations", metavar="A-B", help="all from A to B, each from what is stored of it"
+    )
     parser.add_argument("--force", action="store_true", help="make it again though it is done")
     parser.add_argument(
         "-o", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE",
@@ -55,67 +62,106 @@ def call(arguments: argparse.Namespace) -> int:
             f"--into {arguments.into}: give a name without slashes; the branch comes to stand "
             "beside the run"
         )
-    before = _verdicts(arguments.run, arguments)
+    first, last = _range(arguments)
+    stored = {
+        number: _stored(arguments.run, arguments, number) for number in range(first, last + 1)
+    }
     quiet_prefect()
     from icpo.flows.stage import STAGE_FLOWS
 
     with plain_errors():
-        reference = asyncio.run(
+        references = asyncio.run(
             STAGE_FLOWS[arguments.stage](
                 run=str(arguments.run),
-                iteration=arguments.iteration,
+                iteration=first,
                 overrides=arguments.overrides,
                 force=arguments.force,
                 into=arguments.into or "",
+                last=last if last > first else 0,
             )
         )
-    after = _verdicts(Path(reference["path"]).parent.parent, arguments)
-    changes = changed(before, after) if before is not None and after is not None else None
+    found = []
+    for reference in references:
+        number = reference["iteration"]
+        now = _stored(Path(reference["path"]).parent.parent, arguments, number)
+        found.append(_compared(reference, stored[number], now))
     if arguments.json:
-        print(json.dumps(reference | ({} if changes is None else {"changed": changes}), indent=2))
-    else:
-        verb = "made" if reference["made"] else "kept"
-        Console().print(
-            f"{verb} {reference['stage']} of iteration {reference['iteration']} "
-            f"({reference['reason']}): {reference['rows']} rows in {reference['path']}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        if changes is not None:
-            _show_changes(changes, Console())
-        if arguments.into:
-            branch = arguments.run.parent / arguments.into
-            for command in (
-                f"icpo diff {arguments.run} {branch}    # what that changes",
-                f"icpo train {branch}    # go on from there",
-            ):
-                Console().print(f"  {command}", highlight=False, soft_wrap=True)
+        print(json.dumps(found[0] if arguments.iteration is not None else found, indent=2))
+        return 0
+    console = Console()
+    for one in found:
+        _say(console, one)
+    if changes := [row for one in found for row in one.get("changed") or []]:
+        _show_changes(changes, console)
+    elif arguments.stage == "verify" and any("changed" in one for one in found):
+        console.print("no verdict changed")
+    if arguments.into:
+        branch = arguments.run.parent / arguments.into
+        for command in (
+            f"icpo diff {arguments.run} {branch}    # what that changes",
+            f"icpo train {branch}    # go on from there",
+        ):
+            console.print(f"  {command}", highlight=False, soft_wrap=True)
     return 0
 
 
-def _verdicts(root: Path, arguments: argparse.Namespace) -> pa.Table | None:
-    """The stored verdicts of the iteration, if stage `verify` is asked for and has been made."""
-    if arguments.stage != "verify":
-        return None
+def _range(arguments: argparse.Namespace) -> tuple[int, int]:
+    """The first and the last iteration. Raises ValueError for what is no range."""
+    if arguments.iterations is None:
+        return arguments.iteration, arguments.iteration
+    first, dash, last = arguments.iterations.partition("-")
+    if not (dash and first.isdigit() and last.isdigit() and int(first) <= int(last)):
+        raise ValueError(f"--iterations {arguments.iterations}: write A-B, for example 1-40")
+    return int(first), int(last)
+
+
+def _stored(root: Path, arguments: argparse.Namespace, iteration: int) -> Stored | None:
+    """What is stored of the stage, if it has been made: its content's digest, its verdicts."""
     run = Run.read(root)
-    if run.store.manifest("verify", arguments.iteration) is None:
+    found = run.store.manifest(arguments.stage, iteration)
+    if found is None:
         return None
-    return run.store.table("verify", arguments.iteration, "verdicts")
+    verify = arguments.stage == "verify"
+    return found.content(), run.store.table("verify", iteration, "verdicts") if verify else None
+
+
+def _compared(reference: dict[str, Any], before: Stored | None, after: Stored | None) -> Any:
+    """The reference, with what is another than before."""
+    if before is None or after is None:
+        return reference
+    found = reference | {"same_content": before[0] == after[0]}
+    if before[1] is not None and after[1] is not None:
+        found["changed"] = changed(before[1], after[1])
+        found["mean_reward"] = [pc.mean(one["reward"]).as_py() for one in (before[1], after[1])]
+    return found
+
+
+def _say(console: Console, one: dict[str, Any]) -> None:
+    """A line for one iteration."""
+    verb = "made" if one["made"] else "kept"
+    line = (
+        f"{verb} {one['stage']} of iteration {one['iteration']} ({one['reason']}): "
+        f"{one['rows']} rows in {one['path']}"
+    )
+    if "changed" in one:
+        old, new = one["mean_reward"]
+        line += f"; {len(one['changed'])} changed, mean reward {old:.3f} to {new:.3f}"
+    elif "same_content" in one:
+        line += "; as before" if one["same_content"] else "; another result than before"
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def _show_changes(changes: list[dict[str, Any]], console: Console) -> None:
-    if not changes:
-        console.print("no verdict changed")
-        return
     table = Table("prompt", "sample", "gold", "answer", "before", "after")
     for row in changes[:SHOWN]:
+        before, after = row["before"], row["after"]
         table.add_row(
             row["prompt_id"],
             f"{row['sample_index']} {row['origin']}",
             row["gold"],
-            row["after"]["extracted"] or "",
-            row["before"]["status"],
-            f"{row['after']['status']} ({row['after']['detail']})",
+            after["extracted"] or "",
+            f"{before['status']} {before['reward']:g}",
+            f"{after['status']} {after['reward']:g} ({after['detail']})",
         )
     console.print(f"{len(changes)} verdicts changed", highlight=False)
     console.print(table)

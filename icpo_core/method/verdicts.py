@@ -142,15 +142,15 @@ def require_few_failures(table: pa.Table, limit: float, where: str) -> None:
 
 
 def changed(before: pa.Table, after: pa.Table) -> list[dict[str, Any]]:
-    """Rows whose status is another in `after`: the keys, gold, and status, answer and detail of
-    both, named `before` and `after`. A row that only one of the tables has is no change."""
+    """Rows whose status or reward is another in `after`: the keys, gold, and status, reward, answer
+    and detail of both, named `before` and `after`. A row that only one table has is no change."""
     keys = ("prompt_id", "sample_index", "origin")
     old = {tuple(row[key] for key in keys): row for row in before.to_pylist()}
     rows = []
     for new in after.to_pylist():
         was = old.get(tuple(new[key] for key in keys))
-        if was is not None and was["status"] != new["status"]:
-            shown = ("status", "extracted", "detail")
+        if was is not None and any(was[name] != new[name] for name in ("status", "reward")):
+            shown = ("status", "reward", "extracted", "detail")
             rows.append(
                 {
                     **{key: new[key] for key in (*keys, "gold")},

@@ -27,9 +27,14 @@ from icpo_core.store.store import Store
 from icpo_core.store.work import Standing
 
 
-def create(source: Run, name: str, stage: str, iteration: int, changes: list[str]) -> Path:
+def create(
+    source: Run, name: str, stage: str, iteration: int, changes: list[str], last: int | None = None
+) -> Path:
     """Make the branch `name` beside `source`, which differs from it from `stage` of `iteration` on
     by `changes` to the configuration; its folder. A branch that is there already is left alone.
+
+    last: the stage is to be made for all iterations up to this one, from what `source` has stored:
+    the branch also has what the stage reads there.
 
     Raises ValueError if another run has the name, if the stage cannot be made there, or if the
     changes concern a stage before it.
@@ -38,7 +43,9 @@ def create(source: Run, name: str, stage: str, iteration: int, changes: list[str
     named = [*changes, f'run.name="{name}"']
     config = override(source.config, named)
     paths = RunPaths(source.paths.root.parent / name)
-    origin = {"run": str(source.paths.root), "at": place, "changes": changes}
+    origin: dict[str, object] = {"run": str(source.paths.root), "at": place, "changes": changes}
+    if last not in (None, iteration):
+        origin["until"] = last
     if paths.root.exists():
         _require_same_branch(paths, origin)
         return paths.root
@@ -46,13 +53,17 @@ def create(source: Run, name: str, stage: str, iteration: int, changes: list[str
     if not own or own[-1].last < iteration - 1:
         own.append(Era(iteration - 1, str(source.paths.root), source.config))
     branch = Run(config, source.paths, Store(source.paths), tuple(own))
-    shared = _shared(branch, stage, iteration, changes)
+    shared = {iteration: _shared(branch, stage, iteration, changes)}
+    for number in range(iteration + 1, (last or iteration) + 1):
+        for each, at in _read_by(source, stage, number):
+            if at > iteration or (at == iteration and each != stage):
+                shared[at] = (*shared.get(at, ()), each)
 
     made = RunPaths(paths.root.with_name(name + files.TEMPORARY_SUFFIX))
     shutil.rmtree(made.root, ignore_errors=True)
     made.root.mkdir(parents=True)
     for number in source.paths.iterations():
-        for each in STAGES if number < iteration else shared if number == iteration else ():
+        for each in STAGES if number < iteration else dict.fromkeys(shared.get(number, ())):
             if source.store.finished(each, number) is not None:
                 _link_stage(source.paths, made, each, number)
     rows = [row for row in metrics.read(source.paths) if row["iteration"] < iteration]
@@ -67,10 +78,23 @@ def create(source: Run, name: str, stage: str, iteration: int, changes: list[str
     return paths.root
 
 
+def _read_by(source: Run, stage: str, iteration: int) -> set[tuple[str, int]]:
+    """What a stage of an iteration needs, without itself at any."""
+    own = {(each, iteration) for each in plan.before(source, stage, iteration)}
+    return {one for one in own | set(plan.reads(source, stage, iteration)) if one[0] != stage}
+
+
 def run_for(
-    root: Path, stage: str, iteration: int, changes: list[str], into: str | None, force: bool
+    root: Path,
+    stage: str,
+    iteration: int,
+    changes: list[str],
+    into: str | None,
+    force: bool,
+    last: int | None = None,
 ) -> Run:
-    """The run in which a stage is to be made: the one at `root`, or its branch `into`.
+    """The run in which a stage is to be made, of one iteration or of all up to `last`: the one at
+    `root`, or its branch `into`.
 
     In the run itself nothing that is stored is replaced by something else unless `force`, and its
     configuration stays what it is: changes may concern how the work is done, as `verify.workers`.
@@ -78,15 +102,16 @@ def run_for(
     """
     source = Run.read(root)
     if into is not None:
-        return Run.read(create(source, into, stage, iteration, changes))
+        return Run.read(create(source, into, stage, iteration, changes, last))
     run = Run.of(override(source.config, changes), root)
     _require_no_change(source, run.config, changes)
-    status = plan.status(run, stage, iteration)
-    if status.standing is Standing.STALE and not force:
-        raise ValueError(
-            f"{run.paths.stage(stage, iteration)}: was made from something else "
-            f"({status.reason}); add --force to replace it, or --into NAME to have both"
-        )
+    for number in range(iteration, (last or iteration) + 1):
+        status = plan.status(run, stage, number)
+        if status.standing is Standing.STALE and not force:
+            raise ValueError(
+                f"{run.paths.stage(stage, number)}: was made from something else "
+                f"({status.reason}); add --force to replace it, or --into NAME to have both"
+            )
     return run
 
 

@@ -343,6 +343,47 @@ def test_a_stage_made_again_in_a_branch_shares_the_rest_and_leaves_the_run_alone
     assert integrity.check(run.paths) == []
 
 
+@pytest.mark.parametrize(
+    ("stage", "change"),
+    [
+        ("verify", "verify.verifier=choice"),
+        ("select", "select.errs=off"),
+        ("update", "update.learning_rate=0.01"),
+        ("rollout", "rollout.temperature=0.5"),
+    ],
+)
+def test_the_past_is_made_again_from_what_is_stored_of_it(
+    stage: str, change: str, folder: Path
+) -> None:
+    original = RunPaths(folder / "runs" / "run")
+    before = snapshot(original.root)
+    run = branch.run_for(original.root, stage, 2, [change], "again", False, last=5)
+    with stubs.stubbed(run, folder / "ledger") as session:
+        for number in range(2, 6):
+            assert perform.perform(session, stage, number).made
+        checkpoints.settle(session)
+    assert snapshot(original.root) == before
+    run = Run.read(run.paths.root)
+    source = Run.read(original.root)
+    for number in range(2, 6):
+        now, was = (one.store.manifest(stage, number) for one in (run, source))
+        assert now is not None
+        assert was is not None
+        assert now.fingerprint != was.fingerprint
+        # The very rollouts of the time, although another policy would sample others now.
+        for each in plan.before(run, stage, number):
+            assert links(run.paths, original, f"it-{number:04d}/{each}")
+    assert not run.paths.iteration(6).exists()
+    assert integrity.check(run.paths) == []
+    # Training from there begins with what the stage changes.
+    with stubs.stubbed(run, folder / "ledger") as session:
+        made = stubs.made(stubs.train(session, rerun=True))
+    assert not [one for one in made if one.startswith("it-0001")]
+    assert f"it-0002/{stage}" not in made
+    assert "it-0002/checkpoint" in made
+    assert integrity.check(run.paths) == []
+
+
 def flat(part: dict, prefix: str = "") -> list[tuple[str, object]]:
     found: list[tuple[str, object]] = []
     for key, value in part.items():

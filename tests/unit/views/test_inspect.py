@@ -69,6 +69,15 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
 
+@pytest.mark.parametrize("given", ["3", "3-1", "a-b"])
+def test_what_is_no_range_is_said(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = icpo(capsys, "stage", "verify", "runs/none", "--iterations", given)
+    assert (status, err) == (
+        2,
+        f"icpo stage: --iterations {given}: write A-B, for example 1-40\n",
+    )
+
+
 def test_ls_lists_runs_and_iterations(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = {one["name"]: one for one in asked(capsys, "ls", runs)}
     assert found.keys() == {"run", "side"}
