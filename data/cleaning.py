@@ -14,7 +14,9 @@ from enum import StrEnum
 import pyarrow as pa
 
 from icpo.data.language import language_of
-from icpo.data.recipes import Row
+from icpo.data.mending import damage, mended_gold
+from icpo.data.recipes import Row, gold_of, stated_answer
+from icpo_core.grading.golds import acceptable, together
 from icpo_core.grading.grade import Question, VerdictStatus
 from icpo_core.grading.pool import Judges
 from icpo_core.method.problems import normal_text
@@ -24,15 +26,18 @@ from icpo_core.method.templates import Template
 class Reason(StrEnum):
     """Why a row was removed."""
 
+    NOT_TEXT = "not_text"  # a value that is no text, number or list of such, or half a character
     NO_PROBLEM = "no_problem"  # the problem is empty
     NO_ANSWER = "no_answer"  # there is no gold answer, and none in the solution
     NO_SOLUTION = "no_solution"  # a demonstration or a trace without its solution
+    DAMAGED_GOLD = "damaged_gold"  # the gold answer is cut short, broken, or no answer at all
     LANGUAGE = "language"  # the problem is in another language
     CONFLICT = "conflict"  # the problem stands more than once, with answers that differ
     DUPLICATE = "duplicate"  # an earlier row is the same problem with the same answer
     CONTAMINATION = "contamination"  # the problem is, or nearly is, one of an evaluation set
     PROMPT_LENGTH = "prompt_length"  # the bare prompt is longer than the token limit
     UNREADABLE_GOLD = "unreadable_gold"  # the verifier can make nothing of the gold answer
+    WRONG_SOLUTION = "wrong_solution"  # the solution ends in another answer than the gold one
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,65 @@ def clean(rows: Sequence[Row], checks: Sequence[Check]) -> tuple[list[Row], pa.T
         "detail": [removal.detail for _, removal in removed],
     }
     return kept, pa.table(columns, schema=REMOVED_SCHEMA)
+
+
+def faulty(rows: Sequence[Row]) -> dict[int, Removal]:
+    """Rows with a value that their field cannot take."""
+    return {
+        place: Removal(Reason.NOT_TEXT, row.fault) for place, row in enumerate(rows) if row.fault
+    }
+
+
+def damaged(rows: Sequence[Row]) -> dict[int, Removal]:
+    """Rows whose gold answer is damaged beyond `data.mending`. Of several answers those that are
+    damaged go, and the row only with the last of them."""
+    found = {}
+    for place, row in enumerate(rows):
+        golds = acceptable(row.answer or "")
+        # A lone letter is suspect where it is all there is.
+        problem = row.problem or "" if len(golds) == 1 else " ".join(golds)
+        faults = {gold: damage(gold, problem) for gold in golds}
+        whole = [gold for gold, fault in faults.items() if fault is None]
+        if not whole:
+            found[place] = Removal(Reason.DAMAGED_GOLD, next(filter(None, faults.values())))
+        elif len(whole) < len(golds):
+            row.answer = together(whole)
+            row.mended += ("damaged answer of several dropped",)
+    return found
+
+
+def contradicted(judges: Judges, unjudged: list[str]) -> Check:
+    """Rows whose solution ends in another answer than their gold one: nobody knows which is right.
+
+    The answer of a solution is read as that of a response: its last box, what follows ``####``,
+    else what follows its last "answer is". Ids of rows whose solution shows none go to `unjudged`:
+    they stay. What cannot be judged in time stays too.
+    """
+
+    def check(rows: Sequence[Row]) -> dict[int, Removal]:
+        asked: dict[int, Question] = {}
+        found = {}
+        for place, row in enumerate(rows):
+            if row.solution is None or not row.stated:
+                continue
+            if "<think>" in row.solution and "</think>" not in row.solution:
+                found[place] = Removal(Reason.WRONG_SOLUTION, "it ends before it has an answer")
+                continue
+            said = gold_of(row.solution) or stated_answer(row.solution)
+            if said is None:
+                unjudged.append(row.id)
+            elif "\\boxed" in row.solution:  # several boxes may be one answer
+                asked[place] = Question(row.answer or "", row.solution)
+            else:
+                asked[place] = Question(row.answer or "", f"\\boxed{{{mended_gold(said)[0]}}}")
+        verdicts = judges.judge(list(asked.values()))
+        for place, verdict in zip(asked, verdicts, strict=True):
+            if verdict.status is VerdictStatus.wrong:
+                detail = f"it ends in {verdict.extracted}, and the gold answer is "
+                found[place] = Removal(Reason.WRONG_SOLUTION, detail + (rows[place].answer or ""))
+        return found
+
+    return check
 
 
 def incomplete(solutions: bool) -> Check:
@@ -183,7 +247,8 @@ def unreadable(judges: Judges) -> Check:
     def check(rows: Sequence[Row]) -> dict[int, Removal]:
         faults: dict[str, str] = {}
         asked: dict[str, str] = {}
-        for gold in dict.fromkeys(row.answer or "" for row in rows):
+        golds = {row.answer or "": acceptable(row.answer or "") for row in rows}
+        for gold in dict.fromkeys(one for several in golds.values() for one in several):
             prose = len(_PROSE_WORD.findall(_COMMAND.sub(" ", gold)))
             if not any(letter.isalnum() for letter in gold):
                 faults[gold] = "no letter and no digit"
@@ -195,11 +260,12 @@ def unreadable(judges: Judges) -> Check:
         for (gold, text), verdict in zip(asked.items(), judges.judge(questions), strict=True):
             if verdict.status is not VerdictStatus.correct:
                 faults[gold] = f"{text} is judged {verdict.status}: {verdict.detail}"
-        return {
-            place: Removal(Reason.UNREADABLE_GOLD, faults[row.answer or ""])
-            for place, row in enumerate(rows)
-            if (row.answer or "") in faults
-        }
+        found = {}
+        for place, row in enumerate(rows):
+            several = golds[row.answer or ""]
+            if all(gold in faults for gold in several):
+                found[place] = Removal(Reason.UNREADABLE_GOLD, faults[several[0]])
+        return found
 
     return check
 
@@ -217,7 +283,8 @@ def _same_answers(pairs: Sequence[tuple[str, str]], judges: Judges) -> set[tuple
     asked = [
         (pair, Question(gold, f"\\boxed{{{answer}}}"))
         for pair in pairs
-        for gold, answer in (pair, pair[::-1])
+        for gold, other in (pair, pair[::-1])
+        for answer in acceptable(other)
     ]
     same = set(pairs)
     for (pair, _), verdict in zip(asked, judges.judge([one for _, one in asked]), strict=True):

@@ -6,12 +6,15 @@ OUT.manifest.json, from which `again` makes the same rows once more.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from importlib.metadata import version
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,18 +26,24 @@ from icpo.data.cleaning import (
     Check,
     Reason,
     clean,
+    contradicted,
+    damaged,
+    faulty,
     foreign,
     incomplete,
     repeated,
     too_long,
     unreadable,
 )
+from icpo.data.columns import SAMPLE
 from icpo.data.contamination import contaminated
+from icpo.data.files import ENDINGS, PACKED_ENDINGS
 from icpo.data.language import LANGUAGES
 from icpo.data.recipes import RECIPES, Row
-from icpo.data.sources import Source, from_file, from_hub
+from icpo.data.sources import Source, from_hub, from_path
 from icpo_core.common.files import atomic_path, read_json, sha256_file, write_json
 from icpo_core.config import PromptsSection
+from icpo_core.grading.golds import acceptable
 from icpo_core.grading.grade import GradingRules
 from icpo_core.grading.pool import Judges
 from icpo_core.method import near_duplicates
@@ -81,9 +90,14 @@ class Prepared(BaseModel):
 
 
 def prepare(
-    order: Order, out: Path, workers: int = 0, expected: dict[str, Any] | None = None
+    order: Order,
+    out: Path,
+    workers: int = 0,
+    expected: dict[str, Any] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Prepared:
-    """Read, clean and write. `workers`: judge processes; 0: one a core.
+    """Read, clean and write. `workers`: judge processes; 0: one a core. `say` is told, a line at a
+    time and before anything is judged, what the source and its columns are taken for.
 
     For `training` and `demonstrations` all checks run. An evaluation set is changed as little as
     can be: with rows removed it would be another benchmark, so only rows without problem or answer
@@ -103,17 +117,26 @@ def prepare(
     recipe = RECIPES[order.recipe].with_columns(order.columns)
     evaluations = {path: read_problems(path) for path in order.evaluations}
     source = _open(order)
+    raw = iter(source.rows)
+    sample = list(islice(raw, SAMPLE))
+    if not sample:
+        raise ValueError(f"{source.name}: has no rows; check the source and the split")
+    recipe, lines = recipe.fitted(sample, source.name)
+    if say is not None:
+        for line in (*source.about, *(f"  {line}" for line in lines)):
+            say(line)
     rows = []
-    for row in recipe.rows(source.rows, source.name):
+    for row in recipe.rows(chain(sample, raw), source.name, source.place):
         rows.append(row)
         if len(rows) == order.limit:
             break
-    if not rows:
-        raise ValueError(f"{source.name}: has no rows; check the source and the split")
+    unjudged: list[str] = []
     with Judges(workers or os.cpu_count() or 1, GOLD_SECONDS, GOLD_MEMORY_MB, GradingRules()) as at:
         needs_solutions = order.purpose == "demonstrations" or order.solutions or recipe.traces
-        checks: list[Check] = [incomplete(needs_solutions and order.purpose != "evaluation")]
+        checks: list[Check] = [faulty]
+        checks.append(incomplete(needs_solutions and order.purpose != "evaluation"))
         if order.purpose != "evaluation":
+            checks.append(damaged)
             if order.language != ANY_LANGUAGE:
                 checks.append(foreign(order.language))
             checks += [repeated(at), contaminated(evaluations)]
@@ -121,12 +144,19 @@ def prepare(
             checks.append(too_long(_template(order), order.prompts.max_tokens))
         if order.purpose == "training":
             checks.append(unreadable(at))
+        if order.purpose != "evaluation":
+            checks.append(contradicted(at, unjudged))
         kept, removed = clean(rows, checks)
     if not kept:
+        if all(row.fault for row in rows):
+            raise ValueError(f"{rows[0].fault}; name another column with --column FIELD=NAME")
         reason, _ = max(_counts(removed), key=lambda item: item[1])
+        removed_file = out.with_suffix(".removed.parquet")
+        _write(removed, removed_file)
         raise ValueError(
-            f"{source.name}: no row of {len(rows)} is left (most common reason: {reason}); check "
-            "--column, --language, --evaluation and the limit of prompt tokens"
+            f"{source.name}: no row of {len(rows)} is left (most common reason: {reason}; all are "
+            f"in {removed_file}); check --column, --language, --evaluation and the limit of prompt "
+            "tokens"
         )
     problems = _table(kept)
     removed_file = out.with_suffix(".removed.parquet")
@@ -157,6 +187,10 @@ def prepare(
             "share": near_duplicates.SHARE,
         },
         "rows": {"read": len(rows), "kept": len(kept), "removed": dict(_counts(removed))},
+        "mended": dict(Counter(what for row in rows for what in row.mended).most_common()),
+        "several_answers": sum(len(acceptable(row.answer or "")) > 1 for row in kept),
+        "solutions_without_an_answer": len(unjudged),
+        "taken_for": lines,
         "outputs": outputs,
         "libraries": {
             name: version(name) for name in ("datasets", "math-verify", "pyarrow", "transformers")
@@ -177,9 +211,8 @@ def again(manifest_file: Path, out: Path | None, workers: int = 0) -> Prepared:
     manifest = read_json(manifest_file)
     try:
         order = Order.model_validate(manifest["order"])
-        files = [
-            entry for entry in (manifest["source"], *manifest["evaluations"]) if "file" in entry
-        ]
+        sources = manifest["source"].get("files", [manifest["source"]])
+        files = [entry for entry in (*sources, *manifest["evaluations"]) if "file" in entry]
         name = next(iter(manifest["outputs"]))
     except (KeyError, TypeError, ValidationError, StopIteration):
         raise ValueError(
@@ -195,7 +228,8 @@ def again(manifest_file: Path, out: Path | None, workers: int = 0) -> Prepared:
     if "hub" in manifest["source"]:
         order = order.model_copy(update={"revision": manifest["source"]["revision"]})
     else:
-        order = order.model_copy(update={"source": manifest["source"]["file"]})
+        source = manifest["source"]
+        order = order.model_copy(update={"source": source.get("path") or source["file"]})
     evaluations = tuple(entry["file"] for entry in manifest["evaluations"])
     order = order.model_copy(update={"evaluations": evaluations})
     return prepare(order, out or manifest_file.with_name(name), workers, expected=manifest)
@@ -206,16 +240,16 @@ def _open(order: Order) -> Source:
     name = order.source or recipe.hub
     if name is None:
         raise ValueError("name a file or a hub id, or choose a --recipe that has one")
-    path = Path(name)
     # A hub id is NAME or OWNER/NAME without an ending; anything else was meant as a file.
-    if path.is_file() or path.suffix in (".parquet", ".jsonl", ".json", ".csv"):
-        return from_file(path)
+    packed = any(name.endswith(ending) for ending in PACKED_ENDINGS)
+    if Path(name).exists() or packed or Path(name).suffix in ENDINGS or glob.has_magic(name):
+        return from_path(name, order.split)
     own = order.source is None or order.source == recipe.hub
     streaming = recipe.streaming and own if order.streaming is None else order.streaming
     return from_hub(
         name,
         order.config or (recipe.config if own else None),
-        order.split or recipe.split,
+        order.split or (recipe.split if own else None),
         order.revision,
         streaming,
     )

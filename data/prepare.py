@@ -23,6 +23,9 @@ from icpo_core.common.console import Console
 from icpo_core.common.text import line
 from icpo_core.config import PromptsSection, load
 
+NAMED = 3
+"""Removed rows of a kind that are named one by one."""
+
 _DESCRIPTION: dict[str, Any] = {
     "description": "Make training problems, demonstrations or an evaluation set out of a data "
     "set. Every row that is removed has a reason, in OUT.removed.parquet.",
@@ -49,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _with_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument(
-        "source", nargs="?", help="Parquet, JSONL or CSV file, or hub id (default: the recipe's)"
+        "source",
+        nargs="?",
+        help="file (Parquet, Arrow, JSON, CSV; packed or not), folder, glob or hub id "
+        "(default: the recipe's)",
     )
     parser.add_argument("--out", type=Path, help="Parquet file to write")
     parser.add_argument("--recipe", default="columns", help="shape of the data set (see below)")
@@ -99,7 +105,13 @@ def run(arguments: argparse.Namespace) -> int:
         elif arguments.out is None:
             raise ValueError("name the file to write with --out FILE.parquet")
         else:
-            made = prepare(_order(arguments), arguments.out, arguments.workers)
+            console = Console(stderr=arguments.json)
+            made = prepare(
+                _order(arguments),
+                arguments.out,
+                arguments.workers,
+                say=lambda said: console.print(line(said, 400), soft_wrap=True),
+            )
     except ValueError as error:
         print(f"icpo data prepare: {line(error)}", file=sys.stderr)
         return 2
@@ -128,6 +140,19 @@ def show(made: Prepared, console: Console) -> None:
     table.add_section()
     table.add_row("kept", f"{rows['kept']:,}", f"{rows['kept'] / rows['read']:.2%}", "")
     console.print(table)
+    for reason in ("not_text", "wrong_solution"):
+        for entry in [entry for entry in removed if entry["reason"] == reason][:NAMED]:
+            named = entry["detail"] if reason == "not_text" else f"{entry['id']}: {entry['detail']}"
+            console.print(line(f"{reason}: {named}", 400), soft_wrap=True)
+    for what, count in made.manifest["mended"].items():
+        console.print(f"mended: {count:,} × {what}")
+    if made.manifest["several_answers"]:
+        console.print(f"{made.manifest['several_answers']:,} rows have several right answers.")
+    if made.manifest["solutions_without_an_answer"]:
+        console.print(
+            f"{made.manifest['solutions_without_an_answer']:,} solutions show no final answer and "
+            "were not judged against their gold."
+        )
     if order["purpose"] != "evaluation" and not order["evaluations"]:
         console.print(
             "No evaluation set was named: only known fingerprints were looked for. "

@@ -107,7 +107,7 @@ def read_rows(file: Path, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
         if ending == ".json":
             return _json_rows(file)
         if ending == ".csv":
-            return _csv_rows(file)
+            return csv_rows(file.read_text("utf-8-sig"), file)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
@@ -176,15 +176,16 @@ def _parquet_rows(file: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _json_lines(file: Path) -> list[dict[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         return [
-            _json_object(line, f"{file}: line {number}")
+            json_object(line, f"{file}: line {number}")
             for number, line in enumerate(lines, 1)
             if line.strip()
         ]
 
 
-def _json_object(text: str, where: str) -> dict[str, Any]:
+def json_object(text: str, where: str) -> dict[str, Any]:
+    """A line of JSON as a row. Raises ValueError with one line that begins with `where`."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -192,13 +193,15 @@ def _json_object(text: str, where: str) -> dict[str, Any]:
             f"{where} is not valid JSON ({error.msg} at column {error.colno}); "
             "is the file cut short?"
         ) from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets without end
+        raise ValueError(f"{where} cannot be read as JSON ({error}); mend or drop it") from None
     if not isinstance(value, dict):
         raise ValueError(f"{where} must be a JSON object with problem and answer")
     return value
 
 
 def _json_rows(file: Path) -> list[dict[str, Any]]:
-    text = file.read_text("utf-8")
+    text = file.read_text("utf-8-sig")
     if not text.lstrip().startswith("["):
         return _json_lines(file)
     try:
@@ -212,25 +215,43 @@ def _json_rows(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _csv_rows(file: Path) -> list[dict[str, Any]]:
-    text = file.read_text("utf-8-sig")
+def csv_rows(
+    text: str, file: Path, delimiter: str = ",", quoted: bool = True
+) -> list[dict[str, Any]]:
+    """The rows of a table in text, with a header; an empty value is None. `quoted`: a field may
+    stand in double quotes. Raises ValueError with one line that names the line."""
     # A field may be as long as the file: worked solutions pass csv's default of 128 KiB.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = csv.reader(
+        io.StringIO(text, newline=""),
+        strict=True,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+    )
     rows: list[dict[str, Any]] = []
     try:
-        header = next(lines, [])
+        header = [name.strip() for name in next(lines, [])]
+        while header and not header[-1]:
+            header.pop()  # a spreadsheet ends its lines in empty fields
+        named = [name for name in header if name]
+        if len(set(named)) < len(named):
+            twice = next(name for name in named if named.count(name) > 1)
+            raise ValueError(f"{file}: two columns are called {twice!r}; rename or drop one")
         for fields in lines:
-            if not fields:
+            if not any(fields):
                 continue  # a blank line
-            if len(fields) != len(header):
+            if any(fields[len(header) :]) or len(fields) < len(header):
                 raise ValueError(
                     f"{file}: line {lines.line_num} has {len(fields)} fields, the header "
-                    f"{len(header)}; is the file cut short, or a comma unquoted?"
+                    f"{len(header)}; is the file cut short, or a {_named(delimiter)} unquoted?"
                 )
-            rows.append({name: field or None for name, field in zip(header, fields, strict=True)})
+            rows.append({name: field or None for name, field in zip(header, fields, strict=False)})
     except csv.Error as error:
         raise ValueError(
             f"{file}: line {lines.line_num} is not valid CSV ({error}); is the file cut short?"
         ) from None
     return rows
+
+
+def _named(delimiter: str) -> str:
+    return {",": "comma", ";": "semicolon", "\t": "tab"}.get(delimiter, delimiter)

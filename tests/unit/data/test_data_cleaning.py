@@ -1,13 +1,26 @@
 """Checks: each row that goes, why, and what stays."""
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 from places import SMALL
 from transformers import AutoTokenizer
 
-from icpo.data.cleaning import Reason, clean, foreign, incomplete, repeated, too_long, unreadable
+from icpo.data.cleaning import (
+    Reason,
+    clean,
+    contradicted,
+    damaged,
+    foreign,
+    incomplete,
+    repeated,
+    too_long,
+    unreadable,
+)
 from icpo.data.contamination import contaminated, fingerprint
 from icpo.data.language import language_of
+from icpo.data.mending import damage, mended_gold, mended_text
 from icpo.data.recipes import Row
 from icpo_core.config import PromptsSection
 from icpo_core.grading.grade import GradingRules
@@ -27,8 +40,10 @@ def judges():
         yield pool
 
 
-def row(number: int, problem: str | None, answer: str | None = "1", **fields: str) -> Row:
-    return Row(number, f"r{number}", problem, answer, fields.get("solution"), "test")
+def row(number: int, problem: str | None, answer: str | None = "1", **fields: Any) -> Row:
+    return Row(
+        number, f"r{number}", problem, answer, fields.pop("solution", None), "test", **fields
+    )
 
 
 def removed(rows: list[Row], *checks) -> dict[str, tuple[str, str]]:
@@ -169,3 +184,87 @@ def test_gold_that_would_reward_nobody(judges: Judges) -> None:
     for id_, (reason, detail) in found.items():
         assert reason == Reason.UNREADABLE_GOLD
         assert unreadable_ones[texts[int(id_[1:]) - 1]] in detail
+
+
+# What a backslash, a browser and a spreadsheet leave of an answer.
+MENDED = {
+    "\frac{1}{2}": r"\frac{1}{2}", "\tfrac12": r"\tfrac12", "5\times 2": r"5\times 2",
+    "\t\text{cm} 5": r"\text{cm} 5", "x\neq 2": r"x\neq 2", "\rho": r"\rho", "\beta": r"\beta",
+    "\varphi": r"\varphi", "<b>5</b>": "5", "3<sup>2</sup>": "3^{2}", "x<sub>1</sub>": "x_{1}",
+    "a &lt; 2": "a < 2", "<p class='a'>7</p>": "7", "#### 5": "5", "The final answer is: 5": "5",
+    "Answer: 12": "12", "5\\\\": "5", "1.234,56": "1234.56",
+}  # fmt: skip
+AS_THEY_ARE = (
+    "5", r"\frac12", "x<5", "1<x<2", "a<b>c", r"\boxed{5}", "$5$", "5%", "1,234", "1.234", "5 or 6",
+    r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"(0, 1]", r"\{1, 2\}", r"\text{Yes}", "no solution",
+)  # fmt: skip
+DAMAGED = {
+    r"\frac{1}{2": "a brace is not closed", r"5 \text{cm": "a brace is not closed",
+    "2}": "a brace is not opened", r"\left(1,2": r"\left without \right", "90^": "cut short",
+    r"x_": "cut short", "5\\": "cut short", "see proof": "words", "Proof omitted.": "words",
+    "See the solution above": "words", "answers may vary": "words",
+    "60^\textcirc": "control character",
+    "(A)": "the letter A", "B": "the letter B", "x": "the letter x",
+}  # fmt: skip
+SHOP = "A shop sells 19 red boxes, and every box holds 29 pencils. How many are there?"
+
+
+def test_damaged_golds_are_mended_or_named() -> None:
+    for gold, whole in MENDED.items():
+        found, done = mended_gold(gold)
+        assert (found, len(done)) == (whole, 1), gold
+        assert damage(found, SHOP) is None
+    for gold in AS_THEY_ARE:
+        assert mended_gold(gold) == (gold, [])
+        assert damage(gold, SHOP) is None, gold
+    for gold, why in DAMAGED.items():
+        assert why in (damage(mended_gold(gold)[0], SHOP) or ""), gold
+
+
+@pytest.mark.parametrize(
+    ("letter", "problem"),
+    [
+        ("A", "Which? (A) 5 (B) 6"), ("B", "Find the point $B$ at which they meet."),
+        ("x", "Solve $y = x$ for y."), ("E", "Which letter is the 5th?"), ("C", "A. 1 B. 2 C. 3"),
+        ("e", "What is the limit of $(1+1/n)^n$?"), ("A", "What stands 100th in ABCABC?"),
+    ],
+)  # fmt: skip
+def test_a_letter_that_the_problem_names_is_an_answer(letter: str, problem: str) -> None:
+    assert damage(letter, problem) is None
+
+
+def test_lost_backslashes_in_prose_and_nothing_else() -> None:
+    text = "Write it as $\frac{m}{n}$,\nto be\tthe fi\x0cve, $5\times 2$"
+    found, done = mended_text(text)
+    assert found == "Write it as $\\frac{m}{n}$,\nto be\tthe five, $5\\times 2$"
+    assert done == ["lost backslash", "control character"]
+    plain = "A line\nends\there\r\n\nthe next\neq. (1)"
+    assert mended_text(plain) == (plain, [])
+
+
+def test_of_several_answers_the_damaged_go() -> None:
+    rows = [row(1, SHOP, '["5", "see proof"]'), row(2, SHOP, '["A proof", "90^"]'), row(3, SHOP)]
+    assert set(removed(rows, damaged)) == {"r2"}
+    assert [one.answer for one in rows] == ["5", '["A proof", "90^"]', "1"]
+
+
+def test_solutions_that_end_in_another_answer_go(judges: Judges) -> None:
+    endings = {
+        r"So $\boxed{12}$.": True, r"So $\boxed{12.0}$.": True, "It is.\n#### 12": True,
+        "Hence the answer is $12$.": True, r"<think>13</think> \boxed{12}": True,
+        r"First \boxed{7}, and then \boxed{\frac{24}{2}}": True, "We see it.": True,
+        r"So $\boxed{13}$.": False, "It is.\n#### 21": False, "The answer is 13.": False,
+        r"<think>\boxed{12}</think> \boxed{-12}": False, r"<think> so \boxed{12}": False,
+    }  # fmt: skip
+    rows = [row(at, SHOP, "12", solution=text) for at, text in enumerate(endings, 1)]
+    unjudged: list[str] = []
+    found = removed(rows, contradicted(judges, unjudged))
+    assert [f"r{at}" not in found for at in range(1, 13)] == list(endings.values())
+    assert unjudged == ["r7"]
+    assert found["r8"] == ("wrong_solution", "it ends in 13, and the gold answer is 12")
+    # Of several right answers the solution needs one; a gold read off the solution is its own.
+    several = [
+        row(1, SHOP, '["13", "12"]', solution=r"\boxed{12}"),
+        row(2, SHOP, "1", solution=r"\boxed{2}", stated=False),
+    ]
+    assert removed(several, contradicted(judges, [])) == {}

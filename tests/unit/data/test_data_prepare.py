@@ -236,8 +236,8 @@ def test_scores_and_colliding_ids(tmp_path: Path) -> None:
         ("empty.jsonl", "", "has no rows"),
         (
             "other.jsonl",
-            '{"question": "p", "gold": "1"}\n',
-            "no column problem, found question, gold",
+            '{"ask": "p", "reply": "1"}\n',
+            "no column problem, found ask, reply",
         ),
         ("kind.jsonl", '{"problem": "p", "answer": {"a": 1}}\n', "row 1, answer"),
         ("mine.txt", "p", "cannot be had|no such file|must end in"),
