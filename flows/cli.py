@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from importlib.metadata import version
 
 from icpo.flows.commands import (
     check,
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
         prog="icpo",
         description="In-Context Steered Policy Optimization as staged, resumable batch jobs.",
     )
+    top.add_argument("--version", action="version", version=f"icpo {version('icpo')}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     looking = (plan, ls, show, diff, lineage, check, gc)
     working = (train, services, stage, mirror)
@@ -49,7 +51,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     sys.excepthook = print_traceback
-    arguments = parser().parse_args(argv)
+    top = parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        top.print_help()
+        return
+    arguments = top.parse_args(argv)
     # Before anybody makes a client. What is started from here, as `icpo up` does, inherits it.
     os.environ |= past_proxies(os.environ)
     try:

@@ -26,6 +26,7 @@ from icpo_core.common.lock import RunLock
 HOME = Path(".icpo")
 RECORD = HOME / "services.json"
 PREFECT_TOML = Path("prefect.toml")
+PROJECT = Path("prefect.yaml")
 START_SECONDS = 180.0
 WORKER_STOP_SECONDS = 40.0
 """A flow run that is told to end has 30 s to end its engines."""
@@ -71,6 +72,7 @@ def _up(wishes: Wishes, say: Say) -> str:
         _require_safe(wishes, secret)
         api = f"http://{_reachable(wishes.host)}:{wishes.port}/api"
         _require_free(wishes.host, wishes.port)
+        _require_project()
         say(f"Prefect server starts at {api.removesuffix('/api')} (half a minute)")
         services["server"] = start(
             "server",
@@ -86,7 +88,7 @@ def _up(wishes: Wishes, say: Say) -> str:
 
     from icpo.flows.services import workspace
 
-    workspace.require_project()
+    _require_project()
     _wait(api, services.get("server"))
     say("Work pool, deployments, automations")
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
@@ -122,6 +124,13 @@ def down(say: Say) -> list[str]:
             PREFECT_TOML.unlink()
         RECORD.unlink()
     return ended
+
+
+def _require_project() -> None:
+    if not PROJECT.is_file():
+        raise ValueError(
+            f"no {PROJECT} here: run this in the project's folder, or `icpo init NAME` makes one"
+        )
 
 
 def _services() -> dict[str, Service]:

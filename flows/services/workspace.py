@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -18,15 +17,8 @@ from icpo.flows.services import automations, slots
 from icpo_core.workers import devices
 
 POOL = "icpo"
-FILE = Path("prefect.yaml")
 
 Say = Callable[[str], None]
-
-
-def require_project() -> None:
-    """Raise ValueError unless the working directory is the project's folder."""
-    if not FILE.is_file():
-        raise ValueError(f"no {FILE} here: run this in the project's folder")
 
 
 def prepare(client: SyncPrefectClient, gpus: int | None, notify: str | None, say: Say) -> None:

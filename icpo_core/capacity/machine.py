@@ -24,7 +24,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from icpo_core.common import toml
+from icpo_core.common import resources, toml
 from icpo_core.config import Section
 from icpo_core.workers import devices
 
@@ -87,7 +87,7 @@ class Machine(Section):
 def read(file: Path) -> Machine:
     """A described machine. Raises ValueError with one line that names the key."""
     try:
-        return Machine.model_validate(toml.read(file))
+        return Machine.model_validate(toml.read(resources.find(file)))
     except ValidationError as error:
         raise ValueError(f"{file}: {toml.first_line(error, Machine)}") from None
 

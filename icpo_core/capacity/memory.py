@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 
 from icpo_core.capacity.machine import GIB, Machine, Rates
-from icpo_core.config import PRESETS, Config, EngineSection, UpdateSection, override
+from icpo_core.common import resources
+from icpo_core.config import Config, EngineSection, UpdateSection, override
 from icpo_core.evaluation.benchmarks import ENTRIES
 from icpo_core.models.architecture import Shape
 
@@ -39,7 +40,7 @@ BENCHMARK_ROWS = 500
 
 RESTING = ("trainer: weights", "trainer: optimizer", "trainer: reference", "trainer: context")
 """What of the trainer lies on its device while the engine samples."""
-ZERO = PRESETS.parent / "deepspeed"
+ZERO = resources.CONFIGS / "deepspeed"
 
 Parts = dict[str, float]
 """Bytes or seconds, by what they are for."""

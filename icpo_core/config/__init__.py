@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import ValidationError, model_validator
 
-from icpo_core.common import keys, plugins, toml
+from icpo_core.common import keys, plugins, resources, toml
 from icpo_core.common.files import read_json
 from icpo_core.common.keys import Operational, Source, slice_of
 from icpo_core.config.sections import (
@@ -44,7 +44,7 @@ from icpo_core.config.sections import (
 )
 from icpo_core.grading.own import TAKEN
 
-PRESETS = Path(__file__).resolve().parents[2] / "configs" / "presets"
+PRESETS = resources.CONFIGS / "presets"
 
 __all__ = [
     "PRESETS",
@@ -255,6 +255,7 @@ def load(file: Path, overrides: list[str] | None = None, name: str | None = None
 
     Raises ValueError with one line that names the key and the mend.
     """
+    file = resources.find(file)
     raw = toml.read(file)
     toml.anchor(raw, file.resolve().parent)
     changes: dict[str, Any] = {}
@@ -286,7 +287,7 @@ def build(raw: dict[str, Any], where: str) -> Config:
     settings = raw.get("update", {}).get("deepspeed") if isinstance(raw.get("update"), dict) else 0
     if isinstance(settings, str):
         raw = toml.merge(raw, {"update": {"deepspeed": {}}})
-        raw["update"]["deepspeed"] = read_json(Path(settings))
+        raw["update"]["deepspeed"] = read_json(resources.find(settings))
     try:
         return Config.model_validate(toml.nones(raw))
     except ValidationError as error:

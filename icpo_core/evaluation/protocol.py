@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from icpo_core.common import toml
+from icpo_core.common import resources, toml
 from icpo_core.common.keys import Operational, Source, slice_of
 from icpo_core.config import Config, EngineSection, PromptsSection, Section
 from icpo_core.config.sections import Count, NonNegative
@@ -21,7 +21,7 @@ from icpo_core.workers import devices
 from icpo_core.workers.placement import place_engines
 from icpo_core.workers.pool import Fleet
 
-PROTOCOLS = Path(__file__).resolve().parents[2] / "configs" / "protocols"
+PROTOCOLS = resources.CONFIGS / "protocols"
 RUN = "run"
 """Name of the protocol that a run was evaluated with in training."""
 
@@ -191,7 +191,7 @@ def load(name: str, overrides: list[str] | None = None, run: Config | None = Non
     """
     raw: dict[str, Any] = {}
     if name != RUN:
-        file = Path(name) if name.endswith(".toml") else PROTOCOLS / f"{name}.toml"
+        file = resources.find(name) if name.endswith(".toml") else PROTOCOLS / f"{name}.toml"
         if not file.is_file():
             known = sorted(path.stem for path in PROTOCOLS.glob("*.toml"))
             raise ValueError(

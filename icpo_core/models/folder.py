@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from icpo_core.common import strays
 from icpo_core.common.files import canonical_digest, read_json, sha256_file
 
 TOKENIZER_FILES = (
@@ -64,9 +65,11 @@ def load_tokenizer(folder: Path | str) -> Any:
         said, config = read_json(files[1]), read_json(files[2])
         plain = said.get("tokenizer_class") == "TokenizersBackend" and "auto_map" not in said
         if plain and config.get("model_type") in AS_SAVED:
+            strays.hide()
             from transformers import PreTrainedTokenizerFast
 
             return PreTrainedTokenizerFast.from_pretrained(folder)
+    strays.hide()
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)

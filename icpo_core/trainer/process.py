@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from icpo_core.common import strays
 from icpo_core.trainer.trainer import Trainer, has_compiler
 from icpo_core.workers.jobs import Message, Save, TrainerReady, TrainerSettings, Update
 from icpo_core.workers.launcher import free_port
@@ -22,6 +23,7 @@ from icpo_core.workers.process import Handler, Handlers, Say, attempt, serve
 
 def main() -> None:
     """Serve jobs. The one argument is JSON: `TrainerSettings`."""
+    strays.hide()
     settings = TrainerSettings.model_validate_json(sys.argv[1])
     update = settings.update
     if "RANK" not in os.environ:

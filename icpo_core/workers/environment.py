@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
+from icpo_core.common import strays
+
+SITE = Path(__file__).parent / "site"
+"""Goes before PYTHONPATH where a package is to be hidden from everything that a worker starts."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 RANKS = {
@@ -34,7 +39,12 @@ def for_workers() -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in RANKS and not name.startswith(RANKS_BEGIN)
     }
-    return kept | past_proxies(kept)
+    return kept | past_proxies(kept) | _without_strays(kept)
+
+
+def _without_strays(environment: Mapping[str, str]) -> dict[str, str]:
+    paths = (str(SITE), environment.get("PYTHONPATH", ""))
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))} if strays.found() else {}
 
 
 def past_proxies(environment: Mapping[str, str]) -> dict[str, str]:
