@@ -37,7 +37,7 @@ HEAVY := $(wildcard tests/engine/test_*.py tests/prefect/test_*.py)
 test: unit $(HEAVY)
 
 unit: setup
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile tests/unit
 
 .PHONY: $(HEAVY)
 $(HEAVY): setup
