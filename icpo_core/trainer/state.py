@@ -1,14 +1,19 @@
-"""The trainer's state on disk: weights and optimizer as DeepSpeed saves them, and what they fit."""
+"""The trainer's state on disk: weights and optimizer as DeepSpeed saves them, and what they fit.
+
+The files are pickles, and a run may have been made by somebody else: nothing in them is executed.
+"""
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
-from icpo_core.common.files import read_json, sync, write_json
+from icpo_core.common.files import read_json, sync, what_the_disk_says, write_json
 
 TAG = "deepspeed"
 
@@ -49,6 +54,29 @@ def load(engine: Any, folder: Path, shape: dict[str, Any]) -> str:
     for name in saved["files"]:
         if not (folder / TAG / name).is_file():
             raise ValueError(f"{folder}: {name} is missing; remove the folder to do without")
+    engine.checkpoint_engine.load = load_file
     path, _ = engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=shape["lora"] is None)
     assert path is not None
     return str(saved["state_id"])
+
+
+def load_file(path: str | Path, map_location: Any = None) -> Any:
+    """A file of a saved state: tensors, plain values and three classes of DeepSpeed's that hold
+    such, in the place of its own `torch.load`, which runs what the file says.
+
+    Raises ValueError for one that holds anything else, or is damaged.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+            if isinstance(error, OSError) and what_the_disk_says(error) is not None:
+                raise
+            raise ValueError(
+                f"{path}: holds more than a trainer's state, or is damaged; it was not loaded. "
+                "Remove its folder `state` to train from the states before it"
+            ) from error

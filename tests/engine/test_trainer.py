@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
+from damage import Planted
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from updates import (
@@ -330,6 +331,33 @@ def test_replay_from_a_saved_state_is_bit_for_bit(
         assert_same(Steps([], found.weights), Steps([], expected.weights[2:]), 0.0)
         for ours, theirs in zip(moments(trainer_), at_the_end, strict=True):
             assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_nothing_in_a_saved_state_is_executed(
+    small: Path, stored: list[Path], tmp_path: Path, stage: int
+) -> None:
+    section = UpdateSection(**SETTINGS, deepspeed={"zero_optimization": {"stage": stage}})
+    subject = Trainer(small / "base", PLAIN, section, 1.0)
+    update(subject, stored[:1], tmp_path / "first")
+    state = tmp_path / "state"
+    subject.save(Save(out=state, state_id="state-1", restore=NOWHERE))
+    files = sorted((state / "deepspeed").iterdir())
+    for file in files:
+        whole, proof = file.read_bytes(), tmp_path / "executed"
+        torch.save({"module": Planted(proof)}, file)
+        planted = Trainer(small / "base", PLAIN, section, 1.0)
+        replay = [Replay(iteration=2, batch=stored[1])]
+        with pytest.raises(ValueError, match=f"{file.name}: holds more than a trainer's state"):
+            planted.save(
+                Save(
+                    out=tmp_path / "out",
+                    state_id="state-2",
+                    restore=Restore(folder=state, replay=replay),
+                )
+            )
+        assert not proof.exists()
+        file.write_bytes(whole)
 
 
 def test_schedule_and_eps_reach_the_optimizer(
