@@ -9,6 +9,7 @@ import os
 import sys
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -17,8 +18,10 @@ import torch.distributed as dist
 from icpo_core.common import strays
 from icpo_core.trainer.trainer import Trainer, has_compiler
 from icpo_core.workers.jobs import Message, Save, TrainerReady, TrainerSettings, Update
-from icpo_core.workers.launcher import free_port
 from icpo_core.workers.process import Handler, Handlers, Say, attempt, serve
+
+PATIENCE = timedelta(days=7)
+"""Ranks wait for jobs as long as sampling takes."""
 
 
 def main() -> None:
@@ -26,9 +29,10 @@ def main() -> None:
     strays.hide()
     settings = TrainerSettings.model_validate_json(sys.argv[1])
     update = settings.update
-    if "RANK" not in os.environ:
+    # Said by DeepSpeed's launcher: a worker inherits no rank from elsewhere.
+    alone = "RANK" not in os.environ
+    if alone:
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     rank = int(os.environ["RANK"])
     if update.threads:
         torch.set_num_threads(update.threads)
@@ -43,8 +47,9 @@ def main() -> None:
             # An op by which ranks of one CPU machine share memory. A single rank has no use for
             # it, and would compile it for 40 s at its first start; without it gloo does the same.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        # Ranks wait for jobs as long as sampling takes.
-        deepspeed.init_distributed(timeout=timedelta(days=7), verbose=False)
+        if alone or settings.rendezvous is not None:
+            _join_here(settings.rendezvous)
+        deepspeed.init_distributed(timeout=PATIENCE, verbose=False)
         trainer = Trainer(
             settings.model,
             settings.loss,
@@ -65,6 +70,27 @@ def main() -> None:
     if rank == 0:
         serve(build_leader)
     _follow(build()[1])
+
+
+def _join_here(rendezvous: Path | None) -> None:
+    """Be a process group that no other machine can reach. By `MASTER_PORT` the group's store would
+    listen on every network, and let in anyone who asks."""
+    from deepspeed.accelerator import get_accelerator
+
+    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store: Any = (
+        dist.HashStore()  # type: ignore[attr-defined]
+        if rendezvous is None
+        else dist.FileStore(str(rendezvous), ranks)  # type: ignore[attr-defined]
+    )
+    dist.init_process_group(
+        get_accelerator().communication_backend_name(),
+        store=store,
+        rank=rank,
+        world_size=ranks,
+        timeout=PATIENCE,
+    )
 
 
 def _together(handler: Handler) -> Handler:

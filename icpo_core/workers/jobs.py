@@ -81,6 +81,9 @@ class TrainerSettings(Message):
     update: UpdateSection
     temperature: float
     off_policy_steps: int
+    rendezvous: Path | None = None
+    """File through which the ranks of one machine find each other. None: a rank that is alone, or
+    ranks on several machines, which find each other by an address."""
 
 
 class TrainerReady(Message):

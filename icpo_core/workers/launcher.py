@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import psutil
 
-from icpo_core.workers.jobs import Message
+from icpo_core.workers.jobs import TrainerSettings
 from icpo_core.workers.process import SOCKET_VARIABLE, Worker, WorkerError, python_command
 
 CARRIED = ("HF_", "DS_ACCELERATOR", "GLOO_", "OMP_", "TOKENIZERS_")
@@ -93,7 +93,7 @@ def launch(
     devices: list[str] | int,
     hostfile: Path | None,
     folder: Path,
-    settings: Message,
+    settings: TrainerSettings,
 ) -> list[str]:
     """Command that serves `icpo_core.trainer.process` on several ranks, by DeepSpeed's launcher.
 
@@ -101,6 +101,9 @@ def launch(
     hostfile: the machines and their slots instead. folder: where each rank's log goes.
     https://www.deepspeed.ai/getting-started/#launching-deepspeed-training
     """
+    if hostfile is None:
+        rendezvous = folder.resolve() / "rendezvous"
+        settings = settings.model_copy(update={"rendezvous": rendezvous})
     interpreter, *_, serialised = python_command(python, "icpo_core.trainer.process", settings)
     names = list(range(devices)) if isinstance(devices, int) else devices
     world = base64.urlsafe_b64encode(json.dumps({"localhost": names}).encode()).decode()

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from network import family, heard
 from two_ranks import gone, job, ranks_of
 
 from icpo_core.config import load
@@ -37,6 +38,7 @@ def test_a_rank_that_dies_and_one_that_hangs(
     # Stopped, so that it dies amidst the job; restored from the base model, so that there is one.
     ranks = ranks_of(tmp_path)
     assert sorted(ranks) == [0, 1]
+    assert heard(family(os.getpid())) == set()
     ranks[1].suspend()
     with ThreadPoolExecutor() as pool:
         doomed = pool.submit(workers.train, second)
