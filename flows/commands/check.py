@@ -29,10 +29,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core.store import integrity
+    from icpo_core.run import integrity
 
     paths = RunPaths(arguments.run)
-    if not paths.record.is_file() and not paths.config.is_file():
+    if not paths.exists() and not paths.iterations():
         raise ValueError(f"{arguments.run}: no run here; `icpo ls` lists runs")
     watched = Console(file=sys.stderr)
     bar = Progress(

@@ -131,9 +131,10 @@ def read_regular(path: Path) -> bytes:
     """The bytes of a regular file. Raises FileNotFoundError, and ValueError for anything else: a
     FIFO would be waited for without end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path}: is no regular file; remove it")
     with open(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{path}: is no regular file; remove it")
         return stream.read()
 
 

@@ -156,7 +156,10 @@ def _end_removals(run: Run) -> None:
 
 
 def point_latest(paths: RunPaths, iteration: int) -> None:
-    """Make `LATEST` a link to a checkpoint."""
+    """Make `LATEST` a link to a checkpoint. A folder in its place, as `cp -rL` and object stores
+    leave it, is moved aside."""
+    if paths.latest.is_dir() and not paths.latest.is_symlink():
+        paths.set_aside(paths.latest)
     point(paths.latest, paths.place("checkpoint", iteration))
 
 

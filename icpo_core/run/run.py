@@ -27,10 +27,9 @@ def stored_config(root: Path) -> Config:
     Raises ValueError if there is no run or its configuration cannot be read.
     """
     paths = RunPaths(root)
-    if not paths.config.is_file():
-        raise ValueError(f"{root}: no run here (no {paths.config.name}); `icpo ls` lists runs")
     raw = run_record.read_copied(paths, paths.config)
-    assert raw is not None
+    if raw is None:
+        raise ValueError(f"{root}: no run here (no {paths.config.name}); `icpo ls` lists runs")
     return stored(raw, str(paths.config))
 
 
@@ -64,7 +63,7 @@ class Run:
         A run that is there keeps what it has of keys whose default has moved since.
         """
         paths = RunPaths(root or Path(config.run.directory) / config.run.name)
-        if paths.config.is_file():
+        if paths.exists():
             config = as_stored(config, run_record.read_copied(paths, paths.config) or {})
         known = eras.read(run_record.read(paths) or {})
         return cls(config, paths, Store(paths), tuple(known))
@@ -86,7 +85,7 @@ class Run:
         Raises ValueError for a user's mistake.
         """
         path = Path(config)
-        if not RunPaths(path).config.is_file():
+        if not RunPaths(path).exists():
             return cls.of(load(path, overrides, name))
         folder = path.resolve()
         place = [

@@ -88,8 +88,23 @@ class Manifest(BaseModel):
     def bytes(self) -> int:
         return sum(record.bytes for record in self.files)
 
+    @property
+    def is_itself(self) -> bool:
+        """Whether its fingerprint is that of the work that it names."""
+        work = self.inputs, self.config, self.seed
+        return self.fingerprint == fingerprint(
+            self.stage, self.iteration, self.code_version, *work, self.schema_version
+        )
+
     def record(self, name: str) -> FileRecord:
-        return next(record for record in self.files if record.name == name)
+        """What is recorded of a file. Raises ValueError, naming the fix, if nothing is."""
+        for record in self.files:
+            if record.name == name:
+                return record
+        raise ValueError(
+            f"{self.stage} of iteration {self.iteration} has no {name} on record; make it again "
+            f"with `icpo stage {self.stage} RUN --iteration {self.iteration} --force`"
+        )
 
     def content(self) -> str:
         """Digest of all that the stage made, which is what its children depend on."""
@@ -105,7 +120,7 @@ def read(path: Path) -> Manifest | None:
     """The manifest, or None where the stage is not finished. Raises ValueError if it is damaged."""
     try:
         data = files.read_regular(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return parse(data, str(path))
 
@@ -141,6 +156,7 @@ def fingerprint(
     inputs: dict[str, Any],
     config: dict[str, Any],
     seed: int | None,
+    schema: int = SCHEMA_VERSION,
 ) -> str:
     """Identity of a piece of work."""
     return files.canonical_digest(
@@ -148,7 +164,7 @@ def fingerprint(
             "stage": stage,
             "iteration": iteration,
             "version": version,
-            "schema": SCHEMA_VERSION,
+            "schema": schema,
             "inputs": inputs,
             "config": config,
             "seed": seed,

@@ -12,6 +12,11 @@ from icpo_core.common import files
 from icpo_core.store.paths import RunPaths, checked
 
 
+def _may_go(name: str) -> bool:
+    """Whether retention removes such files: weights and trainer states."""
+    return name.startswith(("model/", "state/"))
+
+
 class Marks:
     """The marks of one run's stages; what this process has read of retention it reads no more."""
 
@@ -25,7 +30,8 @@ class Marks:
         if key not in self._pruned:
             try:
                 said = files.read_sealed(self._paths.pruned(stage, iteration))["files"]
-                self._pruned[key] = frozenset(map(checked, said))
+                # Nothing else is ever removed, so a mark that says so is none of ours.
+                self._pruned[key] = frozenset(one for one in map(checked, said) if _may_go(one))
             except ValueError:  # none, or damaged: what is gone then counts as missing
                 self._pruned[key] = frozenset()
         return self._pruned[key]

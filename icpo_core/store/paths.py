@@ -3,6 +3,7 @@
 runs/NAME/config.json  run.json  protected.json  metrics.parquet  LATEST -> it-0007/checkpoint
 runs/NAME/it-0007/STAGE/...  manifest.json
 runs/NAME/logs/attempt-0001/engine.log  trainer.log  config.json  run.json
+runs/NAME/aside/...  what was found in the way, and is no part of the run
 """
 
 from __future__ import annotations
@@ -73,6 +74,21 @@ class RunPaths:
         """What judges elsewhere have found, for all runs beside this one."""
         return self.root.parent / ".rewards.sqlite"
 
+    def exists(self) -> bool:
+        """Whether a run is here, though some of its own files may be lost."""
+        return self.config.is_file() or self.record.is_file() or bool(self.attempts())
+
+    def set_aside(self, path: Path) -> Path:
+        """Move what is no part of the run out of the way; where it is now."""
+        place = self.root / "aside" / path.relative_to(self.root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        count = 1
+        while os.path.lexists(place):
+            count += 1
+            place = place.with_name(f"{path.name}.{count}")
+        path.rename(place)
+        return place
+
     def iteration(self, iteration: int) -> Path:
         return self.root / f"it-{iteration:04d}"
 
@@ -121,14 +137,19 @@ class RunPaths:
 
     def stages(self, iteration: int) -> list[str]:
         """Stages of an iteration that have a manifest, in the order in which it was written."""
-        manifests = self.iteration(iteration).glob(f"*/{MANIFEST}")
-        known = sorted(manifests, key=lambda path: (path.stat().st_mtime_ns, path.parent.name))
-        return [path.parent.name for path in known]
+        known = []
+        for path in self.iteration(iteration).glob(f"*/{MANIFEST}"):
+            try:
+                known.append((path.stat().st_mtime_ns, path.parent.name))
+            except FileNotFoundError:  # the stage is being made again at this moment
+                continue
+        return [name for _, name in sorted(known)]
 
     def iterations(self) -> list[int]:
         """Iterations that have a folder, ascending."""
         folders = self.root.glob("it-[0-9][0-9][0-9][0-9]*")
-        return sorted(int(folder.name.removeprefix("it-")) for folder in folders)
+        numbers = (folder.name.removeprefix("it-") for folder in folders)
+        return sorted({int(number) for number in numbers if number.isdecimal()})
 
 
 def place_of(path: Path) -> tuple[str, int] | None:

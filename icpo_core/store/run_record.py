@@ -81,5 +81,7 @@ def append_attempt(paths: RunPaths, model: str) -> int:
     )
     copy = paths.attempt(number) / paths.record.name
     files.write_sealed(copy, record, durable=False)
+    if paths.record.is_dir():
+        paths.set_aside(paths.record)
     files.write_sealed(paths.record, record)
     return number

@@ -22,7 +22,7 @@ from icpo_core.common import files
 from icpo_core.store import manifest, tables
 from icpo_core.store.manifest import FileRecord, Manifest
 from icpo_core.store.marks import Marks
-from icpo_core.store.paths import RunPaths
+from icpo_core.store.paths import MANIFEST, RunPaths
 from icpo_core.store.tables import Written
 from icpo_core.store.work import Standing, Status, Work
 
@@ -95,10 +95,11 @@ class Store:
             count = len(self.parts(work))
             reason = f"not finished, {_counted(count)} of it there" if count else "not made yet"
             return Status(Standing.MISSING, reason)
-        if found.fingerprint != work.fingerprint:
+        marked = self.marks.damaged(stage, iteration)
+        if found.fingerprint != work.fingerprint and MANIFEST not in marked:
             why = manifest.why_different(found, work.version, work.inputs, work.config, work.seed)
             return Status(Standing.STALE, why, found)
-        wrong = self.marks.damaged(stage, iteration) | self._wrong_sizes(found)
+        wrong = marked | self._wrong_sizes(found)
         if wrong:
             words = ", ".join(f"{name} {what}" for name, what in wrong.items())
             return Status(Standing.DAMAGED, words, found)
@@ -110,7 +111,13 @@ class Store:
         `afresh`: keep no part. The old manifest goes before anything it names: from then on the
         stage counts as not done.
         """
-        folder = self.paths.inside(self.paths.stage(work.stage, work.iteration))
+        folder = self.paths.stage(work.stage, work.iteration)
+        for path in (folder.parent, folder):
+            if path.exists() and not path.is_dir():
+                self.paths.set_aside(path)
+        if self.paths.manifest(work.stage, work.iteration).is_dir():
+            self.paths.set_aside(self.paths.manifest(work.stage, work.iteration))
+        folder = self.paths.inside(folder)
         kept = [] if afresh else self.whole_parts(work)
         if self.paths.manifest(work.stage, work.iteration).exists():
             # Bad parts first: without the manifest nobody could tell them from good ones.
@@ -123,7 +130,8 @@ class Store:
         self._trusted.pop((work.stage, work.iteration), None)
         for path in sorted(folder.glob("*")):
             if path not in kept:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                is_folder = path.is_dir() and not path.is_symlink()
+                shutil.rmtree(path) if is_folder else path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

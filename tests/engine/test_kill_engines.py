@@ -18,8 +18,8 @@ import stubs
 import torch
 from places import ROOT, SUPPORT
 
+from icpo_core.run import integrity
 from icpo_core.run.run import Run
-from icpo_core.store import integrity
 from icpo_core.store.paths import RunPaths
 
 CHANGES = [

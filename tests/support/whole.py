@@ -10,9 +10,8 @@ import stubs
 from killing import Zygote
 from safetensors.numpy import load_file
 
-from icpo_core.run import metrics
+from icpo_core.run import integrity, metrics
 from icpo_core.run.run import Run
-from icpo_core.store import integrity
 from icpo_core.store.paths import RunPaths
 
 OFF_POLICY = ["rollout.off_policy_steps=1", "update.old_logprobs=engine"]

@@ -27,11 +27,10 @@ from icpo_core.mirror.claim import Claim
 from icpo_core.mirror.download import fetch
 from icpo_core.mirror.mirror import Mirror
 from icpo_core.mirror.object_store import AwayError, ObjectStore
-from icpo_core.run import perform, plan, sources
+from icpo_core.run import integrity, perform, plan, sources
 from icpo_core.run.run import Run
 from icpo_core.run.session import Observer, Session
 from icpo_core.run.stages import STAGES
-from icpo_core.store import integrity
 from icpo_core.store.paths import RunPaths
 
 

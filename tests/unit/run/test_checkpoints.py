@@ -12,10 +12,10 @@ import stubs
 
 from icpo_core.common import files
 from icpo_core.config import override
-from icpo_core.run import branch, checkpoints, metrics, perform, plan, retention
+from icpo_core.run import branch, checkpoints, integrity, metrics, perform, plan, retention
 from icpo_core.run.run import Run
 from icpo_core.run.session import Observer, Session
-from icpo_core.store import integrity, tables
+from icpo_core.store import tables
 from icpo_core.store.paths import RunPaths
 from icpo_core.store.work import Standing
 from icpo_core.views import lineage

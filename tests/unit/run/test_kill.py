@@ -16,7 +16,8 @@ import stubs
 from killing import Zygote
 from whole import OFF_POLICY, Whole, lines, never_killed, require_whole
 
-from icpo_core.store import integrity, tables
+from icpo_core.run import integrity
+from icpo_core.store import tables
 from icpo_core.store.paths import RunPaths
 
 PART = "it-0002/{stage}/part-0000{part}-of-00002.parquet"

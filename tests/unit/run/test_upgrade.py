@@ -15,9 +15,8 @@ import pytest
 import stubs
 from places import TESTS
 
-from icpo_core.run import plan
+from icpo_core.run import integrity, plan
 from icpo_core.run.run import Run
-from icpo_core.store import integrity
 
 
 @pytest.fixture

@@ -19,11 +19,11 @@ from damage import flip
 from icpo_core.common import files, lock
 from icpo_core.common.files import what_the_disk_says
 from icpo_core.common.lock import RefusedError, RunLock
-from icpo_core.run import perform, plan
+from icpo_core.run import integrity, perform, plan
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
 from icpo_core.run.stages import STAGES
-from icpo_core.store import integrity, tables
+from icpo_core.store import tables
 from icpo_core.store.paths import RunPaths
 from icpo_core.store.store import Store
 from icpo_core.store.work import Standing, Work
