@@ -5,7 +5,14 @@ import re
 
 from icpo_core.grading.answers import units
 from icpo_core.grading.answers.forms import Form, Value
-from icpo_core.grading.answers.names import PARAMETERS, names_in, rename, same_name, unworded
+from icpo_core.grading.answers.names import (
+    PARAMETERS,
+    is_name,
+    names_in,
+    rename,
+    same_name,
+    unworded,
+)
 from icpo_core.grading.answers.reading import read
 
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?|[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
@@ -17,9 +24,12 @@ _FUNCTION = re.compile(r"^\s*(\\?[A-Za-z]+)\s*(?:\(\s*([a-z])\s*\)|_\s*\{?\s*([a
 def readings(gold: str, answer: str) -> list[tuple[Form, Form]]:
     """Ways to read both: ``1,234`` as a number or a list, two ``\\pm`` as two items or four."""
     independent = (False, True) if r"\pm" in gold + answer else (False,)
-    found = [(read(gold, signs), read(answer, signs)) for signs in independent]
+    found = [(read(gold, signs), read(answer, signs, gold=gold)) for signs in independent]
     if len(independent) > 1:
-        found += [(read(gold, True), read(answer)), (read(gold), read(answer, True))]
+        found += [
+            (read(gold, True), read(answer, gold=gold)),
+            (read(gold), read(answer, True, gold=gold)),
+        ]
     numbers = [
         Value(re.sub("[, ]", "", text)) if _THOUSANDS.fullmatch(text) else None
         for text in (gold, answer)
@@ -36,7 +46,7 @@ def readings(gold: str, answer: str) -> list[tuple[Form, Form]]:
             found.append((read(grouped), theirs))
         grouped = _thousands_with_unit(answer)
         if grouped is not None:
-            found.append((numbers[0] or ours, read(grouped)))
+            found.append((numbers[0] or ours, read(grouped, gold=gold)))
     return found
 
 
@@ -74,11 +84,15 @@ def renamings(gold: str, answer: str) -> list[str]:
 
 
 def _indices(gold: str, answer: str) -> list[str]:
+    head, _, body = gold.partition("=")
+    if "=" not in answer and body and is_name(head):
+        gold = body
     ours, theirs = names_in(unworded(gold)), names_in(unworded(answer))
     missing, extra = sorted(ours - theirs), sorted(theirs - ours)
     if len(missing) != len(extra) or not 0 < len(missing) <= 2:
         return []
-    if not {*missing, *extra} <= PARAMETERS:
+    spoken = all(re.search(rf"\bintegers?\}}\s*{letter}\b", answer) for letter in extra)
+    if not set(extra) <= PARAMETERS or not (spoken or set(missing) <= PARAMETERS):
         return []
     indices = {*missing, *extra} <= _INDICES
     declared = _DECLARED.search(gold) or _DECLARED.search(answer)

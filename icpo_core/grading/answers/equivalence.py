@@ -27,6 +27,7 @@ from icpo_core.grading.answers.cases import same_cases
 from icpo_core.grading.answers.expressions import constant, expression_of
 from icpo_core.grading.answers.families import same_family, same_residues
 from icpo_core.grading.answers.forms import (
+    ROUNDED,
     Cases,
     Combination,
     Congruence,
@@ -40,13 +41,13 @@ from icpo_core.grading.answers.forms import (
     Words,
     is_bare,
 )
-from icpo_core.grading.answers.names import may_name_one, same_name, squeezed
+from icpo_core.grading.answers.names import is_quantity, may_name_one, same_name, squeezed
 from icpo_core.grading.answers.notation import tidy
 from icpo_core.grading.answers.numerics import UndecidedError
 from icpo_core.grading.answers.regions import is_plainly_region, region, same_region
 from icpo_core.grading.answers.relations import same_ratios, same_relations
 from icpo_core.grading.answers.spoken import same_spoken
-from icpo_core.grading.answers.values import same_value
+from icpo_core.grading.answers.values import are_near, same_value
 
 # math-verify warns once that its own (SIGALRM) limit is off: the limit here is a process's life.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -57,6 +58,10 @@ _PLAIN = LatexExtractionConfig(
     )
 )
 
+
+_DOUBTED = re.compile(r"\?[\s.}$]*$")
+_UNREAD = re.compile(r"\\text|\\ldots$")
+"""What math-verify passes over in an answer."""
 
 _FAMILIAR = (
     r"\frac{a+b}{c}", r"\frac{-1+\sqrt{5}}{2}", r"2\sqrt{3}", r"x^{2}-3x+2", r"e^{i\pi/3}",
@@ -103,6 +108,8 @@ class Comparison:
             return None
         if squeezed(ours) == squeezed(theirs):
             return "same notation"
+        if _DOUBTED.search(answer) and not _DOUBTED.search(gold):
+            return None
         letter = same_choice(gold, answer)
         if letter is not None:
             return "letter" if letter else None
@@ -124,7 +131,7 @@ class Comparison:
             for lettered in (theirs, *renamings(ours, theirs)):
                 if any(same_family(a, b) for a, b in readings(ours, lettered)):
                     return "the same family"
-        if self.undecided and _math_verify(ours, theirs):
+        if self.undecided and not _UNREAD.search(theirs) and _math_verify(ours, theirs):
             return "math-verify"
         chosen = without_choice(answer)
         return self.judge(gold, chosen) if chosen else None
@@ -135,6 +142,11 @@ class Comparison:
             return True
         if isinstance(gold, Cases) or isinstance(answer, Cases):
             return same_cases(gold, answer, self.equal)
+        if isinstance(gold, Group) and gold.opening == ROUNDED:
+            return self.equal(gold.items[0], answer)
+        if isinstance(answer, Group) and answer.opening == ROUNDED:
+            near = are_near(*answer.items)
+            return near and any(self.equal(gold, item) for item in answer.items)
         gold, answer = lists.spread(gold, answer), lists.spread(answer, gold)
         if is_plainly_region(gold) or is_plainly_region(answer):
             found = self._regions(gold, answer)
@@ -187,11 +199,12 @@ class Comparison:
             assert isinstance(gold, Named)
             return self.equal(gold.value, answer)
         if not isinstance(gold, Named):
-            return self.equal(gold, answer.value)
+            return is_quantity(answer.name) and self.equal(gold, answer.value)
         namesakes = may_name_one(gold.name, answer.name, _has_symbols(gold.value))
         if namesakes and self.equal(gold.value, answer.value):
             return True
-        if isinstance(gold.value, Value) and isinstance(answer.value, Value):
+        values = (gold.value, answer.value)
+        if all(isinstance(value, Value) and not value.unit for value in values):
             return same_relations(gold, answer, self._values)
         return False
 

@@ -13,6 +13,8 @@ RELATION = re.compile(
 )
 SYMMETRIC = frozenset([r"\perp", r"\parallel", r"\cong", r"\sim", r"\approx"])
 """Relations between things that are no numbers, and that hold either way round."""
+ROUNDED = r"\approx"
+"""Opens the group of an exact value and the decimal that it is said to be near."""
 TEXT = re.compile(r"\\text\{([^{}]*)\}")
 
 

@@ -22,6 +22,7 @@ from icpo_core.grading.answers.names import plain_name
 
 Equal = Callable[[Form, Form], bool]
 
+_PROPER_NAME = re.compile(r"\\text\{\s*[A-Z][a-z]+\s*\}|[A-Z][a-z]{2,}")
 MAX_MATCHED = 60
 """Lists longer than this are compared in order only."""
 
@@ -31,6 +32,8 @@ def same_lists(gold: Form, answer: Form, equal: Equal) -> bool:
     ours, theirs = items_of(gold), items_of(answer)
     if _are_letters(ours) and {_joined(gold), _joined(answer)} == {"and", "or"}:
         return False  # p and q is not p or q
+    if _are_people(theirs) and not names_of(ours):
+        theirs = _unnamed(theirs)
     our_names, their_names = names_of(ours), names_of(theirs)
     if (
         our_names
@@ -166,6 +169,18 @@ def _joined(form: Form) -> str:
     return form.joined if isinstance(form, Group) else ""
 
 
+def _unit(form: Form) -> str:
+    return form.unit if isinstance(form, Value) else ""
+
+
+def _are_people(items: list[Form]) -> bool:
+    """Whether values are told apart by proper names, as in `Kim: 4, Lee: 9`."""
+    names = [item.name for item in items if isinstance(item, Named)]
+    return len(names) == len(items) > 1 and all(
+        re.fullmatch(r"\\text\{\s*[A-Z][a-z]+\s*\}|[A-Z][a-z]{2,}", name) for name in names
+    )
+
+
 def _are_letters(items: list[Form]) -> bool:
     return all(
         isinstance(item, Value) and re.fullmatch(r"\\?[a-z]+", item.tex.strip()) for item in items
@@ -177,10 +192,18 @@ def _is_ordered(gold: Form, answer: Form) -> bool:
     for form in (gold, answer):
         if isinstance(form, Group) and form.opening in ("(", "["):
             return True
-        if len(set(names_of(items_of(form)))) > 1:
-            return True
+        items = items_of(form)
+        if len(set(names_of(items))) > 1:
+            return form is gold or not _are_people(items)
+    counted = [{_unit(item) for item in items_of(form)} for form in (gold, answer)]
+    if max(map(len, counted)) > 1 and "" in counted[0] | counted[1]:
+        return True  # 4 red, 3 blue
     sets = any(isinstance(form, Group) and form.opening == r"\{" for form in (gold, answer))
-    return _in_no_order(_unnamed(items_of(gold))) and not sets
+    if sets or not _in_no_order(_unnamed(items_of(gold))):
+        return False
+    numbers = [_plain_number(item.tex) for item in items_of(answer) if isinstance(item, Value)]
+    known = [number for number in numbers if number is not None]
+    return known != sorted(known)  # who sorts them takes them for a set
 
 
 def _same_items(ours: list[Form], theirs: list[Form], free: bool, equal: Equal) -> bool:

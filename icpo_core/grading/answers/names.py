@@ -3,6 +3,7 @@
 import re
 
 from icpo_core.grading.answers import wording
+from icpo_core.grading.answers.counted import is_understood
 from icpo_core.grading.answers.forms import TEXT
 
 _NAME = re.compile(
@@ -72,6 +73,15 @@ def same_name(gold: str, answer: str) -> bool:
     return heads[0] == heads[1] or (ours.startswith("(") and theirs.startswith("("))
 
 
+def is_quantity(name: str) -> bool:
+    """Whether a name says no more than which quantity its value is: `x`, `f(x)`, `total cost`, and
+    not `half the answer`."""
+    words = TEXT.findall(name)
+    if not re.search(r"[\\(_{|]", name) and re.search("[a-z]{3}", name):
+        words = [name]
+    return all(is_understood(said) for said in words)
+
+
 def may_name_one(gold: str, answer: str, symbolic: bool) -> bool:
     """Whether two names may stand for one quantity, given that the values are the same.
 
@@ -79,15 +89,31 @@ def may_name_one(gold: str, answer: str, symbolic: bool) -> bool:
     ``x = 5`` and ``y = 5`` are not one number, nor ``AB = 5`` and ``CD = 5`` one length, but
     ``\\text{area} = 5`` and ``S = 5`` may be.
     """
+    if _derived(gold) != _derived(answer) and not re.fullmatch(r"\s*[a-zA-Z]\s*", answer):
+        return False
     if same_name(gold, answer):
         return True
     if any(
         TEXT.search(name) or re.search("[a-z]{3}", _COMMANDS.sub("", name))
         for name in (gold, answer)
     ):
-        return not wording.are_opposed(gold, answer)
+        return is_quantity(answer) and not wording.are_opposed(gold, answer)
     letters = sum(bool(_ONE_LETTER.fullmatch(plain_name(name))) for name in (gold, answer))
     return letters > 0 if symbolic else letters == 1
+
+
+def _derived(name: str) -> tuple[int, str, str]:
+    r"""What was done to the function that is named: its derivatives, its power or inverse, and what
+    it is taken of where that is no letter. ``f'(x)``, ``f^{-1}(x)`` and ``f(2x)`` are not ``f(x)``.
+    """
+    plain = re.sub(r"[\s{}]|\\(?:left|right)", "", name)
+    if re.search("[a-z]{3}", _COMMANDS.sub("", plain)):
+        return 0, "", ""  # in words
+    primes = plain.count("'") + plain.count(r"\prime") + plain.startswith(r"\fracd")
+    power = re.search(r"\^(-?\w+)", plain.replace(r"^\prime", ""))
+    argument = re.search(r"(?<=\w)\(([^()]*)\)$", plain)
+    taken = argument.group(1) if argument else ""
+    return primes, power.group(1) if power else "", taken if re.search(r"[-+*/\d]", taken) else ""
 
 
 def squeezed(tex: str) -> str:

@@ -40,6 +40,16 @@ _LARGE = re.compile(
     r"(\s*\w*\s*\})?",
     re.IGNORECASE,
 )
+_DOZENS = re.compile(
+    r"(?<=[\d}])[\s~\\]*(?:\\(?:text|mathrm)\s*\{\s*)?(dozen|hundred|lakh|crore)s?\b(\s*\w*\s*\})?",
+    re.IGNORECASE,
+)
+_MULTIPLES = {"dozen": 12, "hundred": 100, "lakh": 10**5, "crore": 10**7}
+_ORDINAL = re.compile(
+    r"(?<=\d)\s*(?:\^\s*\{?\s*)?(?:\\(?:text|mathrm)\s*\{\s*)?(?:st|nd|rd|th)\b\s*\}?\s*\}?"
+)
+_HTML = re.compile(r"<(sup|sub)>([^<>]*)</\1>")
+_LOST_BACKSLASH = re.compile(r"[\a\b\v\f](?=[a-z])|\t(?=ext|imes|an|heta|frac)|\r(?=ight|ho)")
 _CHOOSE = re.compile(r"(?<![A-Za-z\\])C\s*\(\s*([\w+-]+)\s*,\s*([\w+-]+)\s*\)")
 _EXPONENT = re.compile(r"(\d)\\(?:mathrm|text)\s*\{\s*[eE]\s*\}\s*\{?\s*([-+]?\d+)\s*\}?")
 _REMAINDER = re.compile(
@@ -68,6 +78,7 @@ _MINUTES = re.compile(
     r"(\d+)\s*\^\s*\{\s*\\circ\s*\}\s*(\d+)\s*(?:'|\^\s*\{\s*\\prime\s*\})"
     r"(?:\s*(\d+)\s*(?:''|\^\s*\{\s*\\prime\s*\\prime\s*\}))?"
 )
+_LETTERS = {"\a": "a", "\b": "b", "\v": "v", "\f": "f", "\t": "t", "\r": "r"}
 _CIRCLED = re.compile(r"[\u2460-\u2473]+")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}|(\d*)\.(\d*)\((\d+)\)")
 
@@ -84,6 +95,8 @@ def tidy(answer: str) -> str:
     text = text.replace("{:}", ":")
     text = _MINUS.sub("-", text)
     text = _LARGE.sub(_large, text)
+    text = _DOZENS.sub(_multiplied, text)
+    text = _ORDINAL.sub(" ", text)
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = re.sub(r"(?<=\d)[\s\\,]*\\Omega\b\s*$", r"\\text{ ohm}", text)
     text = _INFINITY.sub(lambda m: "-\\infty " if m.group(1)[0] in "nm" else "\\infty ", text)
@@ -103,7 +116,7 @@ def tidy(answer: str) -> str:
     text = _outside_environments(text)
     text = _SIZE.sub("", text)
     text = _SPACE.sub(" ", text)
-    text = re.sub(r"(\\mathbb\s*\{[A-Z]\}|\\R\b)\s*-\s*(?=\\\{)", r"\1 \\setminus ", text)
+    text = re.sub(r"(\\mathbb\s*\{[A-Z]\}|\\R\b|\\\})\s*-\s*(?=\\\{)", r"\1 \\setminus ", text)
     text = _COMMAND.sub(lambda match: _command(match.group(1)), text)
     text = with_words(with_text_groups(text))
     text = re.sub(r"\\not\s*=", r"\\ne ", text).replace("!=", r"\ne ")
@@ -119,6 +132,9 @@ def tidy(answer: str) -> str:
 
 
 def _plain_characters(text: str) -> str:
+    text = _LOST_BACKSLASH.sub(lambda m: "\\" + _LETTERS.get(m.group(), ""), text)
+    text = re.sub(r"^rac(?=\s*\{)", r"\\frac", text)  # who strips a form feed leaves that
+    text = _HTML.sub(lambda m: ("^" if m[1] == "sup" else "_") + f"{{{m[2]}}}", text)
     text = _CIRCLED.sub(lambda m: ", ".join(f"({ord(c) - 0x245F})" for c in m.group()), text)
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾]+", lambda m: f"^{{{m.group().translate(RAISED)}}}", text)
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉₊₋ₙₖ₍₎]+", lambda m: f"_{{{m.group().translate(LOWERED)}}}", text)
@@ -130,6 +146,12 @@ def _large(match: re.Match[str]) -> str:
     power = len(str(worth_of(match.group(1)))) - 1
     rest = (match.group(2) or "").strip(" }")
     return f" \\times 10^{{{power}}}" + (f"\\text{{ {rest}}}" if rest else "")
+
+
+def _multiplied(match: re.Match[str]) -> str:
+    rest = (match.group(2) or "").strip(" }")
+    times = _MULTIPLES[match.group(1).lower()]
+    return f" \\cdot {times}" + (f"\\text{{ {rest}}}" if rest else "")
 
 
 def _combinations(text: str) -> str:
@@ -158,7 +180,11 @@ def _system(match: re.Match[str]) -> str:
 
 def _currency(text: str) -> str:
     r"""``\$5`` is five dollars, and so is a single ``$`` before a number."""
-    text = re.sub(r"\\\$\s*([\d.,{}!\\]*\d)", r"\1\\text{ dollars}", text)
+    text = re.sub(
+        r"\\\$\s*([\d.,{}!\\]*\d(?: \\(?:times 10\^\{\d+\}|cdot \d+))?)",
+        r"\1\\text{ dollars}",
+        text,
+    )
     text = text.replace(r"\$", " ")
     if text.count("$") == 1:
         text = re.sub(r"\$\s*([\d.,]*\d)", r"\1\\text{ dollars}", text)
@@ -213,7 +239,7 @@ def _trim(text: str) -> str:
     while True:
         shorter = text.strip().strip('`"*').strip()
         shorter = re.sub(r"(?<!\\)\\$", "", shorter)
-        shorter = re.sub(r"^[=:,;]+|(?<!\.)[.,;:?]+$", "", shorter)
+        shorter = re.sub(r"^[=:,;]+|(?<=\d)\^$|(?<!\.)[.,;:]+$", "", shorter)
         if shorter.startswith("{") and closing(shorter, 0) == len(shorter) - 1:
             shorter = shorter[1:-1]
         if shorter == text:

@@ -1,8 +1,7 @@
 """Numbers in words: ``seven``, ``twenty-five``, ``ten thousand``, ``two ways``."""
 
-import re
-
-from icpo_core.grading.answers.wording import NEGATIONS, clean
+from icpo_core.grading.answers.counted import is_counted
+from icpo_core.grading.answers.wording import clean
 
 _SMALL = dict(
     zip(
@@ -37,8 +36,6 @@ _TENS = {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "ei
          "ninety": 90, "twenty": 20}  # fmt: skip
 _LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _LEAD = frozenset(["exactly", "only", "just", "precisely"])
-_NOUNS = 2
-"""Words that may follow a number: what is counted."""
 
 
 def number_in(words: str) -> int | None:
@@ -51,11 +48,9 @@ def number_in(words: str) -> int | None:
         said = said[1:]
     found, length = _leading(said)
     rest = said[length:]
-    if found is None or len(rest) > _NOUNS or (found == 1 and length == 1 and rest):
+    if found is None or (found == 1 and length == 1 and rest):
         return None
-    if any(_is_number(word) or word in NEGATIONS or word in ("or", "and", "to") for word in rest):
-        return None
-    return found
+    return found if not rest or is_counted(" ".join(rest), found == 1) else None
 
 
 def worth_of(word: str) -> int | None:
@@ -82,7 +77,3 @@ def _leading(words: list[str]) -> tuple[int | None, int]:
         else:
             break
     return (total + part if started else None), at
-
-
-def _is_number(word: str) -> bool:
-    return word in _SMALL or word in _TENS or word in _LARGE or bool(re.search(r"\d", word))

@@ -1,13 +1,16 @@
 """Expressions as math-verify's parser reads them, compared by their values.
 
-Two expressions are equal if they have equal values at several points, to twenty digits and more;
-unequal if they differ at one. Unlike simplification this takes milliseconds on any expression
-(Schwartz 1980, Zippel 1979), right or wrong, and nothing is expanded: a tower of powers is seen to
-be too large from its exponent.
+Two rational numbers are compared exactly. Other expressions are equal if they are the same tree, or
+if no point tells them apart: their values are taken at points of both signs from hundredths to
+10^12, to hundreds of digits at two of them. One point where they differ refutes. Unlike
+simplification this takes milliseconds on any expression (Schwartz 1980, Zippel 1979), right or
+wrong, and nothing is expanded: a tower of powers is seen to be too large from its exponent.
 """
 
+import math
 import zlib
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from functools import lru_cache
 
 import mpmath
@@ -19,11 +22,44 @@ from sympy.core.function import AppliedUndef
 
 DIGITS = 40
 """Decimal digits of a first evaluation; more where the value is large."""
+SURE_DIGITS = 600
+"""Decimal digits to which values that look equal are compared again."""
+FAR_DIGITS = 2000
+"""The same for an expression with letters."""
 MAX_DIGITS = 20_000
 """A value of more digits than this is not compared to the last digit."""
+TINY = mpmath.mpf(10) ** -20
+"""What is smaller beside a value, or beside one, is looked at with more digits."""
+MAX_BITS = 400_000
+"""A rational number of more bits is not calculated exactly."""
 MAX_EXPONENT = 1e12
 """A power whose result has more bits than this is not evaluated."""
-SAMPLES = 5
+SCALES = (1, 1, 1, -1, 0, 30, -30, 1000, -1000, 10**6, -(10**6), 10**12, -(10**12), 0.01, -0.01)
+"""How far from zero the samples of real letters lie, and on which side; 0: letters on both."""
+RATIOS = 9
+"""Samples at which the sides of two equations are set in proportion."""
+LENIENT = 3
+"""The first samples are positive: there no identity between roots or logarithms may fail."""
+SURE = 2
+"""Samples at which values are compared to SURE_DIGITS."""
+FAR_INTEGERS = (
+    26,
+    37,
+    50,
+    64,
+    99,
+    100,
+    101,
+    128,
+    243,
+    500,
+    997,
+    1000,
+    1234,
+    5040,
+    10_007,
+    10**6 + 1,
+)
 INTEGER_SAMPLES = 24
 _INTEGER_NAMES = frozenset("aijklmnpqrsdNMKb")
 MAX_TERMS = 2000
@@ -69,14 +105,31 @@ def equal_values(gold: sympy.Basic, answer: sympy.Basic) -> bool | None:
     if _is_huge(gold) != _is_huge(answer):
         other = answer if _is_huge(gold) else gold
         return None if constant(other) is None else False
+    if gold == answer:
+        return True
     symbols = sorted({str(symbol) for symbol in gold.free_symbols | answer.free_symbols})
+    if not symbols:
+        ours, theirs = exact(gold), exact(answer)
+        if ours is not None and theirs is not None:
+            return ours == theirs
     integral = _wants_integers(gold) or _wants_integers(answer)
-    samples = (INTEGER_SAMPLES if integral else SAMPLES) if symbols else 1
+    samples = 1
+    if symbols:
+        samples = INTEGER_SAMPLES + len(FAR_INTEGERS) if integral else len(SCALES)
+    careful = integral or bool(answer.free_symbols - gold.free_symbols)
     compared = 0
     for sample in range(samples):
         point = {name: _coordinate(name, sample, integral, len(symbols)) for name in symbols}
+        if integral:
+            ours, theirs = exact(gold, point), exact(answer, point)
+            if ours is not None and theirs is not None:
+                if ours != theirs:
+                    return False
+                compared += 1
+                continue
         try:
-            same = _equal_at(gold, answer, point, strict=sample < SAMPLES - 2 or integral)
+            strict = careful or sample < LENIENT or SCALES[sample] == 0.01
+            same = _equal_at(gold, answer, point, strict, sure=sample < SURE)
         except UndecidedError:
             continue
         if same is False:
@@ -103,7 +156,7 @@ def proportional(gold: sympy.Basic, answer: sympy.Basic) -> mpmath.mpf | None:
 def _ratio(gold: sympy.Basic, answer: sympy.Basic) -> mpmath.mpf | None:
     symbols = sorted({str(symbol) for symbol in gold.free_symbols | answer.free_symbols})
     ratios = []
-    for sample in range(SAMPLES):
+    for sample in range(RATIOS):
         point = {name: _coordinate(name, sample, False, len(symbols)) for name in symbols}
         try:
             with mp.workdps(DIGITS):
@@ -133,6 +186,49 @@ def constant(expression: sympy.Basic) -> mpmath.mpf | None:
             return mp.re(found)
     except UndecidedError:
         return None
+
+
+def exact(node: sympy.Basic, point: Mapping[str, mpmath.mpf] | None = None) -> Fraction | None:
+    """Return the rational number that a calculation with rational numbers gives, letters being
+    integers at `point`; None if there is more in it, or if it takes too long."""
+    if isinstance(node, sympy.Rational):
+        return Fraction(int(node.p), int(node.q))
+    if isinstance(node, sympy.Float):
+        return Fraction(str(node))
+    if isinstance(node, sympy.Symbol):
+        at = point.get(node.name) if point else None
+        return None if at is None or not mp.isint(at) else Fraction(int(at))
+    parts = []
+    for argument in node.args:
+        part = exact(argument, point)
+        if part is None:
+            return None
+        parts.append(part)
+    if not parts:
+        return None
+    first, last = parts[0], parts[-1]
+    whole = all(part.denominator == 1 for part in parts)
+    if isinstance(node, sympy.Add):
+        return sum(parts, Fraction(0))
+    if isinstance(node, sympy.Mul):
+        return math.prod(parts, start=Fraction(1))
+    if isinstance(node, sympy.UnevaluatedExpr):
+        return first
+    if isinstance(node, sympy.Pow) and last.denominator == 1 and (first or last >= 0):
+        return first ** int(last) if _bits(first) * abs(last) < MAX_BITS else None
+    if isinstance(node, sympy.factorial) and whole and 0 <= first * _bits(first) < MAX_BITS:
+        return Fraction(math.factorial(int(first)))
+    if isinstance(node, sympy.binomial) and whole and 0 <= first < MAX_BITS and last >= 0:
+        return Fraction(math.comb(int(first), int(last)))
+    if isinstance(node, sympy.floor):
+        return Fraction(math.floor(first))
+    if isinstance(node, sympy.ceiling):
+        return Fraction(math.ceil(first))
+    return None
+
+
+def _bits(number: Fraction) -> int:
+    return number.numerator.bit_length() + number.denominator.bit_length()
 
 
 def value(node: sympy.Basic, point: Mapping[str, mpmath.mpf]) -> mpmath.mpf:
@@ -300,20 +396,27 @@ def _wants_integers(expression: sympy.Basic) -> bool:
 def _coordinate(name: str, sample: int, integral: bool, symbols: int) -> mpmath.mpf:
     """A value for a symbol, the same in every process; an integer if `integral` and so called.
 
-    Integers run from 2 up where there is one symbol, so that floors of roots are told apart. Reals
-    are positive at first; then one sample is all negative and one has both signs.
+    Integers run from 2 up where there is one symbol, so that floors of roots are told apart, and
+    then lie far out. Reals are positive at first, then of every sign and size (SCALES).
     """
     seed = zlib.crc32(f"{name}#{sample}".encode())
     if integral and name[0] in _INTEGER_NAMES:
-        return mp.mpf(2 + (sample if symbols == 1 else seed % 13))
+        if symbols > 1:
+            return mp.mpf(2 + seed % (13 if sample < INTEGER_SAMPLES else 1000))
+        return mp.mpf(
+            2 + sample if sample < INTEGER_SAMPLES else FAR_INTEGERS[sample - INTEGER_SAMPLES]
+        )
     magnitude = mp.mpf(1) / 3 + mp.mpf(seed % 99_991) / 31_337
-    if sample == SAMPLES - 2 or (sample == SAMPLES - 1 and seed // 99_991 % 2):
-        return -magnitude
-    return magnitude
+    scale = SCALES[sample % len(SCALES)]
+    return magnitude * (scale or (-1 if seed // 99_991 % 2 else 1))
 
 
 def _equal_at(
-    gold: sympy.Basic, answer: sympy.Basic, point: Mapping[str, mpmath.mpf], strict: bool
+    gold: sympy.Basic,
+    answer: sympy.Basic,
+    point: Mapping[str, mpmath.mpf],
+    strict: bool,
+    sure: bool,
 ) -> bool | None:
     with mp.workdps(DIGITS):
         ours, theirs = value(gold, point), value(answer, point)
@@ -323,20 +426,44 @@ def _equal_at(
             if strict and mp.isinf(ours) != mp.isinf(theirs):
                 return False
             return None
-        if not close(ours, theirs):
-            # Identities such as log(ab) = log a + log b need not hold for negative numbers.
-            real = mp.im(ours) == 0 and mp.im(theirs) == 0
-            return (
-                False if strict or (real and not (_has_roots(gold) or _has_roots(answer))) else None
-            )
         size = max(abs(ours), abs(theirs))
-        if size < mp.mpf(10) ** 15:
+        if 0 < size < TINY:
+            return _equal_tiny(gold, answer, point)
+        if abs(ours - theirs) > TINY * size:
+            # Identities such as log(ab) = log a + log b need not hold for negative numbers. But a
+            # gold that has |x| speaks of them.
+            if strict or (gold.has(sympy.Abs) and _is_real(ours)):
+                return False
+            real = _is_real(ours) and _is_real(theirs)
+            return False if real and not (_has_roots(gold) or _has_roots(answer)) else None
+        large = size > 10**15
+        if not large and not sure:
             return True
-        digits = int(mp.log10(size)) + DIGITS
-    if digits > MAX_DIGITS:
-        return True if gold == answer else None
+        digits = (int(mp.log10(size)) if large else 0) + (SURE_DIGITS if sure else DIGITS)
+    if digits > (MAX_DIGITS if not point else FAR_DIGITS):
+        return None
     with mp.workdps(digits):
-        return bool(abs(value(gold, point) - value(answer, point)) < mp.mpf(10) ** (-DIGITS // 4))
+        apart = abs(value(gold, point) - value(answer, point))
+        return bool(apart <= mp.mpf(10) ** -((SURE_DIGITS if sure else DIGITS) // 4) * min(1, size))
+
+
+def _equal_tiny(
+    gold: sympy.Basic, answer: sympy.Basic, point: Mapping[str, mpmath.mpf]
+) -> bool | None:
+    """Whether two tiny values are equal. With more digits a rounding error gets smaller."""
+    worths = []
+    for expression in (gold, answer):
+        with mp.workdps(DIGITS):
+            rough = value(expression, point)
+        with mp.workdps(SURE_DIGITS):
+            fine = value(expression, point)
+            worths.append(fine if abs(fine) > TINY * abs(rough) else mp.mpf(0))
+    with mp.workdps(SURE_DIGITS):
+        return bool(abs(worths[0] - worths[1]) <= TINY * max(map(abs, worths)))
+
+
+def _is_real(worth: mpmath.mpf) -> bool:
+    return bool(abs(mp.im(worth)) <= TINY * abs(worth))
 
 
 def _has_roots(expression: sympy.Basic) -> bool:

@@ -8,8 +8,9 @@ import re
 from dataclasses import dataclass
 
 from icpo_core.grading.answers import wording
+from icpo_core.grading.answers.counted import is_understood
 from icpo_core.grading.answers.forms import RELATION, TEXT, Ratio, Relation, Value, Words
-from icpo_core.grading.answers.names import is_name, names_in, unworded
+from icpo_core.grading.answers.names import is_name, names_in, rename, squeezed, unworded
 from icpo_core.grading.answers.numerals import number_in
 
 # Where a remark starts: "for all n", "where k is an integer", "attained at x = 1".
@@ -29,20 +30,28 @@ _FOR_ALL = re.compile(
     r"\\text\{for(?: (?:all|any|every|each))?\}\s*(?:\\text\{(?:all|any|every|each)\}\s*)?[^,=]*,"
 )
 _BRACKETED = re.compile(r"\s\(([^()]*)\)$|(?<=[\w}])\(([^()]*(?:\\in|\\text)[^()]*)\)$")
+_SPOKEN_ASIDE = re.compile(r"\\text\{\s*\(([^(){}\d]*)\)\s*\}$")
+_OTHERS = re.compile(r"\s*\\text\{(?:rejecting|discarding|ignoring|excluding)\}(.*)")
 _ASIDE = re.compile(r"\\in(?![a-z])|\\text|\\ge|\\le|\\ne|[<>]|\\forall|\\approx")
 _DOMAIN = re.compile(
     r"[A-Za-z](?:_\{?\w+\}?)?(?:\s*,\s*[A-Za-z](?:_\{?\w+\}?)?)*\s*\\in\s*\\mathbb\{[ZNRQC]\}.*"
     r"|[A-Za-z](?:\s*\\text\{(?:is|being|are|an?|any|some|integers?|arbitrary|real|numbers?|natural"
     r"|positive|constants?)\})+"
 )
-_RANGE = re.compile(r"([a-zA-Z])\s*(?:\\ge|\\le|\\ne|>|<)\s*-?\d+")
+_RANGE = re.compile(r"([a-zA-Z])\s*(?:\\ge|\\le|\\ne|>|<)\s*(-?\d+)")
+_NATURAL_BOUNDS = frozenset(["0", "1", "-1", "2"])
+"""Bounds that only say of a letter that it counts, or divides nothing by zero."""
+_FINITE = re.compile(r"\\in\s*\\\{")
+_NUMBER = (
+    r"(?:=|\\text\{(?:is|equals)\})\s*(-?(?:\d[\d./]*|\\frac\{\d+\}\{\d+\}))\s*(?=[,;.)]|$|\\text)"
+)
 _BOUNDED = re.compile(r"\\(?:ge|le|ne|in)(?![a-z])|[<>]")
 _LABEL = re.compile(r"\(\s*([a-h]|[1-9]|i{1,3}|iv|v)\s*\)\s*(?=[^\s,;])")
 _INTEGER = re.compile(r"\b(?:integers?|natural|whole)\b")
 _IS = re.compile(
     r"(?<=[\w})])\s*\\text\{(?:is|are|equals?|is equal to|be)\}\s*(?=[\\\w({\[-])"
 )  # fmt: skip
-_SENTENCE_IS = re.compile(r"\\text\{[^{}]*\b(?:is|are|equals?|be)\}\s*:?\s*(?=[^\s])")
+_SENTENCE_IS = re.compile(r"\\text\{([^{}]*)\b(?:is|are|equals?|be)\}\s*:?\s*(?=[^\s])")
 _BOUND = re.compile(
     r"\s*\\text\{[^{}]*\b(at least|at most|more than|less than|greater than|fewer than)\}\s*(.+)"
 )
@@ -75,16 +84,18 @@ class Phrase:
     integers: bool = False  # the words spoke of integers
 
 
-def without_remarks(text: str) -> str:
+def without_remarks(text: str, gold: str | None = None) -> str:
     """Drop conditions that only repeat the problem's: for all n, where k is an integer, (n > 1).
 
-    A condition that tells cases apart (if n is even) stays.
+    `gold`: the gold answer, where `text` is a candidate. What a candidate adds must then be
+    understood, or be said by the gold; else it stays and makes another answer. A condition that
+    tells cases apart (if n is even) stays, too, and a letter that is given its value has it.
     """
-    text = joined_words(text.strip())
+    text = _SPOKEN_ASIDE.sub(r" (\\text{\1})", joined_words(text.strip()))
     lead = _FOR_ALL.match(text)
     if lead:
         text = text[lead.end() :].strip()
-    text = joined_words(_without_aside(text))
+    text = joined_words(_without_aside(text, gold))
     if len(_WHEN.findall(text)) == 1:  # "5, when x = 2"; twice, it would be cases
         text = re.sub(_WHEN.pattern + r"\s*[A-Za-z,\s=]*=[^,;=]*$", "", text)
     remark = _REMARK.search(text)
@@ -92,9 +103,31 @@ def without_remarks(text: str) -> str:
         rest = text[remark.end() :]
         defining = re.search(r"\\text\{\s*(?:where|with)\b", remark.group())
         resume = re.search(";" if defining else r"\\text\{(?:and|or)\}(?=[^,;]*=)|;", rest)
-        text = text[: remark.start()] + (rest[resume.start() :] if resume else "")
-        remark = _REMARK.search(text, remark.start())
+        said = text[remark.start() : remark.end() + (resume.start() if resume else len(rest))]
+        if not _only_repeats(said, gold):
+            return text.strip()
+        body = _with_values(text[: remark.start()], said)
+        text = body + (rest[resume.start() :] if resume else "")
+        remark = _REMARK.search(text, len(body))
     return text.strip().rstrip(",;. ")
+
+
+def _only_repeats(said: str, gold: str | None) -> bool:
+    """Whether a remark of a candidate says nothing that the gold answer may not mean."""
+    if gold is None or squeezed(said) in squeezed(gold):
+        return True
+    if _FINITE.search(said):
+        return False
+    return all(is_understood(words) for words in TEXT.findall(said))
+
+
+def _with_values(body: str, said: str) -> str:
+    r"""`cx \text{where c = 1}` as `1x`."""
+    for letter in names_in(unworded(body)):
+        given = re.search(rf"(?<![A-Za-z\\]){letter}\s*(?:=[^=,;]*)??{_NUMBER}", said)
+        if given:
+            body = rename(body, letter, f"({given.group(1)})")
+    return body
 
 
 def joined_words(text: str) -> str:
@@ -126,10 +159,13 @@ def is_domain(piece: str) -> bool:
     return bool(_DOMAIN.fullmatch(piece.strip()))
 
 
-def is_range(piece: str, others: list[str]) -> bool:
+def is_range(piece: str, others: list[str], gold: str | None) -> bool:
     r"""Whether a list item only bounds a letter of the other items: the ``k \ge 1`` of ``2^k``."""
     match = _RANGE.fullmatch(piece.strip())
     if match is None:
+        return False
+    natural = match.group(2) in _NATURAL_BOUNDS
+    if not natural and gold is not None and squeezed(piece) not in squeezed(gold):
         return False
     letter = match.group(1)
     bound = [other for other in others if letter in names_in(unworded(other))]
@@ -165,7 +201,11 @@ def part(text: str) -> Words | Value | Ratio | Relation | Phrase | None:
     if ratio:
         return Ratio(ratio.groups())
     # "x is 5" is an equation; "the answer is 5" has its value after the verb.
-    text = _SENTENCE_IS.sub(" ", _IS.sub(" = ", text))
+    text = _IS.sub(" = ", text)
+    said = _SENTENCE_IS.match(text)
+    if said and not _is_benign(said.group(1)):
+        return Phrase(text[said.end() :], name=wording.clean(said.group(1)))
+    text = _SENTENCE_IS.sub(" ", text)
     compared = _COMPARED.fullmatch(text)
     if compared and is_name(compared.group(1)):
         sign = _COMPARISONS.get(compared.group(2), "<")
@@ -202,17 +242,22 @@ def part(text: str) -> Words | Value | Ratio | Relation | Phrase | None:
     return Phrase(text, unit=unit, integers=bool(_INTEGER.search(words)))
 
 
-def _without_aside(text: str) -> str:
+def _without_aside(text: str, gold: str | None) -> str:
     """Drop a bracketed aside at the end, unless it takes back or adds something."""
     bracket = _BRACKETED.search(text)
     if bracket is None or bracket.start() == 0:
         return text
     inner = bracket.group(1) or bracket.group(2) or ""
-    if re.match(r"\s*\\text\{or", inner):
+    others = _OTHERS.match(inner)
+    if others and squeezed(others.group(1)) != squeezed(text[: bracket.start()]):
+        return text[: bracket.start()]
+    if re.match(r"\s*\\text\{or\}", inner):
         return f"{text[: bracket.start()]} \\text{{or}} {inner.split('}', 1)[1]}"
+    if inner.strip().startswith(r"\approx"):
+        return f"{text[: bracket.start()]} {inner}"
     kept = wording.NEGATIONS | {"or", "permutation", "permutations"}
     if _ASIDE.search(inner) and not set(wording.clean(inner).split()) & kept:
-        return text[: bracket.start()]
+        return text[: bracket.start()] if _only_repeats(inner, gold) else text
     return text
 
 
@@ -231,10 +276,14 @@ def _without_tail(text: str) -> tuple[str, str, Words | None]:
         is_name(value) or not _is_benign(said)
     ):
         return text, "", Words(_spoken(text))
-    if _is_benign(said) and not (said in ("min", "sec") and value[-1:].isdigit()):
+    if (
+        _is_benign(said)
+        and "or" not in said.split()
+        and not (said in ("min", "sec") and value[-1:].isdigit())
+    ):
         return value, "", None
     if value and not TEXT.search(value):
-        return value, said, None
+        return value, "?" if re.search(r"\{\s*[MBk]\s*\}", tail.group(1)) else said, None
     return text, "", None
 
 

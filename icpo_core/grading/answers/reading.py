@@ -7,9 +7,11 @@ same is for `icpo_core.grading.answers.equivalence`.
 
 import itertools
 import re
+from dataclasses import replace
 
-from icpo_core.grading.answers import phrases
+from icpo_core.grading.answers import phrases, wording
 from icpo_core.grading.answers.braces import closing
+from icpo_core.grading.answers.counted import is_counted
 from icpo_core.grading.answers.expansion import (
     MAX_ITEMS,
     adjacent_tuples,
@@ -19,6 +21,7 @@ from icpo_core.grading.answers.expansion import (
 )
 from icpo_core.grading.answers.forms import (
     RELATION,
+    ROUNDED,
     Cases,
     Combination,
     Congruence,
@@ -41,6 +44,11 @@ _SEPARATORS = re.compile(
 )
 
 
+_INTEGERS = re.compile(r"[a-zA-Z]\s*\\in\s*\\mathbb\{[ZN]\}.*")
+_CONGRUENT = re.compile(
+    r"(?:(?:all|any|those|the|integers?|numbers?|n|k|m|x|is|are|that|which|must be) )*"
+    r"congruent to (-?\d{1,6}(?:(?: or| and|) -?\d{1,6})*) (?:modulo|mod) (\d{1,6})"
+)
 _SET_SIGN = re.compile(r"\\(?:cup|cap|setminus)(?![a-zA-Z])")
 _MATRIX = re.compile(
     r"\\begin\s*\{([pbvBV]?(?:small)?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\s*\{\1\}", re.DOTALL
@@ -49,12 +57,15 @@ _CASES = re.compile(r"\\begin\s*\{d?cases\}(.*)\\end\s*\{d?cases\}", re.DOTALL)
 _COLON = re.compile(r":|\\text\{to\}")
 
 
-def read(text: str, independent_signs: bool = False, depth: int = 0) -> Form:
+def read(
+    text: str, independent_signs: bool = False, depth: int = 0, gold: str | None = None
+) -> Form:
     r"""Return the form of a tidy answer. Raises RecursionError on absurd nesting, nothing else.
 
-    `independent_signs`: two ``\pm`` in one item stand for four items, not two.
+    `independent_signs`: two ``\pm`` in one item stand for four items, not two. `gold`: the gold
+    answer, where this is a candidate, whose remarks are not believed.
     """
-    text = phrases.without_remarks(text) if depth == 0 else text.strip()
+    text = phrases.without_remarks(text, gold) if depth == 0 else text.strip()
     text = re.sub(r"^[a-zA-Z]\s*(?=\([^()\[\]]*\]$|\[[^()\[\]]*\)$)", "", text)  # t(0,4]
     pieces, separators = split(text, _SEPARATORS)
     if len(pieces) > MAX_ITEMS:
@@ -65,13 +76,15 @@ def read(text: str, independent_signs: bool = False, depth: int = 0) -> Form:
     cases = _cases(pieces, independent_signs, depth)
     if cases is not None:
         return cases
+    integers = False
     if depth == 0 and len(pieces) > 1:
         kept = [
             piece
             for at, piece in enumerate(pieces)
             if not phrases.is_domain(piece)
-            and not phrases.is_range(piece, pieces[:at] + pieces[at + 1 :])
+            and not phrases.is_range(piece, pieces[:at] + pieces[at + 1 :], gold)
         ]
+        integers = any(_INTEGERS.fullmatch(piece.strip()) for piece in pieces)
         pieces = kept or pieces
     permuted = len(pieces) > 1 and any(phrases.is_permutation(piece) for piece in pieces)
     pieces = [piece for piece in pieces if piece.strip() and not phrases.is_permutation(piece)]
@@ -83,7 +96,8 @@ def read(text: str, independent_signs: bool = False, depth: int = 0) -> Form:
     if permuted:
         items = permutations(items)
     if len(items) == 1:
-        return items[0]
+        only = items[0]
+        return replace(only, integers=True) if integers and isinstance(only, Relation) else only
     if not items:
         return Words(text)
     joined = " ".join(separators)
@@ -171,6 +185,10 @@ def _item(text: str, independent: bool, depth: int) -> Form:
     point = re.fullmatch(r"([A-Z](?:_\{?\d\}?|')?)\s*(\([^()]*,[^()]*\))", text)
     if point:
         return Named(point.group(1), _item(point.group(2), independent, depth + 1))
+    if "congruent" in text:
+        spoken = _congruence(text)
+        if spoken is not None:
+            return spoken
     phrase = phrases.part(text)
     if isinstance(phrase, phrases.Phrase):
         return _of_phrase(phrase, independent, depth)
@@ -220,10 +238,13 @@ def _related(sides: list[str], signs: list[str], independent: bool, depth: int) 
             return _item(sides[1], independent, depth + 1)
         if at == 0 and is_name(sides[0]):
             return Named(sides[0], _item(sides[1], independent, depth + 1))
-        exact = sides[0] + "".join(
-            sign + side for sign, side in zip(signs[:at], sides[1 : at + 1], strict=True)
-        )
-        return _item(exact, independent, depth + 1)
+        rounded = _item(sides[at + 1], independent, depth + 1)
+        if at == 0:
+            return Group(ROUNDED, (_item(sides[0], independent, depth + 1), rounded), "")
+        exact = _related(sides[: at + 1], signs[:at], independent, depth)
+        if isinstance(exact, Named):
+            return Named(exact.name, Group(ROUNDED, (exact.value, rounded), ""))
+        return Group(ROUNDED, (exact, rounded), "")
     if signs == [r"\in"] and (is_name(sides[0]) or "," in sides[0]):
         return Named(sides[0], read(sides[1], independent, depth + 1))
     if set(signs) == {"="}:
@@ -338,6 +359,11 @@ def _congruence(text: str) -> Congruence | None:
     if divides and int(divides.group(1)):
         modulus = int(divides.group(1))
         return Congruence((0,) if divides.group(2) == "|" else tuple(range(1, modulus)), modulus)
+    spoken = _CONGRUENT.fullmatch(wording.clean(text)) if "congruent" in text else None
+    if spoken and int(spoken.group(2)):
+        modulus = int(spoken.group(2))
+        classes = {int(number) % modulus for number in re.findall(r"-?\d+", spoken.group(1))}
+        return Congruence(tuple(sorted(classes)), modulus)
     match = re.fullmatch(
         r"(?:[a-zA-Z]\s*)?(\\not)?\s*(?:\\equiv|=)?\s*([-+\d\s,\\a-z{}]+?)\s*\(?\s*\\p?mod"
         r"\s*\(?\s*\{?(\d{1,6})\}?\s*\)*",
@@ -363,17 +389,20 @@ def _of_phrase(phrase: phrases.Phrase, independent: bool, depth: int) -> Form:
     if phrase.name:
         return Named(phrase.name, form)
     if phrase.unit:
-        return _with_unit(form, phrase.unit)
+        said = f"{phrase.body} {phrase.unit}"
+        return _with_unit(form, phrase.unit) or (form if is_counted(phrase.unit) else Words(said))
     if isinstance(form, Relation) and phrase.integers:
         return Relation(form.sides, form.signs, True)
     return form
 
 
-def _with_unit(form: Form, unit: str) -> Form:
+def _with_unit(form: Form, unit: str) -> Form | None:
+    """The form with what its value counts; None if it cannot have such words."""
     if isinstance(form, Value):
         return Value(form.tex, unit)
     if isinstance(form, Named):
-        return Named(form.name, _with_unit(form.value, unit))
+        counted = _with_unit(form.value, unit)
+        return None if counted is None else Named(form.name, counted)
     if isinstance(form, Ratio) and unit in ("am", "pm"):
         return Ratio(form.terms, unit)
-    return form
+    return None

@@ -84,6 +84,8 @@ def same_region(
     if (gold.integers and answer.reals) or (gold.reals and answer.integers):
         return False
     letters = {gold.variable, answer.variable}
+    if answer.integers and not gold.integers and not letters & _COUNTING:
+        return False
     counts = "n" in letters or (
         letters & _COUNTING and (_are_integers(gold) or _are_integers(answer))
     )
@@ -241,7 +243,7 @@ def _of_list(form: Group, worth: Worth) -> Region | None:
         common = parts[0].pieces
         for part in parts[1:]:
             common = intersection(common, part.pieces, worth)
-        if common:
+        if common or form.joined == "and":
             return Region(common, variable, integers)
     return Region(tuple(piece for part in parts for piece in part.pieces), variable, integers)
 

@@ -12,7 +12,7 @@ import sympy
 
 from icpo_core.grading.answers import numerics
 from icpo_core.grading.answers.expressions import expression_of
-from icpo_core.grading.answers.forms import SYMMETRIC, Form, Named, Ratio, Relation, Value
+from icpo_core.grading.answers.forms import SYMMETRIC, Form, Group, Named, Ratio, Relation, Value
 
 SameValue = Callable[[Value, Value], bool]
 
@@ -26,6 +26,12 @@ def same_relations(gold: Form, answer: Form, same_value: SameValue) -> bool:
         if len(answer.sides) == 2 and answer.sides[1].strip() == "0":
             return same_value(gold, Value(answer.sides[0]))  # the quadratic, set to zero
         return all(same_value(gold, Value(side)) for side in answer.sides)
+    if isinstance(gold, Relation) and isinstance(answer, Group):
+        listed = [item.tex.strip() for item in answer.items if isinstance(item, Value)]
+        ordered = gold.signs[0] in ("<", ">") and len(set(gold.signs)) == 1
+        return ordered and len(listed) > 2 and listed == [side.strip() for side in gold.sides]
+    if isinstance(gold, Relation) and isinstance(answer, Value):
+        return _solves(gold, answer)
     ours, theirs = _as_relation(gold), _as_relation(answer)
     if ours is None or theirs is None or len(ours.sides) != len(theirs.sides):
         return False
@@ -41,6 +47,24 @@ def same_relations(gold: Form, answer: Form, same_value: SameValue) -> bool:
         if factor is None or (factor < 0 and sign not in ("=", r"\ne")):
             return False
     return True
+
+
+def _solves(gold: Relation, answer: Value) -> bool:
+    """Whether a formula is what an equation says of a letter: 2x + 1 for y - 1 = 2x."""
+    if gold.signs != ("=",) or answer.unit:
+        return False
+    difference, formula = _difference(*gold.sides), expression_of(answer.tex)
+    if difference is None or formula is None or not formula.free_symbols:
+        return False
+    letters = difference.free_symbols - formula.free_symbols
+    if len(letters) != 1 or not formula.free_symbols <= difference.free_symbols:
+        return False
+    (letter,) = letters
+    slope = sympy.diff(difference, letter)
+    if not slope.is_number or slope == 0:
+        return False
+    left = difference.subs(letter, 0) / slope
+    return bool(numerics.equal_values(-left, formula))
 
 
 def same_ratios(gold: Form, answer: Form, same_value: SameValue) -> bool:

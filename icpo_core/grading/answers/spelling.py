@@ -64,7 +64,7 @@ SHORT_WORDS = words_of(
 )
 # Units, after a number only: mg and ml are products elsewhere.
 SHORT_UNITS = words_of(
-    "cm mm km kg mg ml ft mph kph lb lbs oz hr hrs yd mi sq cu gal pts rad usd rpm sec min"
+    "cm mm km kg mg ml ft mph kph lb lbs pct oz hr hrs yd mi sq cu gal pts rad usd rpm sec min"
 )
 # Words that are as often products of variables, as in e^{at} or ax + by: words among words only.
 LOOSE_WORDS = words_of("at by as it be in on so an we he me my up do go us")

@@ -31,7 +31,7 @@ def same_spoken(gold: Form, answer: Form) -> bool:
         return (
             wording.is_polar(gold.text)
             and len(spoken) == len(answer.items)
-            and wording.same_words(gold.text, " ".join(spoken))
+            and wording.same_words(gold.text, ", ".join(spoken))
         )
     words, other = (gold, answer) if isinstance(gold, Words) else (answer, gold)
     assert isinstance(words, Words)

@@ -36,6 +36,7 @@ _SCALES: dict[str, dict[str, float]] = {
         "quart qt": 9.46352946e-4, "cup": 2.365882365e-4, "pint": 4.73176473e-4,
     },
     "temperature": {"k kelvin": 1}, "celsius": {"celsius": 1}, "fahrenheit": {"fahrenheit": 1},
+    "amount": {"mol mole": 1}, "brightness": {"mag magnitude": 1},
     "charge": {"coulomb": 1}, "voltage": {"v volt": 1, "kv kilovolt": 1e3, "mv millivolt": 1e-3},
     "current": {"ampere amp": 1, "ma milliampere": 1e-3}, "resistance": {"ohm": 1, "kohm": 1e3},
     "pressure": {"pa pascal": 1, "kpa": 1e3, "atm": 101_325, "bar": 1e5},
@@ -97,7 +98,7 @@ def measure(unit: str) -> tuple[dict[str, int], Fraction] | None:
     for place, part in enumerate(text.split("/")):
         sign = -1 if place else 1
         for name, power in _FACTOR.findall(part):
-            if name in _NOISE:
+            if name in _NOISE and not (name == "in" and (power or text.strip() == "in")):
                 continue
             known = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
             if known is None:

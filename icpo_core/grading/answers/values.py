@@ -11,8 +11,9 @@ import sympy
 from mpmath import mp, mpf
 
 from icpo_core.grading.answers import numerics, units, wording
+from icpo_core.grading.answers.counted import is_counted, same_things
 from icpo_core.grading.answers.expressions import DEGREES, SCIENTIFIC, TRIG, constant, expression_of
-from icpo_core.grading.answers.forms import Value
+from icpo_core.grading.answers.forms import Form, Named, Value
 from icpo_core.grading.answers.names import rename, squeezed
 from icpo_core.grading.answers.numerics import UndecidedError
 
@@ -20,8 +21,11 @@ _DECIMAL = re.compile(
     r"([-+]?)\s*(\d*)(?:\.(\d*))?(?:\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{?\s*([-+]?\d{1,6})\s*\}?)?"
 )
 _BASE = re.compile(
-    r"\(?\s*(?:\\text\{)?([0-9A-Fa-f]+)\}?\s*\)?\s*_\s*\{?\s*\(?(\d{1,2}|[a-z]+)\)?\s*\}?"
+    r"\(?\s*(?:\\text\{)?([0-9A-Fa-f]+)\}?\s*\)?"
+    r"\s*_\s*\{?\s*\(?(?:\\text\{\s*)?(\d{1,2}|[a-z]+)\s*\}?\)?\s*\}?"
 )
+_PERCENT = re.compile(r"(?:percent|percentage|pct|percentage points?)\b")
+_BASE_NAMED = re.compile(r"(?:in )?base (\w+)")
 _BASES = {
     "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
     "nine": "9", "ten": "10", "twelve": "12", "sixteen": "16",
@@ -31,6 +35,7 @@ _RADIANS = r"\\frac{\1 \\cdot \\pi}{180}"
 _UNITS_OF_ONE_LETTER = re.compile(r"(.*\d)\s+([mgsNJWVhL])")
 
 
+MAX_DIGITS = 10_000
 SHORT_PLACES = 4
 """A gold answer that a decimal of so many places expresses exactly must be met exactly."""
 
@@ -52,13 +57,14 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
     `digits`: significant digits from which a decimal counts as an approximation. Raises
     UndecidedError if it cannot be said.
     """
+    if not _same_units(gold, answer):
+        return False
     if squeezed(gold.tex) == squeezed(answer.tex) and not (gold.unit and answer.unit):
         return True
-    if gold.unit and answer.unit and wording.are_opposed(gold.unit, answer.unit):
-        return False
     written = _BASE.fullmatch(answer.tex.strip())
-    if written and written.group(2).isdigit() and re.fullmatch(r"\d+", gold.tex.strip()):
-        return written.group(2) == "10" and written.group(1) == gold.tex.strip()
+    base = _BASES.get(written.group(2), written.group(2)) if written else ""
+    if written and base.isdigit() and re.fullmatch(r"\d+", gold.tex.strip()):
+        return base == "10" and written.group(1) == gold.tex.strip()
     based = _same_based(gold, answer)
     if based is not None:
         return based
@@ -66,9 +72,7 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
     theirs, their_mark = _marked(answer)
     if gold.unit and answer.unit and our_mark == their_mark == "":
         scale = _unit_scale(gold.unit, answer.unit)
-        if scale is None:
-            return False
-        if scale != "1" and scale != r"\frac{1}{1}":
+        if scale != "1":
             return _same_expression(ours, f"({theirs}) \\cdot {scale}", digits)
     spaced = _UNITS_OF_ONE_LETTER.fullmatch(theirs)
     if spaced and _decimal(ours) and not answer.unit:
@@ -87,7 +91,7 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
     if our_mark == their_mark:
         return _same_expression(ours, theirs, digits)
     marks = {our_mark, their_mark} - {""}
-    if "percent" in marks and len(marks) > 1:
+    if ("percent" in marks and len(marks) > 1) or _is_other(gold) or _is_other(answer):
         return False
     if marks == {"radian"}:
         return _same_expression(ours, theirs, digits)
@@ -130,22 +134,57 @@ def _marked(value: Value) -> tuple[str, str]:
     tex, unit = value.tex.strip(), value.unit
     if tex.endswith((r"\%", "%")):
         return re.sub(r"\s*\\?%$", "", tex), "percent"
-    if re.match(r"(percent|percentage|pct)\b", unit):
+    if _PERCENT.match(unit):
         return tex, "percent"
     if not TRIG.search(tex) and (DEGREES.search(tex) or re.match(r"(degree|deg)", unit)):
         return DEGREES.sub("", tex), "degree"
     return tex, "radian" if re.match(r"(radian|rad)s?$", unit) else ""
 
 
-def _unit_scale(ours: str, theirs: str) -> str | None:
-    """Return what their unit is in ours; 1 where one is no known unit, None where they differ."""
-    if ours == theirs:
-        return "1"
+def _is_other(value: Value) -> bool:
+    """Whether a value has a unit that is neither an angle's nor a percentage."""
+    if not value.unit or _marked(value)[1]:
+        return False
+    measure = units.measure(value.unit)
+    return measure is not None and set(measure[0]) != {"angle"}
+
+
+def _same_units(gold: Value, answer: Value) -> bool:
+    """Whether what stands after the two numbers may be the unit of one quantity. What follows the
+    answer's number must be known, or be what follows the gold's."""
+    if gold.unit and answer.unit and wording.are_opposed(gold.unit, answer.unit):
+        return False
+    if not answer.unit or gold.unit == answer.unit or _PERCENT.fullmatch(answer.unit):
+        return True
+    if re.fullmatch(r"(?:in )?(?:degrees?|deg|radians?|rads?)", answer.unit):
+        return True
+    if _BASE_NAMED.fullmatch(answer.unit) or answer.unit in ("am", "pm"):
+        return bool(_BASE.fullmatch(gold.tex.strip())) or answer.unit == "am"
+    if not gold.unit:
+        if _marked(gold)[1] == "percent" and answer.unit in ("increase", "decrease"):
+            return True
+        return is_counted(answer.unit, _is_few(gold.tex)) or _is_symbol(answer)
+    ours, theirs = units.measure(gold.unit), units.measure(answer.unit)
+    if ours is not None and theirs is not None:
+        return ours[0] == theirs[0]
+    return is_counted(answer.unit, True) and same_things(gold.unit, answer.unit)
+
+
+def _is_symbol(value: Value) -> bool:
+    """Whether what looks like a unit is a letter: 0.64N, 12a."""
+    return re.fullmatch("[a-zµ]", value.unit) is not None
+
+
+def _is_few(tex: str) -> bool:
+    """Whether a number is one, or less: then one thing is counted."""
+    return re.fullmatch(r"\s*(?:1|0?\.\d+|\\frac.*|\d+\s*/\s*\d+)\s*", tex) is not None
+
+
+def _unit_scale(ours: str, theirs: str) -> str:
+    """Return what their unit is in ours."""
     our_measure, their_measure = units.measure(ours), units.measure(theirs)
-    if our_measure is None or their_measure is None:
+    if our_measure is None or their_measure is None or our_measure[1] == their_measure[1]:
         return "1"
-    if our_measure[0] != their_measure[0]:
-        return None
     ratio = their_measure[1] / our_measure[1]
     return f"\\frac{{{ratio.numerator}}}{{{ratio.denominator}}}"
 
@@ -159,7 +198,7 @@ def _same_based(gold: Value, answer: Value) -> bool | None:
         return None  # a_2 is a symbol
     theirs = _BASE.fullmatch(answer.tex.strip())
     if theirs is None:
-        spoken = re.fullmatch(r"base (\w+)", answer.unit)
+        spoken = _BASE_NAMED.fullmatch(answer.unit)
         if answer.unit and not spoken:
             return None
         digits, base = answer.tex.strip(), spoken.group(1) if spoken else None
@@ -219,10 +258,22 @@ def _approximates(
     our_worth, their_worth = numerics.constant(ours), numerics.constant(theirs)
     if our_worth is None or their_worth is None:
         return False
-    if our_decimal is not None and (our_decimal.pointed or our_decimal.scientific):
+    if our_decimal is not None and their_decimal is not None and our_decimal.pointed and (
+        their_decimal.digits in (16, 17) and our_decimal.digits < 15
+    ):  # fmt: skip
+        return bool(abs(our_worth - their_worth) <= mpf(10) ** -15 * abs(our_worth))
+    if our_decimal is not None and _may_be_rounded(our_decimal):
         enough = 2 if our_decimal.scientific else 3
-        finer = their_decimal is None or their_decimal.digits > our_decimal.digits
-        if finer and our_decimal.digits >= enough and _rounds_to(their_worth, our_decimal):
+        finer = our_decimal.digits + (1 if our_decimal.digits >= digits else 2)
+        if their_decimal is not None and their_decimal.digits < finer and not _of_one_fraction(
+            our_decimal, their_decimal
+        ):  # fmt: skip
+            enough = MAX_DIGITS  # 12.34 is not 12.3
+        if our_decimal.digits >= enough and _rounds_to(their_worth, our_decimal):
+            return True
+        if their_decimal is None and our_decimal.digits > digits and _truncates_to(
+            their_worth, our_decimal
+        ):  # fmt: skip
             return True
     if their_decimal is None or not (their_decimal.pointed or their_decimal.scientific):
         return False
@@ -237,6 +288,31 @@ def _approximates(
         return False
     exact = sympy.nsimplify(ours) if isinstance(ours, sympy.Rational) else None
     return not (isinstance(exact, sympy.Rational) and 10**SHORT_PLACES % exact.q == 0)
+
+
+def _may_be_rounded(written: Decimal) -> bool:
+    """Whether a gold decimal may stand for another value: halves, quarters and eighths, and whole
+    numbers written with zeros, are what they are."""
+    if written.scientific:
+        return True
+    return written.pointed and written.worth.denominator not in (1, 2, 4, 8)
+
+
+def _of_one_fraction(gold: Decimal, answer: Decimal) -> bool:
+    """Whether two decimals are roundings of one simple fraction: 0.667 and 0.6667."""
+    simple = answer.worth.limit_denominator(9)
+    worth = mpf(simple.numerator) / simple.denominator
+    periodic = 10**SHORT_PLACES % simple.denominator != 0
+    return periodic and _rounds_to(worth, gold) and _rounds_to(worth, answer)
+
+
+def are_near(exact: Form, rounded: Form) -> bool:
+    """Whether a value may be rounded to another, as `exact \\approx rounded` says: within 2%."""
+    values = [form.value if isinstance(form, Named) else form for form in (exact, rounded)]
+    worths = [constant(form.tex) if isinstance(form, Value) else None for form in values]
+    if worths[0] is None or worths[1] is None:
+        return False
+    return bool(abs(worths[0] - worths[1]) <= abs(worths[0]) / 50)
 
 
 def _rounds_to(worth: mpf, written: Decimal) -> bool:

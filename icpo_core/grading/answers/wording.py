@@ -44,6 +44,21 @@ _STOP = words_of(
     "all any every each wins win winning strategy triangle only such they them these those both "
     "condition quadrant with strictly player n k m x p"
 )
+_TURNS = words_of("not no never impossible none false incorrect wrong fails isn't doesn't")
+_ECHOES = words_of(
+    "it is possible such exist exists can always does do be done true correct right indeed she he "
+    "they will could always was were has integers numbers triangle polynomial graph even odd "
+    "continuous differentiable convergent converges prime rational irrational injective surjective "
+    "bijective invertible linear independent parallel perpendicular equal holds works claim "
+    "statement sequence series similar congruent bounded periodic symmetric this that winning win "
+    "wins strategy way ways player guarantee guaranteed"
+)
+"""What may follow a yes or no: with them it is said again, and nothing is added."""
+_WINNING = words_of(
+    "a the win wins winning winner strategy always can will has have by of correct answer true "
+    "right guarantee ensure force forces victory game first is are player who oldest"
+)
+_CONDITIONS = words_of("if only unless when whenever provided except or and")
 _POSSIBLE = re.compile(
     r"(?:it|this|that|they) (?:is (?:not |im)?(?:always )?possible|can(?:not| not)?(?: be done)?)"
     r"|(?:not |im)?possible"
@@ -60,11 +75,11 @@ NEGATIONS = words_of(
 """Words that take back, hedge or add: what they stand in is not read as a value."""
 BENIGN = words_of(
     "the a an is are be of to for all any each every real reals number numbers integer integers "
-    "natural positive negative nonnegative non-negative value values such that where with answer "
+    "natural positive nonnegative non-negative value values such that where with answer "
     "final so then therefore thus hence we get have solution solutions set only x's equal equals "
     "equation equivalently i.e or namely when and both in on interval inequality given by find "
     "found must function functions respectively sequence form simplifies ordered pair pairs triple "
-    "triples tuple tuples points point coordinates complex roots root approximately about exactly "
+    "triples tuple tuples points point coordinates complex roots approximately about exactly "
     "minimum maximum min max least greatest smallest largest possible total result expression its "
     "it this constant constants arbitrary rational prime primes distinct satisfying satisfy "
     "condition range domain polynomial polynomials unique one there exist exists following line "
@@ -72,12 +87,12 @@ BENIGN = words_of(
     "probability sum product ratio angle distance"
 )
 """Words that may stand beside a value without saying anything about it."""
-_LABELS = words_of(
+LABELS = words_of(
     "length width height base side sides hypotenuse area perimeter circumference volume surface "
     "radius diameter slope intercept x-intercept y-intercept vertex center centre focus foci "
     "directrix mean median mode range average first second third fourth max maximum min minimum "
-    "value remainder quotient real imaginary part amplitude period phase domain digit digits "
-    "number numbers angle angles root roots vertices speed price cost profit age ages time "
+    "value remainder quotient real imaginary amplitude period phase domain digit digits "
+    "number numbers angle angles roots vertices speed price cost profit age ages time "
     "distance the of and its"
 )
 """Nouns that may stand before a value, with nothing between, to say what it is the value of."""
@@ -137,7 +152,7 @@ def meaning(words: str) -> str:
 
 def is_label(words: str) -> bool:
     """Whether the words only name a quantity: `width`, `the maximum value`."""
-    return set(clean(words).split()) <= _LABELS
+    return set(clean(words).split()) <= LABELS
 
 
 def is_extreme(words: str) -> bool:
@@ -157,24 +172,50 @@ def same_words(gold: str, answer: str) -> bool:
         return True
     if set(MONTHS) & set(ours.split()):  # July 4 is the fourth of July
         return _date(ours) == _date(theirs)
-    head, _, rest = theirs.partition(" ")
+    head = theirs.partition(" ")[0]
     if re.search(r"\band\b|,", gold) and _parts(gold) == _parts(answer):
         return True
     if _predicated(clean(gold), clean(answer)):
         return True
+    if ours in _NO and _EMPTY.fullmatch(clean(answer)) and "," not in answer:
+        return True
+    if _is_subject(clean(gold), clean(answer)):
+        return True
+    if re.match(r"no\b\s*,", answer.lower()) and ours in _NO:
+        return _agrees(clean(answer).partition(" ")[2], False)
     if ours in _YES | _NO and _POSSIBLE.fullmatch(clean(answer)):
         impossible = bool(_IMPOSSIBLE.search(clean(answer)))
         return impossible == (ours in _NO)
-    for polar, opposite in ((_YES, _NO), (_NO, _YES)):
+    for polar in (_YES, _NO):
         if ours in polar and head in polar:
-            return not (opposite | polar) & set(rest.split())
+            return _agrees(clean(answer).partition(" ")[2], polar is _YES)
     return re.sub("[ -]", "", ours) == re.sub("[ -]", "", theirs)
+
+
+def _agrees(rest: str, yes: bool) -> bool:
+    """Whether what follows a yes or no says the same again. Each negation turns it round, and a
+    condition, an exception or anything that is not understood makes it another answer."""
+    said = rest.replace("n't", " not").replace("cannot", "can not").split()
+    turns = sum(word in _TURNS for word in said)
+    if said[:1] in (["because"], ["since"], ["as"]):
+        return not set(said) & (_YES | _NO)  # a reason
+    if not said or not set(said) <= _TURNS | _ECHOES | BENIGN:
+        return not said
+    return turns == 0 if yes else turns == 1
 
 
 def _parts(words: str) -> set[str]:
     """What `Monday, Wednesday and Friday` joins."""
     parts = re.split(r",\s*(?:and\b)?|\band\b", words.lower())
     return {meaning(part) for part in parts if part.strip()}
+
+
+def _is_subject(gold: str, answer: str) -> bool:
+    """Whether the answer is whom a whole sentence speaks of: the dog of `The dog wins`."""
+    rest = gold.removeprefix(answer + " ").split()
+    if len(rest) == len(gold.split()) or len(rest) < 2 or set(answer.split()) <= BENIGN | LABELS:
+        return False
+    return not set(rest) & (NEGATIONS | _CONDITIONS) and rest[0] not in ("of", "in", "that", "with")
 
 
 def _predicated(gold: str, answer: str) -> bool:
@@ -187,7 +228,8 @@ def _predicated(gold: str, answer: str) -> bool:
     )
     if match is None or match.group(1) != gold or gold in _YES | _NO:
         return False
-    return not set(match.group(2).split()) & (NEGATIONS | {"or", "and", "by"})
+    predicate = match.group(2).split()
+    return all(word in _WINNING or word.endswith("est") for word in predicate)
 
 
 def _date(words: str) -> list[str]:
