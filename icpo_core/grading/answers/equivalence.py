@@ -40,6 +40,7 @@ from icpo_core.grading.answers.forms import (
     Value,
     Words,
     is_bare,
+    items_of,
 )
 from icpo_core.grading.answers.names import is_quantity, may_name_one, same_name, squeezed
 from icpo_core.grading.answers.notation import tidy
@@ -187,6 +188,8 @@ class Comparison:
         ours, theirs = region(gold, constant), region(answer, constant)
         if ours is None or theirs is None:
             return None
+        if not is_plainly_region(gold) and len(ours.pieces) < len(items_of(gold)):
+            return None  # points, not intervals
         if ours.variable and theirs.variable and not same_name(ours.variable, theirs.variable):
             return False
         return same_region(ours, theirs, self._same_end, constant)

@@ -78,7 +78,8 @@ def same_groups(gold: Form, answer: Form, equal: Equal) -> bool:
     if answer.opening == r"\{":
         return len(theirs) == 1 and isinstance(theirs[0], Group) and equal(gold, theirs[0])
     brackets = (gold.opening, gold.closing) == (answer.opening, answer.closing)
-    if len(ours) != len(theirs) or (len(ours) == 2 and not brackets):
+    mixed = (answer.opening == "(") != (answer.closing == ")")
+    if len(ours) != len(theirs) or (not brackets and (len(ours) == 2 or mixed)):
         return False
     return all(equal(a, b) for a, b in zip(ours, theirs, strict=True))
 

@@ -7,10 +7,8 @@ simplification this takes milliseconds on any expression (Schwartz 1980, Zippel 
 wrong, and nothing is expanded: a tower of powers is seen to be too large from its exponent.
 """
 
-import math
 import zlib
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from functools import lru_cache
 
 import mpmath
@@ -20,18 +18,18 @@ from mpmath import mp
 from mpmath.libmp import NoConvergence
 from sympy.core.function import AppliedUndef
 
+from icpo_core.grading.answers.rationals import MAX_TERMS, SERIES, exact
+
 DIGITS = 40
 """Decimal digits of a first evaluation; more where the value is large."""
 SURE_DIGITS = 600
 """Decimal digits to which values that look equal are compared again."""
-FAR_DIGITS = 2000
+FAR_DIGITS = 700
 """The same for an expression with letters."""
 MAX_DIGITS = 20_000
 """A value of more digits than this is not compared to the last digit."""
 TINY = mpmath.mpf(10) ** -20
 """What is smaller beside a value, or beside one, is looked at with more digits."""
-MAX_BITS = 400_000
-"""A rational number of more bits is not calculated exactly."""
 MAX_EXPONENT = 1e12
 """A power whose result has more bits than this is not evaluated."""
 SCALES = (1, 1, 1, -1, 0, 30, -30, 1000, -1000, 10**6, -(10**6), 10**12, -(10**12), 0.01, -0.01)
@@ -44,6 +42,8 @@ SURE = 2
 """Samples at which values are compared to SURE_DIGITS."""
 FAR_INTEGERS = (
     26,
+    50,
+    101,
     37,
     50,
     64,
@@ -62,8 +62,6 @@ FAR_INTEGERS = (
 )
 INTEGER_SAMPLES = 24
 _INTEGER_NAMES = frozenset("aijklmnpqrsdNMKb")
-MAX_TERMS = 2000
-"""A finite sum or product of more terms than this is not evaluated."""
 
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 
@@ -115,7 +113,11 @@ def equal_values(gold: sympy.Basic, answer: sympy.Basic) -> bool | None:
     integral = _wants_integers(gold) or _wants_integers(answer)
     samples = 1
     if symbols:
-        samples = INTEGER_SAMPLES + len(FAR_INTEGERS) if integral else len(SCALES)
+        samples = len(SCALES)
+    if symbols and integral:
+        # A series is as long as its letter is large.
+        far = 3 if gold.has(*SERIES) or answer.has(*SERIES) else len(FAR_INTEGERS)
+        samples = INTEGER_SAMPLES + far
     careful = integral or bool(answer.free_symbols - gold.free_symbols)
     compared = 0
     for sample in range(samples):
@@ -186,49 +188,6 @@ def constant(expression: sympy.Basic) -> mpmath.mpf | None:
             return mp.re(found)
     except UndecidedError:
         return None
-
-
-def exact(node: sympy.Basic, point: Mapping[str, mpmath.mpf] | None = None) -> Fraction | None:
-    """Return the rational number that a calculation with rational numbers gives, letters being
-    integers at `point`; None if there is more in it, or if it takes too long."""
-    if isinstance(node, sympy.Rational):
-        return Fraction(int(node.p), int(node.q))
-    if isinstance(node, sympy.Float):
-        return Fraction(str(node))
-    if isinstance(node, sympy.Symbol):
-        at = point.get(node.name) if point else None
-        return None if at is None or not mp.isint(at) else Fraction(int(at))
-    parts = []
-    for argument in node.args:
-        part = exact(argument, point)
-        if part is None:
-            return None
-        parts.append(part)
-    if not parts:
-        return None
-    first, last = parts[0], parts[-1]
-    whole = all(part.denominator == 1 for part in parts)
-    if isinstance(node, sympy.Add):
-        return sum(parts, Fraction(0))
-    if isinstance(node, sympy.Mul):
-        return math.prod(parts, start=Fraction(1))
-    if isinstance(node, sympy.UnevaluatedExpr):
-        return first
-    if isinstance(node, sympy.Pow) and last.denominator == 1 and (first or last >= 0):
-        return first ** int(last) if _bits(first) * abs(last) < MAX_BITS else None
-    if isinstance(node, sympy.factorial) and whole and 0 <= first * _bits(first) < MAX_BITS:
-        return Fraction(math.factorial(int(first)))
-    if isinstance(node, sympy.binomial) and whole and 0 <= first < MAX_BITS and last >= 0:
-        return Fraction(math.comb(int(first), int(last)))
-    if isinstance(node, sympy.floor):
-        return Fraction(math.floor(first))
-    if isinstance(node, sympy.ceiling):
-        return Fraction(math.ceil(first))
-    return None
-
-
-def _bits(number: Fraction) -> int:
-    return number.numerator.bit_length() + number.denominator.bit_length()
 
 
 def value(node: sympy.Basic, point: Mapping[str, mpmath.mpf]) -> mpmath.mpf:

@@ -14,6 +14,7 @@ _SCALES: dict[str, dict[str, float]] = {
         "ft foot feet": 0.3048, "yd yard": 0.9144,
         "mi mile": 1609.344, "ly lightyear": 9.4607e15, "pc parsec": 3.0857e16, "au": 1.495979e11,
     },
+    "unit": {"unit": 1},
     "time": {
         "s sec second": 1, "min minute": 60, "h hr hour": 3600, "day": 86_400, "week": 604_800,
         "ms millisecond": 1e-3, "ns nanosecond": 1e-9, "yr year": 31_557_600, "month": 2_629_800,
@@ -112,4 +113,11 @@ def measure(unit: str) -> tuple[dict[str, int], Fraction] | None:
         dimensions = {"length": 3}
     if "speed" in dimensions and len(dimensions) == 1:
         dimensions = {"length": dimensions["speed"], "time": -dimensions["speed"]}
+    if "unit" in dimensions:  # of length, square or cubic units
+        dimensions["length"] = dimensions.get("length", 0) + dimensions.pop("unit")
     return (dimensions, worth) if found else None
+
+
+def is_unnamed(unit: str) -> bool:
+    """Whether a unit says no more than that it is one: `units`, `square units`."""
+    return re.search(r"\bunits?\b", unit) is not None

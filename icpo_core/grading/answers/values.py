@@ -185,6 +185,8 @@ def _unit_scale(ours: str, theirs: str) -> str:
     our_measure, their_measure = units.measure(ours), units.measure(theirs)
     if our_measure is None or their_measure is None or our_measure[1] == their_measure[1]:
         return "1"
+    if units.is_unnamed(ours) or units.is_unnamed(theirs):
+        return "1"
     ratio = their_measure[1] / our_measure[1]
     return f"\\frac{{{ratio.numerator}}}{{{ratio.denominator}}}"
 
@@ -264,7 +266,7 @@ def _approximates(
         return bool(abs(our_worth - their_worth) <= mpf(10) ** -15 * abs(our_worth))
     if our_decimal is not None and _may_be_rounded(our_decimal):
         enough = 2 if our_decimal.scientific else 3
-        finer = our_decimal.digits + (1 if our_decimal.digits >= digits else 2)
+        finer = our_decimal.digits + 2
         if their_decimal is not None and their_decimal.digits < finer and not _of_one_fraction(
             our_decimal, their_decimal
         ):  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from places import REAL, TESTS
+from places import REAL, SHARED, TESTS
 
 from icpo_core.grading.answers.equivalence import Comparison
 from icpo_core.grading.answers.exact import exactly_equal
@@ -249,3 +249,29 @@ def test_an_unreadable_gold_is_an_error_and_never_a_wrong_answer() -> None:
     verdict = grade(Question(gold, r"\boxed{7}"), GradingRules())
     assert (verdict.status, verdict.reward) == ("error", 0.0)
     assert "3000" in verdict.detail
+
+
+# Kinds that were judged wrongly.
+
+needs_cases = pytest.mark.skipif(
+    not (SHARED / "cases" / "grading").is_dir(), reason="the shared cases are not here"
+)
+
+
+def cases_of(name: str) -> list[dict]:
+    text = (SHARED / "cases" / "grading" / name).read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@needs_cases
+def test_wrong_answers_that_were_accepted() -> None:
+    rows = cases_of("wrong_accepted.jsonl")
+    assert len(rows) > 20
+    assert [row for row in rows if status(row["gold"], row["response"]) != "wrong"] == []
+
+
+@needs_cases
+def test_right_answers_that_were_refused() -> None:
+    rows = cases_of("right_rejected.jsonl")
+    refused = {row["kind"] for row in rows if status(row["gold"], row["response"]) != "correct"}
+    assert refused <= {"sum with dots in other order"}
