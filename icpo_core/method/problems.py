@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from icpo_core.method.near_duplicates import spelled
 from icpo_core.store import tables
+from icpo_core.store.tables import EXTRA
 
 ID_DIGITS = 16
 _COLUMNS = tables.TABLES["problems"].names
@@ -32,9 +34,9 @@ def read_problems(path: str) -> pa.Table:
 
     Returns table "problems" (`id`, `problem`, `answer`, `solution`, `source`) in the file's order,
     followed by `score` (float64, nullable) where the file has such a column: by it demonstrations
-    are called better or worse. Other columns are left out. An absent `id` is made of the problem's
-    text (`problem_id`), an absent `source` is the file's name; an answer that is a number becomes
-    its text.
+    are called better or worse; and by `extra` (JSON, nullable), which is for verifiers. Other
+    columns are left out. An absent `id` is made of the problem's text (`problem_id`), an absent
+    `source` is the file's name; an answer that is a number becomes its text.
 
     Raises ValueError with one line that names the mend: no such file, damaged or cut short, a
     missing column, a missing value, a duplicate id, no rows.
@@ -47,7 +49,7 @@ def read_problems(path: str) -> pa.Table:
             f"{path}: no such file; check the path, or make it from a hub data set or another file "
             "with `icpo data prepare`"
         )
-    rows = list(_rows(read_rows(file, (*_COLUMNS, SCORE)), file))
+    rows = list(_rows(read_rows(file, (*_COLUMNS, SCORE, EXTRA)), file))
     if not rows:
         raise ValueError(f"{path}: has no rows; name another file")
     first: dict[str, int] = {}
@@ -60,10 +62,21 @@ def read_problems(path: str) -> pa.Table:
         first[row["id"]] = number
     schema = tables.TABLES["problems"]
     scores = [row.pop(SCORE, None) for row in rows]
+    extras = [row.pop(EXTRA, None) for row in rows]
     problems = tables.check("problems", pa.Table.from_pylist(rows, schema=schema), path)
     if any(score is not None for score in scores):
         problems = problems.append_column(SCORE, pa.array(scores, pa.float64()))
+    if any(one is not None for one in extras):
+        problems = problems.append_column(EXTRA, pa.array(extras, pa.string()))
     return problems
+
+
+def as_json(value: Any) -> str | None:
+    """A value of column `extra` as JSON; a text is taken as JSON if it is some."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):  # it is a text
+            value = json.loads(value)
+    return None if value is None else json.dumps(value, sort_keys=True, default=str)
 
 
 def normal_text(problem: str) -> str:
@@ -131,9 +144,10 @@ def text_of(value: Any) -> str | None:
 
 
 def _rows(rows: Iterable[Mapping[str, Any]], file: Path) -> Iterator[dict[str, Any]]:
-    """Rows of the contract; the extra `score` only where the file has it."""
+    """Rows of the contract; `score` and `extra` only where the file has them."""
     for number, raw in enumerate(rows, 1):
-        for column in ("problem", "answer"):
+        needed = ["problem"] if raw.get(EXTRA) is not None else ["problem", "answer"]
+        for column in needed:
             if column not in raw:
                 known = ", ".join(map(str, list(raw)[:12])) or "none"
                 raise ValueError(
@@ -146,10 +160,13 @@ def _rows(rows: Iterable[Mapping[str, Any]], file: Path) -> Iterator[dict[str, A
                 row[column] = text_of(raw.get(column))
             except TypeError as error:
                 raise ValueError(f"{file}: row {number}, column {column!r}: {error}") from None
-            if row[column] is None and column in ("problem", "answer"):
+            if row[column] is None and column in needed:
                 raise ValueError(f"{file}: row {number} has no {column}; fill it or drop the row")
+        row["answer"] = row["answer"] or ""  # what is right is said by column `extra`
         row["id"] = row["id"] or problem_id(row["problem"])
         row["source"] = row["source"] or file.stem
+        if raw.get(EXTRA) is not None:
+            row[EXTRA] = as_json(raw[EXTRA])
         try:
             score = text_of(raw.get(SCORE))
             if score is not None:

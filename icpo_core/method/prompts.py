@@ -14,6 +14,7 @@ from icpo_core.config import PromptsSection
 from icpo_core.method.demonstrations import Demonstrations
 from icpo_core.method.templates import Template
 from icpo_core.store import tables
+from icpo_core.store.tables import EXTRA
 
 JOINT_TOKENS = 2
 """Tokens that an example may lose where it is joined to the next text."""
@@ -51,6 +52,7 @@ class PromptMaker:
         self._settings = settings
         self._seed = seed
         self._rows: list[dict[str, Any]] = problems.to_pylist()
+        self._has_extra = EXTRA in problems.column_names
         self._traces = traces
         if traces:
             _require_traces(self._rows)
@@ -108,7 +110,11 @@ class PromptMaker:
                     "trace": row["solution"] if self._traces else None,
                 }
             )
-        return tables.table("prompts", rows)
+        made = tables.table("prompts", rows)
+        if self._has_extra:
+            extras = [self._rows[place].get(EXTRA) for place in chosen]
+            made = made.append_column(EXTRA, pa.array(extras, pa.string()))
+        return made
 
     def places(self, iteration: int) -> list[int]:
         """Rows of the training set that make up an iteration's batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from icpo_core.grading.kept import Kept
 from icpo_core.grading.pool import Judges
 from icpo_core.grading.rewards import Judging, Reward, Rewards
 from icpo_core.store import tables
+from icpo_core.store.tables import EXTRA
 
 FAILURES = (VerdictStatus.timeout, VerdictStatus.error)
 PROBLEM = ("prompt_id", "problem", "answer", "source")
@@ -74,6 +76,9 @@ def verdicts(
     Raises ValueError, naming the problem, for a rollout of a problem that is not in `prompts`.
     """
     known = {row["prompt_id"]: row for row in prompts.select(PROBLEM).to_pylist()}
+    extras = prompts[EXTRA].to_pylist() if EXTRA in prompts.column_names else [None] * len(known)
+    for row, extra in zip(known.values(), extras, strict=True):
+        row[EXTRA] = json.loads(extra or "{}")
     ids = rollouts["prompt_id"].to_pylist()
     if strangers := set(ids) - known.keys():
         raise ValueError(f"rollouts: problem {min(strangers)} is not among the prompts")

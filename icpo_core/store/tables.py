@@ -170,7 +170,11 @@ TABLES: dict[str, pa.Schema] = {
 
 REWARD = "reward/"
 """Beginning of the columns of `verdicts` that say what a reward is made of."""
+EXTRA = "extra"
+"""What a data set knows of a problem that is for the verifier alone, as JSON."""
 MORE: dict[str, dict[str, pa.Field]] = {
+    "problems": {EXTRA: _field(EXTRA, pa.string(), nullable=True)},
+    "prompts": {EXTRA: _field(EXTRA, pa.string(), nullable=True)},
     "verdicts": {REWARD: _field("", pa.float32(), nullable=True)},
 }
 """Columns that a table may have beside those of its schema, by name, or by what their names begin

@@ -45,6 +45,24 @@ def test_reads_every_format_alike(tmp_path: Path, ending: str) -> None:
     assert table.to_pylist() == ROWS
 
 
+def test_extra_is_json_whatever_it_is(tmp_path: Path) -> None:
+    given = [{"tests": [1, "é"]}, '{"tests": []}', "a text", None, 3]
+    rows = [{"problem": f"p{n}", "extra": one} for n, one in enumerate(given)]
+    rows[3]["answer"] = "3"
+    table = read_problems(write(tmp_path / "set.jsonl", rows))
+    said = table["extra"].to_pylist()
+    assert [one and json.loads(one) for one in said] == [
+        {"tests": [1, "é"]}, {"tests": []}, "a text", None, 3,
+    ]  # fmt: skip
+    # Where the verifier has something else to go by, an answer is no must.
+    assert table["answer"].to_pylist() == ["", "", "", "3", ""]
+    tables.write("problems", table, tmp_path / "set.parquet")
+    assert tables.read("problems", tmp_path / "set.parquet").equals(table)
+    assert read_problems(str(tmp_path / "set.parquet"))["extra"].to_pylist() == said
+    with pytest.raises(ValueError, match="row 1 has no answer"):
+        read_problems(write(tmp_path / "none.jsonl", [{"problem": "p", "answer": ""}]))
+
+
 @pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv"])
 def test_what_is_absent_is_made(tmp_path: Path, ending: str) -> None:
     rows = [{"problem": "1+1?", "answer": 2}, {"problem": "1+2?", "answer": 3}]

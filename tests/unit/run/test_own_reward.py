@@ -13,6 +13,7 @@ from icpo.tasks import pages
 from icpo_core.run import metrics, plan
 from icpo_core.run.run import Run
 from icpo_core.run.session import Observer
+from icpo_core.store import tables
 from icpo_core.store.work import Standing
 from icpo_core.views.report.gather import gather
 
@@ -125,3 +126,36 @@ def test_a_reward_that_fails_everywhere_stops_the_run(tmp_path: Path) -> None:
     run = Run.of(stubs.configuration(tmp_path, "run", *SMALL, f"verify.verifier={mine}:broken"))
     with pytest.raises(ValueError, match=r"16 of 16 .*line 2: KeyError: 'colour'"):
         trained(run)
+
+
+SECRET = """
+def found(response, answer, row):
+    assert row["extra"]["word"] == "xyzzy-" + row["prompt_id"]
+    return row["extra"]["worth"] / 2
+"""
+
+
+def test_what_a_data_set_says_to_the_verifier_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(SECRET)
+    stubs.problem_sets(tmp_path / "data")
+    problems = tables.read("problems", tmp_path / "data" / "train.parquet").to_pylist()
+    lines = [
+        json.dumps(row | {"extra": {"word": f"xyzzy-{row['id']}", "worth": n % 2}})
+        for n, row in enumerate(problems)
+    ]
+    (tmp_path / "secret.jsonl").write_text("\n".join(lines))
+    runs = {}
+    for name, changes in (
+        ("plain", []),
+        ("secret", [f"prompts.problems={tmp_path}/secret.jsonl", f"verify.verifier={mine}:found"]),
+    ):
+        config = stubs.configuration(tmp_path, name, *SMALL, "run.iterations=1", *changes)
+        trained(Run.of(config))
+        runs[name] = Run.read(tmp_path / "runs" / name)
+    plain, secret = (run.store.table("prompts", 1, "prompts") for run in runs.values())
+    assert "extra" not in plain.column_names
+    assert all("xyzzy" in one for one in secret["extra"].to_pylist())
+    assert secret.drop_columns(["extra"]).equals(plain)  # text and token ids
+    rewards = runs["secret"].store.table("verify", 1, "verdicts")["reward"].to_pylist()
+    assert set(rewards) == {0.0, 0.5}
