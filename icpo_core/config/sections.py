@@ -188,13 +188,16 @@ class VerifySection(Section):
     verifier: Annotated[str, Pluggable("icpo_core.grading.verifiers"), Since("math")] = "math"
     """Who judges. `math`: answers by `rules`, compared by algebra; `math-verify`: that package as
     it is, on the whole response, for numbers that compare with other papers'; `choice`: the letter
-    of a multiple choice; or your own, as `file.py:name` or `package.module:name`: a function of
+    of a multiple choice; `code`: the program in the response, by tests in the problem set's column
+    `extra`; or your own, as `file.py:name` or `package.module:name`: a function of
     response, answer and row, or a class (docs/extending.md)."""
     rewards: Annotated[list[RewardSection], Since([])] = []
     """Several rewards instead of one verifier: their weighted sum is the reward. The first that
     does not abstain says whether a response is right, and what its answer is."""
     right_from: Annotated[float, Since(1.0)] = 1.0
     """The reward of one's own verifier from which a response counts as right."""
+    partial: Annotated[bool, Since(False)] = False
+    """`code`: the reward is the share of tests that are passed, instead of 1 for all and else 0."""
     version: Annotated[str, Since("")] = ""
     """Names what one's own verifier is beside its source, as the model behind an address: another
     text judges again."""

@@ -67,7 +67,8 @@ class Judges(Closing):
     judge. `verifier`: name of the one that judges (`icpo_core.grading.verifiers`), or one's own,
     with the `digest` of its source and the reward from which a response is `right_from`. `trusted`:
     it may use the network, write files and start programs. `retries`: how often a pair without a
-    verdict is tried again. `kept`: findings of other times. Nothing is started before the first
+    verdict is tried again. `kept`: findings of other times. `partial`: `code`
+    gives the share of tests that are passed. Nothing is started before the first
     pair that the text does not decide. Raises RuntimeError where the judges cannot be started
     (math-verify missing), ValueError where it is for one's own source.
     """
@@ -85,6 +86,7 @@ class Judges(Closing):
         trusted: bool = False,
         retries: int = 0,
         kept: Kept | None = None,
+        partial: bool = False,
     ) -> None:
         if workers < 1 or seconds <= 0 or memory_mb < 1:
             raise ValueError("workers, seconds and memory_mb must be positive")
@@ -98,6 +100,7 @@ class Judges(Closing):
         self.trusted = trusted
         self.retries = retries
         self.kept = kept
+        self.partial = partial
         self._prejudge = verifier_named(verifier, digest, right_from).prejudge
         self._batch = 1
         self._known: OrderedDict[Pair, Finding] = OrderedDict()
@@ -332,6 +335,8 @@ class Judges(Closing):
             "digest": self.digest,
             "right_from": self.right_from,
             "trusted": self.trusted,
+            "seconds": self.seconds,
+            "partial": self.partial,
         }
         if self._nursery is not None:
             self._nursery.wait()  # it is dead, and its judges with it

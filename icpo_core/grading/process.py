@@ -27,6 +27,7 @@ from icpo_core.common import plugins
 from icpo_core.grading.grade import Finding, GradingRules, Pair, VerdictStatus
 from icpo_core.grading.own import Own
 from icpo_core.grading.verifiers import Verifier, verifier
+from icpo_core.grading.verifiers.code import Code
 
 PR_SET_PDEATHSIG = 1
 PACKET_BYTES = 1 << 16
@@ -107,7 +108,9 @@ def _judge(
     # The pool watches the resident size; this stops what would outgrow it between two looks.
     resource.setrlimit(resource.RLIMIT_AS, (pages + 2 * allowed,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if not settings["trusted"]:
+    if isinstance(judging, Code):
+        judging.begin(settings["seconds"], settings["memory_mb"], settings["partial"])
+    elif not settings["trusted"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         sys.addaudithook(_refuse)
     with channel.makefile("rwb") as stream:

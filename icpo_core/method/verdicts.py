@@ -54,9 +54,9 @@ def _judges(
         return getattr(verify, key) if own is None else own
 
     limits = value("workers"), value("seconds"), value("memory_mb")
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {"partial": verify.partial}
     if plugins.is_own(one.verifier):
-        given = {key: value(key) for key in ("trusted", "retries")}
+        given |= {key: value(key) for key in ("trusted", "retries")}
         given |= {"digest": digest, "right_from": verify.right_from}
         if kept is not None and given["trusted"]:
             name = plugins.without_folder(one.verifier)
