@@ -106,6 +106,8 @@ def damaged(rows: Sequence[Row]) -> dict[int, Removal]:
     damaged go, and the row only with the last of them."""
     found = {}
     for place, row in enumerate(rows):
+        if not row.has_answer:
+            continue
         golds = acceptable(row.answer or "")
         # A lone letter is suspect where it is all there is.
         problem = row.problem or "" if len(golds) == 1 else " ".join(golds)
@@ -163,7 +165,7 @@ def incomplete(solutions: bool) -> Check:
                 found[place] = Removal(Reason.NO_PROBLEM)
             elif solutions and row.solution is None:
                 found[place] = Removal(Reason.NO_SOLUTION)
-            elif row.answer is None:
+            elif row.answer is None and row.has_answer:
                 found[place] = Removal(Reason.NO_ANSWER)
         return found
 
@@ -247,7 +249,8 @@ def unreadable(judges: Judges) -> Check:
     def check(rows: Sequence[Row]) -> dict[int, Removal]:
         faults: dict[str, str] = {}
         asked: dict[str, str] = {}
-        golds = {row.answer or "": acceptable(row.answer or "") for row in rows}
+        held = [row for row in rows if row.has_answer]
+        golds = {row.answer or "": acceptable(row.answer or "") for row in held}
         for gold in dict.fromkeys(one for several in golds.values() for one in several):
             prose = len(_PROSE_WORD.findall(_COMMAND.sub(" ", gold)))
             if not any(letter.isalnum() for letter in gold):
@@ -262,8 +265,8 @@ def unreadable(judges: Judges) -> Check:
                 faults[gold] = f"{text} is judged {verdict.status}: {verdict.detail}"
         found = {}
         for place, row in enumerate(rows):
-            several = golds[row.answer or ""]
-            if all(gold in faults for gold in several):
+            several = golds[row.answer or ""] if row.has_answer else []
+            if several and all(gold in faults for gold in several):
                 found[place] = Removal(Reason.UNREADABLE_GOLD, faults[several[0]])
         return found
 

@@ -278,7 +278,7 @@ def _table(rows: list[Row]) -> pa.Table:
     columns = {
         "id": ids,
         "problem": [row.problem for row in rows],
-        "answer": [row.answer for row in rows],
+        "answer": [row.answer or "" for row in rows],
         "solution": [row.solution for row in rows],
         "source": [row.source for row in rows],
     }
@@ -286,6 +286,9 @@ def _table(rows: list[Row]) -> pa.Table:
     scores = [row.score for row in rows]
     if any(score is not None for score in scores):
         table = table.append_column("score", pa.array(scores, pa.float64()))
+    extras = [row.extra for row in rows]
+    if any(extra is not None for extra in extras):
+        table = table.append_column(tables.EXTRA, pa.array(extras, pa.string()))
     return table
 
 

@@ -17,7 +17,8 @@ from icpo.data import columns
 from icpo.data.mending import absent, mended_gold, mended_text
 from icpo_core.grading.extraction import extract
 from icpo_core.grading.golds import together
-from icpo_core.method.problems import problem_id
+from icpo_core.method.problems import as_json, problem_id
+from icpo_core.store.tables import EXTRA
 
 FIELDS = ("id", "problem", "answer", "solution", "source", "score")
 _GOLD_MARK = "####"
@@ -49,6 +50,13 @@ class Row:
     fault: str = ""
     mended: tuple[str, ...] = ()
     stated: bool = True
+    extra: str | None = None
+    """What is for the verifier alone, as JSON."""
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether a gold answer says what is right, and not column `extra` alone."""
+        return self.answer is not None or self.extra is None
 
 
 @dataclass(frozen=True)
@@ -79,8 +87,8 @@ class Recipe:
     def with_columns(self, columns: Mapping[str, str]) -> Recipe:
         """The recipe with some columns named by the user, who is then taken at their word."""
         for name in columns:
-            if name not in FIELDS:
-                raise ValueError(f"--column {name}: choose one of {', '.join(FIELDS)}")
+            if name not in (*FIELDS, EXTRA):
+                raise ValueError(f"--column {name}: choose one of {', '.join((*FIELDS, EXTRA))}")
         mine = {**self.columns, **{name: (path,) for name, path in columns.items()}}
         return replace(self, columns=mine, named=frozenset(columns))
 
@@ -93,6 +101,8 @@ class Recipe:
                 name: next((path for path in paths if any(_has(row, path) for row in sample)), None)
                 for name, paths in self.columns.items()
             }
+            if any(columns.at(row, self._extra) is not None for row in sample):
+                there[EXTRA] = self._extra
             lines = [f"{name:9} from {path}" for name, path in there.items() if path]
             return replace(self, lenient=True), lines
         found = columns.found(sample, source)
@@ -108,8 +118,10 @@ class Recipe:
         recipe._check(sample, source)
         said = {name: one.about() for name, one in found.items()}
         said |= {name: f"{mine[name][0]} (as you say)" for name in self.named}
-        lines = [f"{name:9} from {said[name]}" for name in FIELDS if name in said]
-        used = {path.split(".")[0] for (path, *_) in mine.values()}
+        if any(columns.at(row, self._extra) is not None for row in sample):
+            said.setdefault(EXTRA, f"{self._extra} (for the verifier)")
+        lines = [f"{name:9} from {said[name]}" for name in (*FIELDS, EXTRA) if name in said]
+        used = {path.split(".")[0] for (path, *_) in mine.values()} | {self._extra.split(".")[0]}
         left = sorted({str(name) for row in sample for name in row} - used - set(said.values()))
         if left:
             lines.append(f"not used: {', '.join(left)}")
@@ -186,7 +198,13 @@ class Recipe:
                 fault,
                 tuple(mended),
                 stated,
+                as_json(columns.at(values, self._extra)),
             )
+
+    @property
+    def _extra(self) -> str:
+        """Path of column `extra`."""
+        return self.columns.get(EXTRA, (EXTRA,))[0]
 
     def _field(self, name: str, values: Mapping[str, Any]) -> str | None:
         """The text of a field of one row. Raises TypeError for what it cannot take."""
@@ -218,7 +236,8 @@ class Recipe:
             return any(_has(values, path) for values in sample for path in paths)
 
         needed = [*self.named, "problem"]
-        if not there("solution"):
+        verifier = any(columns.at(values, self._extra) is not None for values in sample)
+        if not there("solution") and not verifier:
             needed.append("answer")
         for name in needed:
             if not there(name):

@@ -314,3 +314,22 @@ def test_as_a_module_and_a_hub_id_without_a_hub(tmp_path: Path) -> None:
     assert ran.returncode == 2, ran.stderr
     line = ran.stderr.strip().splitlines()[-1]
     assert line.startswith("icpo data prepare: nobody/nothing (train): cannot be had from the hub")
+
+
+def test_what_is_for_the_verifier_goes_along(tmp_path: Path) -> None:
+    """Column `extra`, or another that is named; where it is there, an answer is no must."""
+    rows = [
+        {"problem": f"Print twice the number {n}.", "tests": {"inputs": [str(n)]}, "answer": given}
+        for n, given in enumerate([None, None, "4"])
+    ]
+    file = tmp_path / "code.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    order = Order(source=str(file), columns={"extra": "tests"})
+    made = prepare(order, tmp_path / "out.parquet", workers=1)
+    kept = read_problems(str(made.problems))
+    assert [json.loads(one)["inputs"] for one in kept["extra"].to_pylist()] == [["0"], ["1"], ["2"]]
+    assert kept["answer"].to_pylist() == ["", "", "4"]
+    assert made.manifest["taken_for"][-1] == "extra     from tests (as you say)"
+    assert again(made.manifest_file, None, 1).manifest["rows"]["kept"] == 3
+    with pytest.raises(ValueError, match="most common reason: no_answer"):
+        prepare(Order(source=str(file), limit=2), tmp_path / "none.parquet", workers=1)
