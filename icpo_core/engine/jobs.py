@@ -37,7 +37,7 @@ def shard_of(prompts: pa.Table, index: int, count: int) -> pa.Table:
 
 
 def rollout_shard(engine: Engine, tokenizer: Any, job: Rollout, say: Say) -> Sampled:
-    """Sample one shard of prompts and write its part."""
+    """Sample one shard of prompts and write its part, without prompts that the engine fails at."""
     prompts = shard_of(tables.read("prompts", job.prompts), job.shard, job.shards).to_pylist()
     in_context = job.expert_source == "in_context"
     keys: list[tuple[str, int, Origin]] = []
@@ -58,7 +58,9 @@ def rollout_shard(engine: Engine, tokenizer: Any, job: Rollout, say: Say) -> Sam
     samples = engine.sample(requests, job.temperature, job.max_tokens, on_progress=say)
     sampling = time.perf_counter() - started
     rows = as_rows(keys, requests, samples, tokenizer, engine.policy_version)
-    rows = sorted(rows + traces, key=lambda row: (row["prompt_id"], row["sample_index"]))
+    failed = {row["prompt_id"] for row in rows if row["finish_reason"] == "error"}
+    rows = [row for row in rows + traces if row["prompt_id"] not in failed]
+    rows = sorted(rows, key=lambda row: (row["prompt_id"], row["sample_index"]))
     table = tables.table("rollout", rows)
     written = tables.write("rollout", table, job.out, job.fingerprint)
     tokens = sum(len(sample.response_ids) for sample in samples)

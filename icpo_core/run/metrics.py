@@ -41,6 +41,8 @@ def row(run: Run, iteration: int) -> dict[str, float]:
             figures["rollout/tokens"] = float(found.facts["tokens"])
             if found.facts.get("off_policy_steps"):
                 figures["rollout/off_policy_steps"] = float(found.facts["off_policy_steps"])
+            if found.facts.get("lost_prompts"):
+                figures["rollout/lost_prompts"] = float(found.facts["lost_prompts"])
             if found.facts.get("probe_gap") is not None:
                 figures["rollout/probe_gap"] = found.facts["probe_gap"]
             if seconds := timeline.sampling_seconds(found):

@@ -11,6 +11,7 @@ from icpo_core.method.problems import read_problems
 from icpo_core.mirror.object_store import ObjectStore
 from icpo_core.run.run import Run
 from icpo_core.run.trackers import require_installed
+from icpo_core.workers.environment import endpoint_key
 
 
 def sources(config: Config) -> dict[str, str | None]:
@@ -56,6 +57,8 @@ def require(run: Run) -> None:
             )
     for path in prompts.exclude:
         read_problems(path)
+    for address in config.rollout.endpoints:
+        endpoint_key(address)
     if config.run.mirror:
         ObjectStore(run.mirror_url)
     for benchmark in config.evaluate.benchmarks:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from icpo_core.common import strays
 
@@ -45,6 +47,27 @@ def for_workers() -> dict[str, str]:
 def _without_strays(environment: Mapping[str, str]) -> dict[str, str]:
     paths = (str(SITE), environment.get("PYTHONPATH", ""))
     return {"PYTHONPATH": os.pathsep.join(filter(None, paths))} if strays.found() else {}
+
+
+def endpoint_key(address: str) -> str | None:
+    """The key for a server at an address, `VLLM_API_KEY`; beyond this machine there must be one.
+
+    Raises ValueError without.
+    """
+    key, host = os.environ.get("VLLM_API_KEY"), urlsplit(address).hostname or ""
+    if not key and not _is_here(host):
+        raise ValueError(
+            f"{address}: a server on another machine must ask for a key: set VLLM_API_KEY, to the "
+            "same, for the server and for icpo"
+        )
+    return key or None
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def past_proxies(environment: Mapping[str, str]) -> dict[str, str]:

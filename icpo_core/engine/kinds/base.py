@@ -40,7 +40,7 @@ class Completion:
     logprobs: list[float]
     """Natural logarithm, temperature-scaled, one a token of `response_ids`."""
     finish_reason: str
-    """`stop` or `length`."""
+    """`stop` or `length`; `error` where the engine fails at this request alone: no tokens."""
 
 
 class Engine(Protocol):

@@ -6,25 +6,32 @@
 The process of this module is the run's end of one such endpoint and holds no model. Weights are
 loaded by the server from the run's own folder, which it must see under the same path, and are
 proven in the same way as an engine's of our own. The development routes that this needs let
-anyone who reaches the port replace the weights: keep it in a private network.
+anyone who reaches the port replace the weights, with a key too: keep it in a private network.
+
+What a server says is not trusted: an answer is bounded in bytes and seconds, has the shape that is
+read, and is never a redirect that is followed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import json
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import httpx
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, ValidationError
 
 from icpo_core.common.files import model_digest
+from icpo_core.common.text import line
 from icpo_core.config import EngineSection
 from icpo_core.engine.kinds.base import PROGRESS_SECONDS, Completion, Request, eos_token_ids, prove
+from icpo_core.workers.environment import endpoint_key
 from icpo_core.workers.jobs import EngineSettings
 from icpo_core.workers.process import Say
 
@@ -32,15 +39,64 @@ TRIES = 5
 FIRST_PAUSE = 0.5
 """Seconds before the second try; each further pause is twice as long, give or take a quarter."""
 CONNECT_SECONDS = 10.0
+ANSWER_SECONDS, TOKEN_SECONDS = 120.0, 0.5
+"""How long an answer may take: so long, and for each token of prompt and response."""
+LOAD_SECONDS = 1800.0
+"""How long a server may take to load weights."""
+WATCH_SECONDS, SILENT_SECONDS, SILENT_TIMES = 10.0, 20.0, 3
+"""While it works, a server is asked for a sign of life so often; it may take so long to give one,
+and is gone after so many that it did not."""
+ANSWER_BYTES, TOKEN_BYTES = 1 << 20, 1 << 12
+"""How long an answer may be: so many bytes, and for each token of prompt and response."""
 COLD = 0.01
 """Temperature at which the logprobs of sampled tokens tell which kind they are."""
 COLD_TOKENS, COLD_LIMIT = 16, -0.3
+COLD_PARAMS = {
+    "temperature": COLD, "max_tokens": 1, "logprobs": 0, "ignore_eos": True, "detokenize": False
+}  # fmt: skip
 WORDS = 300
 """Characters of a server's answer that are shown."""
+T = TypeVar("T")
 
 
 class EndpointError(RuntimeError):
-    """An endpoint that does not answer, or not as it should, after all tries."""
+    """An endpoint that does not answer, or not as it should."""
+
+
+class TriedError(EndpointError):
+    """A request that failed in all tries."""
+
+
+class _Token(BaseModel):
+    token_id: NonNegativeInt
+    logprob: FiniteFloat
+
+
+class _Logprobs(BaseModel):
+    content: list[_Token]
+
+
+class _Choice(BaseModel):
+    token_ids: list[NonNegativeInt]
+    logprobs: _Logprobs | None = None
+    finish_reason: Literal["stop", "length"]
+
+
+class _Reply(BaseModel):
+    """What is read of an answer of `/inference/v1/generate`."""
+
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+    prompt_logprobs: list[dict[str, Any] | None] | None = None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    content: bytes
+
+    @property
+    def words(self) -> str:
+        return line(f"HTTP {self.status} {self.content[:WORDS].decode('utf-8', 'replace')}")
 
 
 class ServedEngine:
@@ -50,15 +106,17 @@ class ServedEngine:
         """`model`: a folder of the same architecture, for its end-of-sequence ids.
 
         Raises EndpointError if nothing answers, ValueError if the server was started otherwise than
-        this module's head says.
+        this module's head says, or is another machine's and no key is set.
         """
         self.address, self.settings = address.rstrip("/"), settings
         self.eos_ids = eos_token_ids(model)
         self.policy_version = ""  # whatever the server holds, until `load`
         self.asleep = False
         self._proof: tuple[Path, float | None] | None = None
-        key = os.environ.get("VLLM_API_KEY")
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        key = endpoint_key(self.address)
+        # Not compressed, so that few bytes cannot become many.
+        self._headers = {"Accept-Encoding": "identity"}
+        self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
         asyncio.run(self._check())
 
     def load(self, model: Path, policy_version: str) -> float:
@@ -90,10 +148,7 @@ class ServedEngine:
         """Logprob of each token given those before it, at temperature 1; none for the first."""
         params = {"temperature": 1.0, "max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
         replies = asyncio.run(self._ask([(ids, params) for ids in sequences], None))
-        return [
-            [reply["prompt_logprobs"][at][str(ids[at])]["logprob"] for at in range(1, len(ids))]
-            for reply, ids in zip(replies, sequences, strict=True)
-        ]
+        return [self._scores(reply, ids) for reply, ids in zip(replies, sequences, strict=True)]
 
     def sample(
         self,
@@ -103,7 +158,8 @@ class ServedEngine:
         top_p: float = 1.0,
         on_progress: Say | None = None,
     ) -> list[Completion]:
-        """Sample every request with its own seed, in the order given."""
+        """Sample every request with its own seed, in the order given. What the server fails at for
+        one request again and again, while it answers others, is a completion of `error`."""
         asked = [
             (
                 request.prompt_ids,
@@ -120,7 +176,8 @@ class ServedEngine:
             )
             for request in requests
         ]
-        samples = [_sample(reply) for reply in asyncio.run(self._ask(asked, on_progress))]
+        replies = asyncio.run(self._ask(asked, on_progress, spare=True))
+        samples = [self._sample(reply, max_tokens) for reply in replies]
         if self._proof is not None:
             try:
                 prove(self, self.settings.dtype, *self._proof)
@@ -133,10 +190,9 @@ class ServedEngine:
 
     async def _check(self) -> None:
         """Whether all routes are there and logprobs are those of the divided logits."""
-        cold = {"temperature": COLD, "max_tokens": 1, "logprobs": 0, "ignore_eos": True}
         prompts = [[self.eos_ids[0]] * (1 + length) for length in range(COLD_TOKENS)]
-        replies = await self._ask([(ids, cold | {"detokenize": False}) for ids in prompts], None)
-        logprobs = [_sample(reply).logprobs[0] for reply in replies]
+        replies = await self._ask([(ids, COLD_PARAMS) for ids in prompts], None)
+        logprobs = [self._sample(reply, 1).logprobs[0] for reply in replies]
         if sum(logprobs) / len(logprobs) < COLD_LIMIT:
             raise ValueError(
                 f"{self.address}: gives logprobs of undivided logits; start it with "
@@ -150,18 +206,19 @@ class ServedEngine:
                 ("repack", {}),
             ):
                 body = {"method": method, "kwargs": kwargs}
-                call = partial(client.post, "/collective_rpc", json=body)
-                answer = await self._send(call, once=True)
-                if answer.status_code != 200:
+                post = partial(self._post, client, "/collective_rpc", body, seconds=LOAD_SECONDS)
+                answer = await self._watched(client, self._send(post, once=True))
+                if answer.status != 200:
                     raise ValueError(
-                        f"{self.address}: refused {method} of {model} ({_words(answer)}); it must "
+                        f"{self.address}: refused {method} of {model} ({answer.words}); it must "
                         "see this path, run with VLLM_SERVER_DEV_MODE=1 and be started with "
                         "--worker-extension-cls icpo_core.engine.kinds.vllm.WorkerExtension"
                     )
-            answer = await self._send(partial(client.post, "/reset_prefix_cache"))
-            if answer.status_code != 200 or not answer.json().get("success"):
+            post = partial(self._post, client, "/reset_prefix_cache", {})
+            answer = await self._watched(client, self._send(post))
+            if answer.status != 200 or not _json(answer).get("success"):
                 raise ValueError(
-                    f"{self.address}: keeps its prefix cache ({_words(answer)}): somebody else is "
+                    f"{self.address}: keeps its prefix cache ({answer.words}): somebody else is "
                     "sampling there"
                 )
 
@@ -169,30 +226,30 @@ class ServedEngine:
         self,
         asked: Sequence[tuple[Sequence[int], dict[str, Any]]],
         on_progress: Say | None,
-    ) -> list[dict[str, Any]]:
-        """Replies in the order asked, `max_num_seqs` requests in flight."""
+        spare: bool = False,
+    ) -> list[_Reply | None]:
+        """Replies in the order asked, `max_num_seqs` requests in flight. spare: None for a request
+        that fails while the server answers another."""
         gate = asyncio.Semaphore(self.settings.max_num_seqs)
         done, said = 0, time.monotonic()
 
-        async def one(ids: Sequence[int], params: dict[str, Any]) -> dict[str, Any]:
+        async def one(ids: Sequence[int], params: dict[str, Any]) -> _Reply | None:
             nonlocal done, said
-            body = {"token_ids": list(ids), "sampling_params": params}
             async with gate:
-                answer = await self._send(partial(client.post, "/inference/v1/generate", json=body))
-            if answer.status_code != 200:
-                raise ValueError(
-                    f"{self.address}/inference/v1/generate: {_words(answer)}; start it with "
-                    "--tokens-only (or --enable-scale-out) and --max-model-len "
-                    f"{self.settings.max_model_len}"
-                )
+                try:
+                    reply = await self._generate(client, ids, params)
+                except TriedError:
+                    if not spare:
+                        raise
+                    await self._generate(client, self.eos_ids[:1], COLD_PARAMS)
+                    reply = None
             done += 1
             if on_progress and time.monotonic() - said > PROGRESS_SECONDS:
                 said = time.monotonic()
                 on_progress(done, len(asked))
-            reply: dict[str, Any] = answer.json()
             return reply
 
-        async with self._client() as client:
+        async def all_() -> list[_Reply | None]:
             tasks = [asyncio.create_task(one(ids, params)) for ids, params in asked]
             try:
                 return await asyncio.gather(*tasks)
@@ -201,20 +258,102 @@ class ServedEngine:
                 for task in tasks:
                     task.cancel()
 
+        async with self._client() as client:
+            replies = await self._watched(client, all_())
+        if replies and not any(replies):
+            raise EndpointError(f"{self.address}: answers none of {len(replies)} requests")
+        return replies
+
+    async def _generate(
+        self, client: httpx.AsyncClient, ids: Sequence[int], params: dict[str, Any]
+    ) -> _Reply:
+        path, body = "/inference/v1/generate", {"token_ids": list(ids), "sampling_params": params}
+        tokens = len(ids) + params["max_tokens"]
+        answer = await self._send(partial(self._post, client, path, body, tokens))
+        if answer.status != 200:
+            raise ValueError(
+                f"{self.address}{path}: {answer.words}; start it with --tokens-only (or "
+                f"--enable-scale-out) and --max-model-len {self.settings.max_model_len}"
+            )
+        try:
+            return _Reply.model_validate_json(answer.content)
+        except ValidationError as error:
+            wrong = error.errors(include_input=False)[0]
+            where = ".".join(map(str, wrong["loc"])) or "its answer"
+            raise EndpointError(f"{self.address}{path}: {line(where)}: {wrong['msg']}") from None
+
     def _client(self) -> httpx.AsyncClient:
-        """How long an answer may take is the job's limit, which our parent keeps."""
-        limits = httpx.Limits(max_connections=self.settings.max_num_seqs)
+        """Never follows a redirect: the key, and the weights' path, are for this address."""
+        limits = httpx.Limits(max_connections=self.settings.max_num_seqs + 1)
         timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
         return httpx.AsyncClient(
-            base_url=self.address, headers=self._headers, timeout=timeout, limits=limits
+            base_url=self.address,
+            headers=self._headers,
+            timeout=timeout,
+            limits=limits,
+            follow_redirects=False,
         )
 
+    async def _watched(self, client: httpx.AsyncClient, work: Coroutine[Any, Any, T]) -> T:
+        """Do it while the server gives signs of life. Raises EndpointError when it gives none."""
+        doing, watching = asyncio.create_task(work), asyncio.create_task(self._watch(client))
+        try:
+            await asyncio.wait({doing, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                watching.result()
+            return doing.result()
+        finally:
+            for task in (doing, watching):
+                task.cancel()
+            await asyncio.gather(doing, watching, return_exceptions=True)
+
+    async def _watch(self, client: httpx.AsyncClient) -> None:
+        silent = 0
+        while silent < SILENT_TIMES:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                # Any answer is one.
+                async with asyncio.timeout(SILENT_SECONDS), client.stream("GET", "/health"):
+                    silent = 0
+            except (httpx.TransportError, TimeoutError):
+                silent += 1
+        raise EndpointError(f"{self.address}: gives no sign of life")
+
+    async def _post(
+        self,
+        client: httpx.AsyncClient,
+        path: str,
+        body: dict[str, Any],
+        tokens: int = 0,
+        seconds: float | None = None,
+    ) -> _Answer:
+        """An answer within what `tokens` of prompt and response may take, in bytes and seconds.
+
+        Raises EndpointError past either, and for a redirect."""
+        most = ANSWER_BYTES + TOKEN_BYTES * tokens
+        seconds = seconds or ANSWER_SECONDS + TOKEN_SECONDS * tokens
+        content = bytearray()
+        try:
+            async with asyncio.timeout(seconds), client.stream("POST", path, json=body) as answer:
+                async for part in answer.aiter_raw():
+                    content += part
+                    if len(content) > most:
+                        raise EndpointError(f"{self.address}{path}: answers more than {most} bytes")
+        except TimeoutError:
+            raise EndpointError(f"{self.address}{path}: no answer in {seconds:.0f} s") from None
+        if answer.is_redirect:
+            raise EndpointError(
+                f"{self.address}{path}: sends elsewhere, which is not followed; name the server's "
+                "own address in rollout.endpoints"
+            )
+        return _Answer(answer.status_code, bytes(content))
+
     async def _send(
-        self, send: Callable[[], Coroutine[Any, Any, httpx.Response]], once: bool = False
-    ) -> httpx.Response:
+        self, send: Callable[[], Coroutine[Any, Any, _Answer]], once: bool = False
+    ) -> _Answer:
         """An answer that is no passing failure. `once`: a server's own error is an answer too.
 
-        Raises EndpointError after all tries.
+        Raises TriedError after all tries.
         """
         pause, problem = FIRST_PAUSE, ""
         for number in range(TRIES):
@@ -224,24 +363,45 @@ class ServedEngine:
             try:
                 answer = await send()
             except httpx.TransportError as error:
-                problem = f"{type(error).__name__} {error}".strip()
+                problem = line(f"{type(error).__name__} {error}", WORDS).strip()
                 continue
-            passing = answer.status_code == 429 or (answer.status_code >= 500 and not once)
+            passing = answer.status == 429 or (answer.status >= 500 and not once)
             if not passing:
                 return answer
-            problem = _words(answer)
-        raise EndpointError(f"{self.address}: no answer after {TRIES} tries ({problem})")
+            problem = answer.words
+        raise TriedError(f"{self.address}: no answer after {TRIES} tries ({problem})")
+
+    # --- answers ----------------------------------------------------------------------------
+
+    def _sample(self, reply: _Reply | None, most: int) -> Completion:
+        if reply is None:
+            return Completion([], [], "error")
+        choice = reply.choices[0]
+        ids, content = choice.token_ids, choice.logprobs.content if choice.logprobs else []
+        if [one.token_id for one in content] != ids or len(ids) > most:
+            raise EndpointError(
+                f"{self.address}: {len(content)} logprobs of {len(ids)} tokens, asked for {most}"
+            )
+        return Completion(ids, [one.logprob for one in content], choice.finish_reason)
+
+    def _scores(self, reply: _Reply | None, ids: Sequence[int]) -> list[float]:
+        assert reply is not None  # none is spared
+        try:
+            given = reply.prompt_logprobs or []
+            scores = [
+                float((given[at] or {})[str(ids[at])]["logprob"]) for at in range(1, len(ids))
+            ]
+        except (LookupError, TypeError, ValueError):
+            raise EndpointError(f"{self.address}: gives no logprobs of a prompt") from None
+        return scores
 
 
-def _words(answer: httpx.Response) -> str:
-    return f"HTTP {answer.status_code} {answer.text[:WORDS]}"
-
-
-def _sample(reply: dict[str, Any]) -> Completion:
-    choice = reply["choices"][0]
-    ids, content = choice["token_ids"], choice["logprobs"]["content"]
-    assert [one["token_id"] for one in content] == ids, "one logprob a sampled token"
-    return Completion(ids, [one["logprob"] for one in content], choice["finish_reason"])
+def _json(answer: _Answer) -> dict[str, Any]:
+    try:
+        found = json.loads(answer.content)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def server(settings: EngineSettings) -> ServedEngine:

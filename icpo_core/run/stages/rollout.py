@@ -97,6 +97,8 @@ def make(session: Session, work: Work) -> Made:
     replies = tools.workers.sample_all(jobs, say, timed) if jobs else []
     sampled = sum(reply.tokens for reply in replies)
     assert all(path.parent == folder for path in wanted)
+    if rollout.endpoints and (missing := lost(prompts, wanted)):
+        facts["lost_prompts"] = missing
     return Made(
         {
             **facts,
@@ -111,6 +113,13 @@ def make(session: Session, work: Work) -> Made:
             for job, reply in zip(jobs, replies, strict=True)
         },
     )
+
+
+def lost(prompts: Path, parts: list[Path]) -> int:
+    """How many prompts have no rollouts: a server failed at them again and again."""
+    ids = [pq.read_table(path, columns=["prompt_id"], partitioning=None) for path in parts]
+    there = {one for table in ids for one in table["prompt_id"].unique().to_pylist()}
+    return int(pq.read_metadata(prompts).num_rows) - len(there)
 
 
 def _tokens(part: Path) -> int:

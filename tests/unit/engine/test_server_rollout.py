@@ -1,11 +1,13 @@
 """Rollouts from `vllm serve`: what is sent and made of answers, against a plain HTTP server."""
 
+import contextlib
 import http.server
 import json
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +15,16 @@ from places import DEMO
 
 from icpo_core.common.files import model_digest
 from icpo_core.config import EngineSection, load
+from icpo_core.engine.jobs import rollout_shard
 from icpo_core.engine.kinds import server
 from icpo_core.engine.kinds.base import Request
 from icpo_core.engine.kinds.server import EndpointError, ServedEngine
+from icpo_core.run import sources
+from icpo_core.run.run import Run
+from icpo_core.run.stages import rollout
 from icpo_core.store import tables
+from icpo_core.workers.environment import endpoint_key
+from icpo_core.workers.jobs import Rollout
 from icpo_core.workers.placement import place
 
 
@@ -27,9 +35,15 @@ class Stub(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.failing = 0
-        self.refused: dict[str, str] = {}
+        self.refused: dict[str | None, str] = {}
         self.cold = 0.0
         self.prompt_logprob = -0.5
+        self.poison: list[int] | None = None  # of this prompt it fails for ever
+        self.answer: bytes | None = None  # in the place of every sample
+        self.elsewhere = ""  # where it sends who asks
+        self.drips = self.silent = False
+        self.keys: set[str | None] = set()
+        self.ended = threading.Event()
 
     @property
     def address(self) -> str:
@@ -39,11 +53,33 @@ class Stub(http.server.ThreadingHTTPServer):
 class Answer(http.server.BaseHTTPRequestHandler):
     server: Stub
 
+    def do_GET(self) -> None:
+        if self.server.silent:
+            self.server.ended.wait(20)
+        self.reply(200, {})
+
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length) or b"{}")
         self.server.asked.append((self.path, body))
-        if self.server.failing:
+        self.server.keys.add(self.headers.get("Authorization"))
+        if self.server.silent:
+            self.server.ended.wait(20)
+        elif self.server.elsewhere:
+            self.send_response(307)
+            self.send_header("Location", self.server.elsewhere + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        elif self.server.answer is not None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while self.server.drips and not self.server.ended.wait(0.05):
+                    self.wfile.write(b" ")
+                self.wfile.write(self.server.answer)
+        elif body.get("token_ids") and body["token_ids"] == self.server.poison:
+            self.reply(500, {"error": "cuda \x1b[2J"})
+        elif self.server.failing:
             self.server.failing -= 1
             self.reply(503, {"error": "busy"})
         elif (method := body.get("method")) in self.server.refused:
@@ -53,7 +89,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
             logprob = self.server.cold if params["temperature"] < 0.1 else -0.5
             ids = [7] * min(params["max_tokens"], len(body["token_ids"]))
             content = [{"token_id": one, "logprob": logprob} for one in ids]
-            choice = {"token_ids": ids, "logprobs": {"content": content}, "finish_reason": "length"}
+            logprobs = {"content": content} if "logprobs" in params else None
+            choice = {"token_ids": ids, "logprobs": logprobs, "finish_reason": "length"}
             scores = [
                 {str(one): {"logprob": self.server.prompt_logprob}} for one in body["token_ids"]
             ]
@@ -77,6 +114,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     with Stub() as there:
         threading.Thread(target=there.serve_forever, daemon=True).start()
         yield there
+        there.ended.set()
         there.shutdown()
 
 
@@ -148,6 +186,129 @@ def test_a_server_that_is_restarted_midway(stub: Stub, small: Path, tmp_path: Pa
     with pytest.raises(EndpointError, match="does not hold the weights"):
         there.sample([Request([3], 0)], 1.0, 1)
     assert there.policy_version == ""
+
+
+def test_one_prompt_that_a_server_fails_at_costs_that_prompt(
+    stub: Stub, small: Path, tmp_path: Path
+) -> None:
+    there = engine(stub, small)
+    there.policy_version = "v"
+    stub.poison = [5, 5]
+    made = there.sample([Request([3], 0), Request([5, 5], 1), Request([4], 2)], 1.0, 2)
+    assert [one.finish_reason for one in made] == ["length", "error", "length"]
+    assert made[1].response_ids == []
+    row = {
+        "answer": "4", "problem": "p", "source": "s", "expert_prompt": None, "demo_ids": [],
+        "expert_prompt_ids": None, "policy_prompt": "p", "trace": None,
+    }  # fmt: skip
+    rows = [
+        {**row, "prompt_id": name, "policy_prompt_ids": ids}
+        for name, ids in (("bad", [5, 5]), ("good", [3, 3]))
+    ]
+    prompts, out = tmp_path / "prompts.parquet", tmp_path / "part.parquet"
+    tables.write("prompts", tables.table("prompts", rows), prompts)
+    job = Rollout(
+        prompts=prompts, shard=0, shards=1, on_policy=2, expert=0, expert_source="in_context",
+        temperature=1.0, max_tokens=2, seed=0, iteration=1, policy_version="v", out=out,
+        fingerprint="f",
+    )  # fmt: skip
+    tokenizer = SimpleNamespace(decode=lambda ids, **_: str(ids))
+    assert rollout_shard(there, tokenizer, job, lambda done, all_: None).rows == 2
+    assert set(tables.read("rollout", out)["prompt_id"].to_pylist()) == {"good"}
+    assert rollout.lost(prompts, [out]) == 1
+
+
+def test_a_server_that_fails_at_everything_is_no_server(stub: Stub, small: Path) -> None:
+    there = engine(stub, small)
+    stub.refused = {None: "the engine is dead"}  # of every request to sample
+    with pytest.raises(EndpointError, match=r"after 5 tries \(HTTP 500"):
+        there.sample([Request([3], 0), Request([4], 1)], 1.0, 1)
+    stub.refused, stub.poison = {}, [3]
+    with pytest.raises(EndpointError, match="answers none of 2 requests"):
+        there.sample([Request([3], 0), Request([3], 1)], 1.0, 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"", b"nothing", b"[" * 100_000, b"{}", b'{"choices": []}', b'{"choices": [{}]}', b"\xff",
+        b'{"choices": [{"token_ids": [-1], "logprobs": {"content": [{"token_id": -1, '
+        b'"logprob": 0}]}, "finish_reason": "stop"}]}',
+        b'{"choices": [{"token_ids": [1], "logprobs": {"content": [{"token_id": 1, '
+        b'"logprob": NaN}]}, "finish_reason": "stop"}]}',
+        b'{"choices": [{"token_ids": [1, 1], "logprobs": {"content": [{"token_id": 1, '
+        b'"logprob": 0}, {"token_id": 1, "logprob": 0}]}, "finish_reason": "stop"}]}',
+        b'{"choices": [{"token_ids": [1], "logprobs": {"content": []}, "finish_reason": "stop"}]}',
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_none(stub: Stub, small: Path, answer: bytes) -> None:
+    there = engine(stub, small)
+    stub.answer = answer
+    with pytest.raises(EndpointError) as caught:
+        there.sample([Request([3], 0)], 1.0, 1)
+    assert len(str(caught.value)) < 400
+    with pytest.raises(EndpointError):
+        there.score([[3, 7]])
+
+
+def test_answers_are_bounded(stub: Stub, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = engine(stub, small)
+    stub.answer = b" " * (3 << 20)
+    with pytest.raises(EndpointError, match="answers more than 10567"):
+        there.sample([Request([3], 0)], 1.0, 1)
+    stub.drips = True
+    monkeypatch.setattr(server, "ANSWER_SECONDS", 0.3)
+    with pytest.raises(EndpointError, match="no answer in"):
+        there.sample([Request([3], 0)], 1.0, 1)
+
+
+def test_a_silent_server_is_noticed(
+    stub: Stub, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = engine(stub, small)
+    monkeypatch.setattr(server, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(server, "SILENT_SECONDS", 0.1)
+    stub.silent = True
+    for ask in (
+        lambda: there.sample([Request([3], 0)], 1.0, 1),
+        lambda: there.load(small / "base", model_digest(small / "base")),
+    ):
+        with pytest.raises(EndpointError, match="no sign of life"):
+            ask()
+
+
+def test_the_key_goes_to_no_other_address(
+    stub: Stub, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    there = engine(stub, small)
+    assert stub.keys == {"Bearer secret"}
+    with Stub() as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        stub.elsewhere = other.address
+        for ask in (
+            lambda: there.sample([Request([3], 0)], 1.0, 1),
+            lambda: there.load(small / "base", model_digest(small / "base")),
+        ):
+            with pytest.raises(EndpointError, match="sends elsewhere, which is not followed"):
+                ask()
+        assert other.asked == []
+        other.shutdown()
+
+
+def test_beyond_this_machine_there_is_a_key(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    for address in ("http://127.0.0.1:1", "http://localhost:1", "https://[::1]:1"):
+        assert endpoint_key(address) is None
+    for address in ("http://192.0.2.1:1", "http://gpu-2:1", "http://127.0.0.1.evil.example", "x"):
+        with pytest.raises(ValueError, match="set VLLM_API_KEY"):
+            ServedEngine(address, small / "base", EngineSection())
+    run = Run.of(load(DEMO, ['rollout.endpoints=["http://192.0.2.1:1"]']))
+    with pytest.raises(ValueError, match="set VLLM_API_KEY"):
+        sources.require(run)
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    assert endpoint_key("http://gpu-2:1") == "secret"
+    sources.require(run)
 
 
 def test_configuration(small: Path) -> None:
