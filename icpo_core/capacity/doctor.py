@@ -20,6 +20,7 @@ from icpo_core.capacity.machine import GIB, Machine
 from icpo_core.common.files import model_digest
 from icpo_core.common.strays import STRAYS
 from icpo_core.config import Config, check_plugins
+from icpo_core.grading import confinement
 from icpo_core.method.problems import read_problems
 from icpo_core.models import folder
 from icpo_core.models.architecture import Shape
@@ -61,6 +62,7 @@ def check_machine(machine: Machine) -> Iterator[Finding]:
     """Devices, drivers, versions, compiler, shared memory of this machine."""
     yield from _check_devices(machine)
     yield from _check_versions()
+    yield from check_judges()
     compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
     yield (
         Finding(Level.OK, "compiler", f"{shutil.which(compiler)}")
@@ -81,6 +83,24 @@ def check_machine(machine: Machine) -> Iterator[Finding]:
             "shared memory",
             f"/dev/shm has {shared:.2f} GiB: several ranks and tensor_parallel > 1 need "
             f"{SHARED_GIB:g} (docker run --shm-size=8g)",
+        )
+    )
+
+
+def check_judges() -> Iterator[Finding]:
+    """What keeps the judges from doing what an answer, or one's own reward, may try."""
+    found = confinement.offered()
+    missing = [one for one in ("Landlock", "seccomp") if not any(one in name for name in found)]
+    yield (
+        Finding(
+            Level.NOTE,
+            "judges",
+            f"this kernel has no {' and no '.join(missing)}: what native code does in a judge is "
+            "held by less; Python's own calls are refused",
+        )
+        if missing
+        else Finding(
+            Level.OK, "judges", f"{' and '.join(found)}: no network, no writes, no programs"
         )
     )
 

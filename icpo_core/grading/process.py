@@ -24,6 +24,7 @@ import sys
 from typing import Any, cast
 
 from icpo_core.common import plugins
+from icpo_core.grading.confinement import confine
 from icpo_core.grading.grade import Finding, GradingRules, Pair, VerdictStatus
 from icpo_core.grading.own import Own
 from icpo_core.grading.verifiers import Verifier, verifier
@@ -33,6 +34,9 @@ PR_SET_PDEATHSIG = 1
 PACKET_BYTES = 1 << 16
 WATCH_SECONDS = 1.0
 """The nursery looks this often whether its parent still lives, should the channel stay open."""
+
+FILES = 256
+"""Files that a judge may have open."""
 
 # What an answer must never make a judge do. Reading files is left: imports read files.
 _FORBIDDEN = (
@@ -50,6 +54,8 @@ def main(descriptor: int, settings: dict[str, Any]) -> None:
     # The terminal's Ctrl-C is for the run to handle; the nursery ends with the run.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
+    if not settings["trusted"]:
+        confine(processes=True)  # its judges; before one's own source is executed
     try:
         judging = verifier(settings["verifier"], settings["digest"], settings["right_from"])
         judging.warm_up()
@@ -112,6 +118,8 @@ def _judge(
         judging.begin(settings["seconds"], settings["memory_mb"], settings["partial"])
     elif not settings["trusted"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+        confine()
         sys.addaudithook(_refuse)
     with channel.makefile("rwb") as stream:
         for line in stream:
