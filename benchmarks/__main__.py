@@ -19,8 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from icpo_core.common.console import Console
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -20,10 +20,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from icpo_core.common.console import Console
 from icpo_core.trainer.logprobs import token_logprobs
 
 Work = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

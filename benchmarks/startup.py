@@ -19,9 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from icpo_core.common.console import Console
 from icpo_core.store.paths import RunPaths
 from icpo_core.workers.launcher import free_port
 

@@ -20,7 +20,7 @@ from rich.text import Text
 from icpo_core.common.text import plain
 
 
-class Console(rich.console.Console):
+class Console(rich.console.Console):  # noqa: TID251  the one place
     """Rich's console, past which no control sequence comes that is not Rich's own."""
 
     def __init__(self, **settings: Any) -> None:
