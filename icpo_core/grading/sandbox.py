@@ -15,9 +15,7 @@ Linux on x86-64 and arm64; elsewhere a sandbox does not start (ValueError), and 
 
 from __future__ import annotations
 
-import array
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -34,6 +32,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from icpo_core.common.closing import Closing
+from icpo_core.grading import seccomp
+from icpo_core.grading.seccomp import ALLOW, EPERM, IF_EQUAL, IF_SET, LOAD, RETURN, call
 
 MODULES = [
     "abc", "argparse", "array", "ast", "base64", "bisect", "builtins", "calendar", "cmath",
@@ -72,14 +72,7 @@ _CALLS = {
     "exit_group": (231, 94), "set_robust_list": (273, 99), "getrandom": (318, 278),
     "membarrier": (324, 283), "rseq": (334, 293),
 }  # fmt: skip
-_MACHINES = {"x86_64": (0, 0xC000003E, 56), "aarch64": (1, 0xC00000B7, 220)}
-"""Column of `_CALLS`, the kernel's name of the architecture, and the number of `clone`."""
-_CLONE3 = 435
-_CLONE_THREAD = 0x00010000
-_EPERM, _ENOSYS = 1, 38
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 1, 4, 38, 22
-_ERRNO, _ALLOW, _KILL = 0x00050000, 0x7FFF0000, 0x80000000
-_LOAD, _JUMP_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
+_PDEATHSIG, _DUMPABLE = 1, 4
 
 
 @dataclass
@@ -136,7 +129,7 @@ class Sandbox(Closing):
     """
 
     def __init__(self, serve: Serve, memory_mb: int, seconds: float) -> None:
-        if sys.platform != "linux" or platform.machine() not in _MACHINES:
+        if sys.platform != "linux" or not seccomp.machine():
             raise ValueError(
                 f"no program is run on {sys.platform} {platform.machine()}: the sandbox is made of "
                 "seccomp on Linux, x86_64 or aarch64"
@@ -174,7 +167,7 @@ def _nursery(
     control: socket.socket, owner: int, serve: Serve, memory_mb: int, seconds: float
 ) -> None:
     """Fork on request until the other end is closed. Never returns."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    call("prctl", _PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != owner:
         os._exit(1)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended children leave nothing
@@ -189,7 +182,7 @@ def _nursery(
         if pid == 0:
             status = 1
             try:
-                _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+                call("prctl", _PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 if os.getppid() == nursery:
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     _child(descriptors[0], serve, memory_mb, seconds)
@@ -238,38 +231,26 @@ def _child(descriptor: int, serve: Serve, memory_mb: int, seconds: float) -> Non
 
 def confine() -> None:
     """Leave this process the calls of `_CALLS`, and threads; for good. Raises OSError."""
-    column, machine, clone = _MACHINES[platform.machine()]
+    found = seccomp.machine()
+    assert found is not None  # else there is no sandbox
+    column, machine, clone = found
     numbers = [one[column] for one in _CALLS.values() if one[column] is not None]
     program = [
-        (_LOAD, 0, 0, 4),  # the architecture: another one has other numbers
-        (_JUMP_EQUAL, 1, 0, machine),
-        (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, 0),  # the number of the call
-    ]
+        (LOAD, 0, 0, seccomp.ARCHITECTURE), (IF_EQUAL, 1, 0, machine),
+        (RETURN, 0, 0, seccomp.KILL), (LOAD, 0, 0, seccomp.NAME),
+    ]  # fmt: skip
     for number in numbers:
         assert number is not None
-        program += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
+        program += [(IF_EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW)]
     program += [
         # Not there, so that threads are made by `clone`, whose flags can be looked at.
-        (_JUMP_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ERRNO | _ENOSYS),
-        (_JUMP_EQUAL, 0, 3, clone), (_LOAD, 0, 0, 16),
-        (_JUMP_SET, 0, 1, _CLONE_THREAD), (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _ERRNO | _EPERM),
+        (IF_EQUAL, 0, 1, seccomp.CLONE3), (RETURN, 0, 0, seccomp.ENOSYS),
+        (IF_EQUAL, 0, 3, clone), (LOAD, 0, 0, seccomp.FIRST_ARGUMENT),
+        (IF_SET, 0, 1, seccomp.CLONE_THREAD), (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, EPERM),
     ]  # fmt: skip
-    code = array.array("B", b"".join(struct.pack("HBBI", *one) for one in program))
-    address, _ = code.buffer_info()
-    filter_ = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), address))
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_SECCOMP, 2, ctypes.addressof(filter_))
+    seccomp.install(program)
 
 
 def hide() -> None:
     """Keep this process's memory from others of the same user."""
-    _prctl(_PR_SET_DUMPABLE, 0)
-
-
-def _prctl(option: int, value: int, pointer: int = 0) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(pointer), 0, 0):
-        error = ctypes.get_errno()
-        raise OSError(error, f"prctl {option}: {os.strerror(error)}")
+    call("prctl", _DUMPABLE, 0, 0, 0, 0)
