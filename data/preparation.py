@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from icpo.data import gym
 from icpo.data.cleaning import (
     Check,
     Reason,
@@ -225,7 +226,9 @@ def again(manifest_file: Path, out: Path | None, workers: int = 0) -> Prepared:
                 f"{path}: is not what {manifest_file.name} was made from; put the file of sha256 "
                 f"{entry['sha256'][:12]}… back, or prepare anew without --again"
             )
-    if "hub" in manifest["source"]:
+    if "gym" in manifest["source"]:
+        order = order.model_copy(update={"source": manifest["source"]["gym"]})
+    elif "hub" in manifest["source"]:
         order = order.model_copy(update={"revision": manifest["source"]["revision"]})
     else:
         source = manifest["source"]
@@ -240,6 +243,8 @@ def _open(order: Order) -> Source:
     name = order.source or recipe.hub
     if name is None:
         raise ValueError("name a file or a hub id, or choose a --recipe that has one")
+    if name.startswith(gym.PREFIX):
+        return gym.from_gym(name)
     # A hub id is NAME or OWNER/NAME without an ending; anything else was meant as a file.
     packed = any(name.endswith(ending) for ending in PACKED_ENDINGS)
     if Path(name).exists() or packed or Path(name).suffix in ENDINGS or glob.has_magic(name):

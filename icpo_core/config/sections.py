@@ -189,8 +189,9 @@ class VerifySection(Section):
     """Who judges. `math`: answers by `rules`, compared by algebra; `math-verify`: that package as
     it is, on the whole response, for numbers that compare with other papers'; `choice`: the letter
     of a multiple choice; `code`: the program in the response, by tests in the problem set's column
-    `extra`; or your own, as `file.py:name` or `package.module:name`: a function of
-    response, answer and row, or a class (docs/extending.md)."""
+    `extra`; `reasoning-gym`: that package's scorers; or your own, as `file.py:name` or
+    `package.module:name`: a function of response, answer and row, or a class
+    (docs/extending.md)."""
     rewards: Annotated[list[RewardSection], Since([])] = []
     """Several rewards instead of one verifier: their weighted sum is the reward. The first that
     does not abstain says whether a response is right, and what its answer is."""

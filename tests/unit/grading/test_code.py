@@ -131,7 +131,7 @@ tried = {
     "memfd": lambda: os.memfd_create("x"), "setuid": lambda: os.setuid(0),
     "nice": lambda: os.nice(1),
     "pipe": os.pipe, "unshare": lambda: libc.unshare(0) and 1 / 0, "chroot": lambda: os.chroot("/"),
-    "import": lambda: __import__("sqlite3"), "mount": lambda: libc.mount(0, 0, 0, 0, 0) and 1 / 0,
+    "import": lambda: __import__("wave"), "mount": lambda: libc.mount(0, 0, 0, 0, 0) and 1 / 0,
 }
 for name, do in tried.items():
     try:

@@ -24,7 +24,7 @@ def plain() -> Iterator[Judges]:
 
 
 def test_each_has_what_a_verifier_has() -> None:
-    assert plugins.names(PACKAGE) == ["choice", "code", "math", "math-verify"]
+    assert plugins.names(PACKAGE) == ["choice", "code", "math", "math-verify", "reasoning-gym"]
     for name in plugins.names(PACKAGE):
         for method in ("prejudge", "compare", "warm_up"):
             assert callable(getattr(verifier(name), method))
