@@ -13,6 +13,7 @@ from icpo.flows.commands import (
     diff,
     doctor,
     gc,
+    init,
     lineage,
     ls,
     mirror,
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"icpo {version('icpo')}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     looking = (plan, ls, show, diff, lineage, check, gc)
-    working = (train, services, stage, mirror)
+    working = (init, train, services, stage, mirror)
     for command in (*working, *looking, evaluate, probe, report, plot, data, doctor):
         command.add_parser(subparsers)
     return top

@@ -6,8 +6,10 @@ import argparse
 import asyncio
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
+from icpo.flows.commands.init import CONFIGURATION
 from icpo_core.common.console import Console
 
 
@@ -18,7 +20,10 @@ def add_parser(subparsers: Any) -> None:
         description="Train in this process, against the configured Prefect API or an embedded one. "
         "The same command again goes on where the run stopped.",
     )
-    parser.add_argument("config", help="TOML file of the run, or a run's folder, to go on")
+    parser.add_argument(
+        "config", nargs="?", default="",
+        help=f"TOML file of the run, or a run's folder, to go on (default: {CONFIGURATION})",
+    )  # fmt: skip
     parser.add_argument(
         "-o", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE",
         help="change one key, as run.seed=1 or preset=grpo",
@@ -41,6 +46,13 @@ def call(arguments: argparse.Namespace) -> int:
     from icpo_core.run import plan, sources
     from icpo_core.run.run import Run
 
+    if not arguments.config:
+        if not Path(CONFIGURATION).is_file():
+            raise ValueError(
+                f"no {CONFIGURATION} here: name a configuration, as icpo train configs/demo.toml, "
+                "or make a folder of your own with icpo init NAME"
+            )
+        arguments.config = CONFIGURATION
     run = Run.named(arguments.config, arguments.overrides, arguments.run)
     # What the run will refuse it refuses now, and not when a Prefect server has started.
     sources.require(run)
