@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
                 _order(arguments),
                 arguments.out,
                 arguments.workers,
-                say=lambda said: console.print(line(said, 400), soft_wrap=True),
+                say=lambda said: console.print(said, soft_wrap=True),
             )
     except ValueError as error:
         print(f"icpo data prepare: {line(error)}", file=sys.stderr)

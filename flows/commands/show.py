@@ -114,7 +114,7 @@ def _one(console: Console, group: Prompt, full: bool) -> None:
 
 
 def _rollout(one: Spoken, full: bool) -> Panel:
-    response = one.response
+    response = one.spoken
     if not full and len(response) > LONG:
         left = len(response) - LONG
         response = (

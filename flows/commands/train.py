@@ -55,7 +55,8 @@ def call(arguments: argparse.Namespace) -> int:
         arguments.config = CONFIGURATION
     run = Run.named(arguments.config, arguments.overrides, arguments.run)
     # What the run will refuse it refuses now, and not when a Prefect server has started.
-    sources.require(run)
+    for note in sources.require(run):
+        Console(stderr=True).print(f"{run.config.model.path}: {note}", soft_wrap=True)
     require_free(run.paths.lock)
     if not arguments.rerun:
         plan.require_same(run, plan.plan(run))

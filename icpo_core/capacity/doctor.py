@@ -22,7 +22,7 @@ from icpo_core.common.strays import STRAYS
 from icpo_core.config import Config, check_plugins
 from icpo_core.grading import confinement
 from icpo_core.method.problems import read_problems
-from icpo_core.models import folder
+from icpo_core.models import folder, tokens
 from icpo_core.models.architecture import Shape
 from icpo_core.workers import devices
 from icpo_core.workers.environment import endpoint_key
@@ -294,6 +294,11 @@ def check_sources(config: Config, shape: Shape) -> Iterator[Finding]:
             model_digest(Path(path))
             folder.tokenizer_digest(Path(path))
             yield Finding(Level.OK, "model", path)
+            found = tokens.read(Path(path))
+            for line in found.faults(config.prompts.format == "chat"):
+                yield Finding(Level.FAIL, "tokens", line)
+            for line in found.notes():
+                yield Finding(Level.NOTE, "tokens", line)
         except ValueError as error:
             yield Finding(Level.FAIL, "model", str(error))
     else:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from icpo_core.common.seeds import stable_seed
 from icpo_core.engine.kinds.base import Completion, Engine, Request
+from icpo_core.models.tokens import end_of_trace
 from icpo_core.store import tables
 from icpo_core.store.tables import Origin
 from icpo_core.workers.jobs import (
@@ -98,10 +99,12 @@ def as_rows(
 def _trace(
     prompt: dict[str, Any], index: int, tokenizer: Any, engine: Engine, max_tokens: int
 ) -> dict[str, Any] | None:
-    """The data set's solution as a rollout; None if it is missing or too long to stand whole."""
+    """The data set's solution as a rollout, ended as the model would end it; None if it is missing
+    or too long to stand whole."""
     if prompt["trace"] is None:
         return None
-    ids = tokenizer(prompt["trace"], add_special_tokens=False)["input_ids"] + engine.eos_ids[:1]
+    ids = tokenizer(prompt["trace"], add_special_tokens=False)["input_ids"]
+    ids = [*ids, end_of_trace(tokenizer, engine.eos_ids, prompt.get("policy_prompt_ids"))]
     if len(ids) > max_tokens:
         return None
     return {

@@ -9,6 +9,7 @@ from icpo_core.config import Config, check_plugins
 from icpo_core.evaluation import benchmarks
 from icpo_core.method.problems import read_problems
 from icpo_core.mirror.object_store import ObjectStore
+from icpo_core.models import tokens
 from icpo_core.run.run import Run
 from icpo_core.run.trackers import require_installed
 from icpo_core.workers.environment import endpoint_key
@@ -34,13 +35,18 @@ def sources(config: Config) -> dict[str, str | None]:
     return found
 
 
-def require(run: Run) -> None:
-    """Raise ValueError, in one line, if the model or a problem set is not available or cannot
-    serve. Reads what is cheap to read, so that a mistake shows before anything is started."""
+def require(run: Run) -> list[str]:
+    """What should be known of the model before anything is started, a line each.
+
+    Raises ValueError, in one line, if the model or a problem set is not available or cannot serve.
+    Reads what is cheap to read."""
     config = run.config
     prompts = config.prompts
     check_plugins(config)
     assert run.base_version
+    found = tokens.read(run.base_model)
+    if faults := found.faults(prompts.format == "chat"):
+        raise ValueError(faults[0])
     require_installed(config)
     problems = read_problems(prompts.problems)
     if prompts.batch_size > problems.num_rows:
@@ -63,6 +69,7 @@ def require(run: Run) -> None:
         ObjectStore(run.mirror_url)
     for benchmark in config.evaluate.benchmarks:
         benchmarks.read(benchmark.name, benchmark.problems)
+    return found.notes()
 
 
 _DIGESTS: dict[tuple[str, int, int], str] = {}

@@ -5,12 +5,17 @@ Legend: N tokens, V vocabulary, W width of the hidden state, B words of a block 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+Ranges = Sequence[tuple[int, int]]
+
+ABSENT = -1e30
+"""Logit of what cannot be: its probability is exactly 0, and 0 times it is no NaN."""
 BLOCK_BYTES = 64 << 20
 """Float32 logits held at a time, unless told otherwise."""
 
@@ -24,6 +29,7 @@ def token_logprobs(
     entropy: bool = True,
     entropy_gradient: bool = False,
     block_bytes: int | None = None,
+    absent: Ranges = (),
 ) -> tuple[Tensor, Tensor]:
     """Logprob of each target and entropy of each distribution, nats, float32, shape [N].
 
@@ -32,10 +38,11 @@ def token_logprobs(
     vocabulary, and made again in backward: one more product with the head, a third more arithmetic,
     for memory that does not grow with N × V. If all fit in one block they are kept instead.
     Entropy is zeros when not asked for, and has no gradient unless `entropy_gradient`.
+    absent: ranges [first, end) of ids that have no part in the distribution, a target aside.
     """
     block_bytes = block_bytes or BLOCK_BYTES
     if 4 * len(targets_N) * len(weight_VW) <= block_bytes:
-        logits_NV = _logits(hidden_NW, weight_VW, bias_V, temperature)
+        logits_NV = _logits(hidden_NW, weight_VW, bias_V, temperature, targets_N, absent, 0)
         return _in_one_block(logits_NV, targets_N, entropy, entropy_gradient)
     found: tuple[Tensor, Tensor] = _InBlocks.apply(  # type: ignore[no-untyped-call]
         hidden_NW,
@@ -46,15 +53,36 @@ def token_logprobs(
         entropy or entropy_gradient,
         entropy_gradient,
         max(1, block_bytes // (4 * len(targets_N))),
+        absent,
     )
     return found
 
 
 def _logits(
-    hidden_NW: Tensor, weight_BW: Tensor, bias_B: Tensor | None, temperature: float
+    hidden_NW: Tensor,
+    weight_BW: Tensor,
+    bias_B: Tensor | None,
+    temperature: float,
+    targets_N: Tensor,
+    absent: Ranges,
+    first: int,
 ) -> Tensor:
+    """Logits of the block of the vocabulary that begins at `first`."""
     logits_NB = torch.nn.functional.linear(hidden_NW, weight_BW, bias_B).float()
-    return logits_NB if temperature == 1.0 else logits_NB / temperature
+    logits_NB = logits_NB if temperature == 1.0 else logits_NB / temperature
+    size = logits_NB.shape[1]
+    inside = [(max(a - first, 0), min(b - first, size)) for a, b in absent]
+    inside = [(a, b) for a, b in inside if a < b]
+    if not inside:
+        return logits_NB
+    # A stored target may be such an id: sampled by an engine that did not leave them out.
+    place_N, here_N = _places(targets_N, first, size)
+    own_N1 = logits_NB.gather(1, place_N[:, None])
+    left_NB = logits_NB.clone()
+    for a, b in inside:
+        left_NB[:, a:b] = ABSENT
+    kept_N1 = torch.where(here_N[:, None], own_N1, left_NB.gather(1, place_N[:, None]))
+    return left_NB.scatter(1, place_N[:, None], kept_N1)
 
 
 def _in_one_block(
@@ -88,6 +116,7 @@ class _InBlocks(torch.autograd.Function):
         entropy: bool,
         entropy_gradient: bool,
         size: int,
+        absent: Ranges,
     ) -> tuple[Tensor, Tensor]:
         lowest = torch.finfo(torch.float32).min
         # Of the logits so far: the largest, the sum of exp(logit - largest), and the sum of those
@@ -97,7 +126,9 @@ class _InBlocks(torch.autograd.Function):
         for first in range(0, len(weight_VW), size):
             block = slice(first, first + size)
             bias_B = None if bias_V is None else bias_V[block]
-            logits_NB = _logits(hidden_NW, weight_VW[block], bias_B, temperature)
+            logits_NB = _logits(
+                hidden_NW, weight_VW[block], bias_B, temperature, targets_N, absent, first
+            )
             place_N, inside_N = _places(targets_N, first, logits_NB.shape[1])
             found_N = logits_NB.gather(1, place_N[:, None]).squeeze(1)
             target_N = torch.where(inside_N, found_N, target_N)
@@ -114,7 +145,7 @@ class _InBlocks(torch.autograd.Function):
         log_N = sum_N.log()
         entropy_N = log_N - dot_N / sum_N if entropy else torch.zeros_like(log_N)
         ctx.save_for_backward(hidden_NW, weight_VW, bias_V, targets_N, top_N, sum_N, entropy_N)
-        ctx.temperature, ctx.size = temperature, size
+        ctx.temperature, ctx.size, ctx.absent = temperature, size, absent
         ctx.set_materialize_grads(False)
         if not entropy_gradient:
             ctx.mark_non_differentiable(entropy_N)
@@ -136,7 +167,9 @@ class _InBlocks(torch.autograd.Function):
             block = slice(first, first + ctx.size)
             weight_BW = weight_VW[block]
             bias_B = None if bias_V is None else bias_V[block]
-            logits_NB = _logits(hidden_NW, weight_BW, bias_B, ctx.temperature)
+            logits_NB = _logits(
+                hidden_NW, weight_BW, bias_B, ctx.temperature, targets_N, ctx.absent, first
+            )
             below_NB = logits_NB.sub_(top_N[:, None])  # p = exp(below) / sum
             if of_entropy_N is None:
                 grad_NB = below_NB.exp_().mul_(-(of_logprob_N / sum_N)[:, None])
@@ -157,7 +190,7 @@ class _InBlocks(torch.autograd.Function):
                 hidden_grad_NW += grad_NB @ weight_BW
         if hidden_grad_NW is not None:
             hidden_grad_NW = hidden_grad_NW.to(hidden_NW.dtype)
-        return hidden_grad_NW, weight_grad_VW, bias_grad_V, None, None, None, None, None
+        return hidden_grad_NW, weight_grad_VW, bias_grad_V, *[None] * 6
 
 
 def _places(targets_N: Tensor, first: int, size: int) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from icpo_core.config import LoraSection
+from icpo_core.models import tokens
 from icpo_core.trainer import lora as adapter
-from icpo_core.trainer.logprobs import token_logprobs
+from icpo_core.trainer.logprobs import Ranges, token_logprobs
 from icpo_core.trainer.shared_prompts import SharedRows, hidden_states, share_prompts
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ class LogprobHead(nn.Module):
     backward, and it stands where the head stood, so that weights keep their published names.
     """
 
-    def __init__(self, head: nn.Linear) -> None:
+    def __init__(self, head: nn.Linear, absent: Ranges = ()) -> None:
+        """absent: ranges of ids that have no part in the distribution."""
         super().__init__()
-        self.weight, self.bias = head.weight, head.bias
+        self.weight, self.bias, self.absent = head.weight, head.bias, absent
 
     def forward(
         self,
@@ -42,7 +44,14 @@ class LogprobHead(nn.Module):
         entropy_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         return token_logprobs(
-            hidden_NW, self.weight, targets_N, self.bias, temperature, entropy, entropy_gradient
+            hidden_NW,
+            self.weight,
+            targets_N,
+            self.bias,
+            temperature,
+            entropy,
+            entropy_gradient,
+            absent=self.absent,
         )
 
 
@@ -52,11 +61,17 @@ class Policy(nn.Module):
     model: PreTrainedModel
 
     def __init__(
-        self, model: PreTrainedModel, temperature: float, shares_prompts: bool = False
+        self,
+        model: PreTrainedModel,
+        temperature: float,
+        shares_prompts: bool = False,
+        absent: Ranges = (),
     ) -> None:
-        """shares_prompts: the model's attention is that of `icpo_core.trainer.shared_prompts`."""
+        """shares_prompts: the model's attention is that of `icpo_core.trainer.shared_prompts`.
+        absent: ranges of ids that the tokenizer does not have."""
         super().__init__()
-        model.set_output_embeddings(LogprobHead(model.get_output_embeddings()))
+        model.set_output_embeddings(LogprobHead(model.get_output_embeddings(), absent))
+        self.absent = absent
         self.model = model
         self.temperature = temperature
         self.shares_prompts = shares_prompts
@@ -124,10 +139,11 @@ def load_policy(
     _drop_nothing(model)
     _require_plain_logits(model, folder)
     shares_prompts = shared_rows and not flash_attention and share_prompts(model)
+    absent = tokens.read(folder).unknown
     if lora is None or not lora.rank:
-        return Policy(model, temperature, shares_prompts)
+        return Policy(model, temperature, shares_prompts, absent)
     adapter.inject(model, lora)
-    policy = Policy(model, temperature, shares_prompts)
+    policy = Policy(model, temperature, shares_prompts, absent)
     adapter.save_only(policy)
     return policy
 

@@ -3,6 +3,7 @@ why it takes no part. The stages' tables joined, for people to read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ class Spoken:
     sample_index: int
     origin: str
     response: str
+    spoken: str
+    """The response with its special tokens, as its end; as stored where the tokenizer is away."""
     tokens: int
     finish_reason: str
     status: str | None
@@ -67,7 +70,7 @@ def read(run: Run, iteration: int) -> list[Group]:
 
     Raises ValueError if it has no rollouts yet, or a file of it is damaged.
     """
-    store = run.store
+    store, decode = run.store, _decoder(run)
     rollouts: dict[str, list[Spoken]] = {}
     verdicts = _keyed(_table(run, "verify", iteration, "verdicts"))
     batch = _keyed(_table(run, "select", iteration, "batch", "batch.parquet"), "prompt_ids")
@@ -80,6 +83,7 @@ def read(run: Run, iteration: int) -> list[Group]:
             sample_index=row["sample_index"],
             origin=row["origin"],
             response=row["response"],
+            spoken=decode(row["response_ids"], row["response"]),
             tokens=len(row["response_ids"]),
             finish_reason=row["finish_reason"],
             status=verdict.get("status"),
@@ -104,6 +108,27 @@ def read(run: Run, iteration: int) -> list[Group]:
         )
         for number, row in enumerate(prompts.to_pylist(), 1)
     ]
+
+
+def _decoder(run: Run) -> Callable[[list[int], str], str]:
+    """From ids and the stored text to the text with its special tokens; the stored text where the
+    tokenizer is away or is another one. Not by transformers: it takes seconds to import."""
+    try:
+        file = run.base_model / "tokenizer.json"
+    except ValueError:
+        return lambda ids, stored: stored
+    if not file.is_file():
+        return lambda ids, stored: stored
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+
+    def decode(ids: list[int], stored: str) -> str:
+        if tokenizer.decode(ids, skip_special_tokens=True) != stored:
+            return stored
+        return str(tokenizer.decode(ids, skip_special_tokens=False))
+
+    return decode
 
 
 def parts(verdict: dict[str, Any]) -> dict[str, float | None]:

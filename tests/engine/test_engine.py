@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from icpo.data.arithmetic import bare_prompt, one_shot_prompt
 from icpo_core.common.files import link_or_copy, model_digest, read_json, write_json
@@ -131,6 +131,38 @@ def test_tokens_in_tokens_out(engine: VllmEngine, small: Path, prompts: list[lis
         gap_of_samples(policy, odd, engine.sample([Request(o, 1) for o in odd], 1.0, 8))
         <= TOLERANCE
     )
+
+
+def test_ids_without_a_token_have_no_part_in_sampling_and_in_the_trainer(
+    engine: VllmEngine, small: Path, prompts: list[list[int]]
+) -> None:
+    """As of a padded vocabulary: never sampled, and the engine's logprobs are the trainer's."""
+    absent = [(2, 20), (90, 99)]
+    requests = [Request(ids, seed) for seed in range(4) for ids in prompts]
+    engine.llm.collective_rpc("mask", kwargs={"ranges": [list(one) for one in absent]})
+    try:
+        samples = engine.sample(requests, 1.5, 24)
+        scores = engine.score([[*prompts[0], *samples[0].response_ids]])
+    finally:
+        engine.llm.collective_rpc("mask", kwargs={"ranges": []})
+    sampled = {token for sample in samples for token in sample.response_ids}
+    assert sampled
+    assert not any(first <= token < end for token in sampled for first, end in absent)
+    model = AutoModelForCausalLM.from_pretrained(small / "base", dtype=torch.float32)
+    policy = Policy(model, 1.5, absent=absent)
+    for request, sample in zip(requests[:8], samples, strict=False):
+        ids = torch.tensor([[*request.prompt_ids, *sample.response_ids]])
+        first = len(request.prompt_ids)
+        where = torch.arange(first - 1, ids.shape[1] - 1)
+        with torch.no_grad():
+            found, _ = policy(ids[:, :-1], where, ids[0, first:])
+        assert torch.allclose(found, torch.tensor(sample.logprobs), atol=TOLERANCE)
+    response = len(samples[0].response_ids)
+    with torch.no_grad():
+        ids = torch.tensor([[*prompts[0], *samples[0].response_ids]])
+        where = torch.arange(len(prompts[0]) - 1, ids.shape[1] - 1)
+        found, _ = policy(ids[:, :-1], where, ids[0, len(prompts[0]) :], temperature=1.0)
+    assert torch.allclose(found, torch.tensor(scores[0][-response:]), atol=TOLERANCE)
 
 
 def test_eos_is_kept_and_cut_rows_have_none(engine: VllmEngine, prompts: list[list[int]]) -> None:

@@ -9,12 +9,12 @@ or one's own: `rollout.engine.kind` names it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from icpo_core.models import tokens
 from icpo_core.store import tables
 from icpo_core.workers.process import Say
 
@@ -102,11 +102,5 @@ def prove(engine: Engine, dtype: str, proof: Path, limit: float | None) -> float
 
 
 def eos_token_ids(model: Path) -> list[int]:
-    """End-of-sequence ids of a model folder, from its generation config or its config."""
-    for name in ("generation_config.json", "config.json"):
-        file = model / name
-        if file.is_file():
-            ids = json.loads(file.read_text()).get("eos_token_id")
-            if ids is not None:
-                return list(ids) if isinstance(ids, list) else [ids]
-    raise ValueError(f"{model}: neither generation_config.json nor config.json has eos_token_id")
+    """Every id that ends a response of the model in a folder (`models.tokens`)."""
+    return tokens.stop_ids(model)

@@ -30,7 +30,8 @@ from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, ValidationEr
 from icpo_core.common.files import model_digest
 from icpo_core.common.text import line
 from icpo_core.config import EngineSection
-from icpo_core.engine.kinds.base import PROGRESS_SECONDS, Completion, Request, eos_token_ids, prove
+from icpo_core.engine.kinds.base import PROGRESS_SECONDS, Completion, Request, prove
+from icpo_core.models import tokens
 from icpo_core.workers.environment import endpoint_key
 from icpo_core.workers.jobs import EngineSettings
 from icpo_core.workers.process import Say
@@ -109,7 +110,8 @@ class ServedEngine:
         this module's head says, or is another machine's and no key is set.
         """
         self.address, self.settings = address.rstrip("/"), settings
-        self.eos_ids = eos_token_ids(model)
+        found = tokens.read(model)
+        self.eos_ids, self._unknown = found.stop_ids, [list(one) for one in found.unknown]
         self.policy_version = ""  # whatever the server holds, until `load`
         self.asleep = False
         self._proof: tuple[Path, float | None] | None = None
@@ -201,10 +203,13 @@ class ServedEngine:
 
     async def _reload(self, model: Path) -> None:
         async with self._client() as client:
-            for method, kwargs in (
+            calls: list[tuple[str, dict[str, Any]]] = [
                 ("reload_weights", {"weights_path": str(model)}),
                 ("repack", {}),
-            ):
+            ]
+            if self._unknown:
+                calls.append(("mask", {"ranges": self._unknown}))
+            for method, kwargs in calls:
                 body = {"method": method, "kwargs": kwargs}
                 post = partial(self._post, client, "/collective_rpc", body, seconds=LOAD_SECONDS)
                 answer = await self._watched(client, self._send(post, once=True))

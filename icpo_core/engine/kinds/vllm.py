@@ -6,6 +6,7 @@ On the CPU build a reload leaves the packed copy of a tied LM head stale without
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -17,7 +18,8 @@ from typing import Any
 
 from icpo_core.common.files import model_digest
 from icpo_core.config import EngineSection
-from icpo_core.engine.kinds.base import PROGRESS_SECONDS, Completion, Request, eos_token_ids, prove
+from icpo_core.engine.kinds.base import PROGRESS_SECONDS, Completion, Request, prove
+from icpo_core.models import tokens
 from icpo_core.workers.address import LONGEST
 from icpo_core.workers.jobs import EngineSettings
 from icpo_core.workers.process import Say
@@ -47,6 +49,23 @@ class WorkerExtension:
                 dispatch_cpu_unquantized_gemm(module, remove_weight=False)
                 packed += 1
         return packed
+
+    def mask(self, ranges: list[list[int]]) -> None:
+        """Give ids in `ranges` [first, end) no part in any distribution, sampled from or told.
+
+        On the logits, for all requests at once: `allowed_token_ids` would send the vocabulary with
+        every request.
+        """
+        model = self.model_runner.model  # type: ignore[attr-defined]
+        plain = getattr(model, "plain_logits", None) or model.compute_logits
+
+        def compute_logits(*arguments: Any, **named: Any) -> Any:
+            logits = plain(*arguments, **named)
+            for first, end in ranges if logits is not None else ():
+                logits[..., first:end] = -math.inf
+            return logits
+
+        model.plain_logits, model.compute_logits = plain, compute_logits
 
 
 class VllmEngine:
@@ -95,7 +114,10 @@ class VllmEngine:
         )
         self.settings = settings
         self.asleep = False
-        self.eos_ids = eos_token_ids(model)
+        found = tokens.read(model)
+        self.eos_ids = found.stop_ids
+        if found.unknown:
+            self.llm.collective_rpc("mask", kwargs={"ranges": [list(one) for one in found.unknown]})
         self.policy_version = model_digest(model)
 
     def load(self, model: Path, policy_version: str) -> float:

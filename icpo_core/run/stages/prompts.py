@@ -5,7 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from icpo_core.config import Config, slice_of
+from icpo_core.models import tokens
 from icpo_core.run.session import Session
 from icpo_core.run.sources import sources
 from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of
@@ -34,11 +38,23 @@ def make(session: Session, work: Work) -> Made:
         noted.add("prompts", "made ahead", done.started, done.seconds)
     else:
         table = tools.prompt_maker.batch(work.iteration)
+    _require_rows(table, tokens.rows(session.run.base_model))
     path = folder_of(session, work) / "prompts.parquet"
     written = tables.write("prompts", table, path, work.fingerprint)
     without = table["expert_prompt"].null_count if tools.config.prompts.k else 0
     facts = {"rows": table.num_rows, "without_demonstrations": without}
     return Made(facts | {"spans": noted.facts()}, known={path.name: written})
+
+
+def _require_rows(table: pa.Table, rows: int) -> None:
+    """Raise ValueError for a prompt with a token that the embedding has no row for."""
+    for column in ("policy_prompt_ids", "expert_prompt_ids"):
+        largest = pc.max(pc.list_flatten(table[column])).as_py()
+        if largest is not None and largest >= rows:
+            raise ValueError(
+                f"a prompt holds token {largest}, and the model's embedding has {rows} rows: take "
+                "the text that makes it out of the problems, or resize the model's embedding"
+            )
 
 
 def make_ahead(session: Session, work: Work) -> None:

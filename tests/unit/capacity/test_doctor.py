@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import socket
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,8 @@ from icpo_core.capacity.doctor import Level
 from icpo_core.capacity.forecast import forecast
 from icpo_core.config import load, override
 from icpo_core.models.architecture import KNOWN, shape_of
+from icpo_core.run import sources
+from icpo_core.run.run import Run
 
 PAPER = sorted(ROOT.glob("configs/paper/*.toml"))
 EIGHT = ROOT / "configs" / "machines" / "eight-h100.toml"
@@ -212,6 +215,34 @@ def test_missing_sources(small: Path) -> None:
     found = list(doctor.check_sources(config, shape_of(str(small / "base"))))
     failed = {one.what: one.said for one in found if one.level is Level.FAIL}
     assert "no such file" in failed["problems"]
+
+
+def test_what_a_model_says_of_its_tokens(tmp_path: Path, small: Path) -> None:
+    """By the doctor and at a run's start alike: faults stop it, what should be known is said."""
+    folder = tmp_path / "model"
+    shutil.copytree(small / "base", folder)
+    shape = shape_of(str(folder))
+
+    def said(**changes: object) -> tuple[list[tuple[Level, str]], Run]:
+        config = json.loads((small / "base" / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        run = Run.of(load(DEMO, [f"model.path={folder}", f"run.directory={tmp_path}"]))
+        found = doctor.check_sources(run.config, shape)
+        return [(one.level, one.said) for one in found if one.what == "tokens"], run
+
+    found, run = said()
+    assert (found, sources.require(run)) == ([], [])
+    found, run = said(vocab_size=128)
+    assert [level for level, _ in found] == [Level.NOTE]
+    assert sources.require(run) == [found[0][1]]
+    assert found[0][1].startswith("29 of 128 ids are no token of the tokenizer")
+    found, run = said(pad_token_id=-1)
+    assert [level for level, _ in found] == [Level.FAIL]
+    with pytest.raises(ValueError, match="pad_token_id = -1 is none"):
+        sources.require(run)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 1]}')
+    found, run = said()
+    assert "generation config 5" in sources.require(run)[0] == found[0][1]
 
 
 def test_endpoints_instead_of_engines() -> None:

@@ -7,6 +7,9 @@ import gzip
 import io
 import json
 import lzma
+import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from itertools import chain, islice
@@ -17,7 +20,8 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from places import REAL
+from hub import COMMIT, hub
+from places import REAL, ROOT
 
 from icpo.data.columns import SAMPLE
 from icpo.data.preparation import Order, again, prepare
@@ -315,6 +319,35 @@ def test_folders_globs_and_saved_data_sets(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="holds no file of rows"):
         read(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("streaming", [[], ["--streaming"]])
+def test_the_hub_by_the_code_that_reads_it(tmp_path: Path, streaming: list[str]) -> None:
+    """`datasets` and `huggingface_hub` as they are, against a hub on this machine."""
+    raw = [{"question": q, "answer": f"So it is.\n#### {a}"} for q, a in EXPECTED]
+    out = tmp_path / "out.parquet"
+    with hub("me/set", {"README.md": b"# set\n", "data/test-0.parquet": parquet(raw)}) as address:
+        environment = os.environ | {
+            "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0",
+            "HF_DATASETS_OFFLINE": "0",
+        }  # fmt: skip
+
+        def prepared(*words: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-m", "icpo.data.prepare", *words, "--out", str(out), *streaming],
+                cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+
+        ran = prepared("me/set")
+        assert ran.returncode == 0, ran.stderr
+        assert f"me/set: hub, split test, commit {COMMIT[:12]}" in ran.stdout
+        kept = read_problems(str(out))
+        assert kept["answer"].to_pylist() == [a for _, a in EXPECTED]
+        manifest = json.loads(out.with_suffix(".manifest.json").read_text("utf-8"))
+        assert (manifest["source"]["revision"], manifest["source"]["split"]) == (COMMIT, "test")
+        ran = prepared("me/other")
+        assert ran.returncode == 2
+        assert "me/other (train): cannot be had from the hub" in ran.stderr.splitlines()[-1]
 
 
 def test_a_folder_is_prepared_again(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import http.server
 import json
+import math
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from places import DEMO
 
 from icpo_core.common.files import model_digest
@@ -19,6 +22,7 @@ from icpo_core.engine.jobs import rollout_shard
 from icpo_core.engine.kinds import server
 from icpo_core.engine.kinds.base import Request
 from icpo_core.engine.kinds.server import EndpointError, ServedEngine
+from icpo_core.engine.kinds.vllm import WorkerExtension
 from icpo_core.run import sources
 from icpo_core.run.run import Run
 from icpo_core.run.stages import rollout
@@ -171,6 +175,39 @@ def test_a_server_started_otherwise_is_refused(stub: Stub, small: Path) -> None:
     stub.refused = {}
     there.load(small / "base", version)
     assert there.policy_version == version
+
+
+def test_a_server_leaves_out_ids_that_no_token_has(stub: Stub, small: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(small / "base", folder)
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": 128}
+    (folder / "config.json").write_text(json.dumps(config))
+    there = ServedEngine(stub.address, folder, EngineSection(max_model_len=256))
+    there.load(folder, model_digest(folder))
+    bodies = [body for path, body in stub.asked if path == "/collective_rpc"]
+    assert [body["method"] for body in bodies] == ["reload_weights", "repack", "mask"]
+    assert bodies[-1]["kwargs"] == {"ranges": [[99, 128]]}
+
+
+def test_masked_ids_have_no_logit() -> None:
+    """Whatever was masked before, and whatever the model returns where it has no logits."""
+
+    class Model(torch.nn.Module):
+        def compute_logits(self, hidden: torch.Tensor | None) -> torch.Tensor | None:
+            return None if hidden is None else hidden * 2
+
+    extension = WorkerExtension()
+    extension.model_runner = SimpleNamespace(model=Model())  # type: ignore[attr-defined]
+    model = extension.model_runner.model  # type: ignore[attr-defined]
+    hidden = torch.ones(2, 6)
+    extension.mask([[1, 3], [5, 6]])
+    assert model.compute_logits(hidden)[0].tolist() == [2, -math.inf, -math.inf, 2, 2, -math.inf]
+    assert model.compute_logits(None) is None
+    extension.mask([[0, 1]])
+    assert model.compute_logits(hidden)[0].tolist() == [-math.inf, 2, 2, 2, 2, 2]
+    extension.mask([])
+    assert model.compute_logits(hidden).tolist() == [[2] * 6] * 2
+    assert hidden.tolist() == [[1] * 6] * 2
 
 
 def test_a_server_that_is_restarted_midway(stub: Stub, small: Path, tmp_path: Path) -> None:

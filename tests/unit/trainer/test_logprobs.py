@@ -164,3 +164,43 @@ def test_memory_does_not_grow_with_the_vocabulary() -> None:
         logprobs, _ = token_logprobs(hidden, weight, targets, block_bytes=64 * 4 * 1000)
         logprobs.sum().backward()
     assert largest == weight.numel()
+
+
+@given(
+    block=st.sampled_from([4, 64, 1 << 20]),
+    bias=st.booleans(),
+    temperature=st.sampled_from([0.3, 1.0, 1.7]),
+    absent=st.sampled_from([((30, 40),), ((0, 3), (17, 18), (35, 40)), ((5, 39),)]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=80, deadline=None)
+def test_ids_that_have_no_part(
+    block: int, bias: bool, temperature: float, absent: tuple, seed: int
+) -> None:
+    """As if their rows were not there: values, entropies, and gradients, which are 0 at them."""
+    hidden, weight, _, added = inputs(6, 40, 8, seed, bias)
+    there = torch.tensor([i for i in range(40) if not any(a <= i < b for a, b in absent)])
+    chosen = torch.randint(len(there), (6,), generator=torch.Generator().manual_seed(seed))
+    ours = token_logprobs(
+        hidden, weight, there[chosen], added, temperature, True, True, block, absent
+    )
+    leaves = [leaf for leaf in (hidden, weight, added) if leaf is not None]
+    found = torch.autograd.grad(ours[0].sum() + 0.3 * ours[1].sum(), leaves)
+    fewer = None if added is None else added[there]
+    theirs = plainly(hidden, weight[there], chosen, fewer, temperature)
+    wanted = torch.autograd.grad(theirs[0].sum() + 0.3 * theirs[1].sum(), leaves)
+    for one, other in zip((*ours, *found), (*theirs, *wanted), strict=True):
+        assert_close(one, other)
+
+
+@pytest.mark.parametrize("block", [64, 1 << 20])
+def test_a_stored_target_that_has_no_part_counts_as_itself(block: int) -> None:
+    hidden, weight, _, _ = inputs(2, 40, 8, 0, False)
+    found, entropy = token_logprobs(
+        hidden, weight, torch.tensor([35, 3]), block_bytes=block, absent=((30, 40),)
+    )
+    logits = (hidden @ weight.T).detach()
+    kept = torch.cat([logits[0, :30], logits[0, 35:36]]).log_softmax(-1)
+    assert_close(found[0].detach(), kept[-1])
+    assert_close(found[1].detach(), logits[1, :30].log_softmax(-1)[3])
+    assert torch.isfinite(entropy).all()

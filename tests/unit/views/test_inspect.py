@@ -144,6 +144,16 @@ def test_show_answers_what_a_prompt_got(runs: Path, capsys: pytest.CaptureFixtur
         assert "give a number from 1 to 6" in err
 
 
+def test_show_shows_special_tokens(runs: Path) -> None:
+    """A response that was sampled past its end is seen to be."""
+    run = Run.read(runs / "run")
+    decode = rollouts._decoder(run)
+    tokenizer = run.tokenizer
+    ids = tokenizer("3+4=7")["input_ids"]
+    assert decode([*ids, 1, *ids, 1], "3+4=73+4=7") == "3+4=7<eos>3+4=7<eos>"
+    assert decode(ids, "stored by another tokenizer") == "stored by another tokenizer"
+
+
 def test_show_says_what_is_there_of_an_unfinished_iteration(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
