@@ -25,6 +25,7 @@ from icpo.flows.commands import (
     show,
     stage,
     train,
+    trust,
 )
 from icpo.flows.commands import eval as evaluate
 from icpo.flows.prefect_compat.terminal import ServerError, one_line
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"icpo {version('icpo')}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     looking = (plan, ls, show, diff, lineage, check, gc)
-    working = (init, train, services, stage, mirror)
+    working = (init, train, services, stage, mirror, trust)
     for command in (*working, *looking, evaluate, probe, report, plot, data, doctor):
         command.add_parser(subparsers)
     return top

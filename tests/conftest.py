@@ -16,6 +16,14 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test leaves a key in the home folder of whoever runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
 TIERS = ("unit", "engine", "prefect", "slow")
 # Where asserts stand that are not in test files, so that they too say what they compared.
 pytest.register_assert_rewrite("fixtures_prefect", "recipes", "texts", "updates", "whole")

@@ -51,11 +51,14 @@ def add_parser(subparsers: Any) -> None:
 def call_push(arguments: argparse.Namespace) -> int:
     from icpo_core.common.lock import RefusedError, RunLock
     from icpo_core.mirror.mirror import Mirror
+    from icpo_core.run import trust
     from icpo_core.run.run import Run
 
     run = Run.read(arguments.run)
     if not arguments.url and not run.config.run.mirror:
         raise ValueError("the run has no run.mirror: name the URL, as s3://bucket/runs/demo")
+    if not arguments.url:
+        trust.require(run)
     mirror = Mirror(run.paths, arguments.url or run.mirror_url)
     left_out: list[str] = []
     with RunLock(run.paths.lock), _answering(mirror):

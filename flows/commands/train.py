@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
 
 def call(arguments: argparse.Namespace) -> int:
     from icpo_core.common.lock import RefusedError, require_free
-    from icpo_core.run import plan, sources
+    from icpo_core.run import plan, sources, trust
     from icpo_core.run.run import Run
 
     if not arguments.config:
@@ -55,6 +55,7 @@ def call(arguments: argparse.Namespace) -> int:
         arguments.config = CONFIGURATION
     run = Run.named(arguments.config, arguments.overrides, arguments.run)
     # What the run will refuse it refuses now, and not when a Prefect server has started.
+    trust.require(run)
     for note in sources.require(run):
         Console(stderr=True).print(f"{run.config.model.path}: {note}", soft_wrap=True)
     require_free(run.paths.lock)

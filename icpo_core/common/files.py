@@ -52,6 +52,7 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    temporary.unlink(missing_ok=True)  # where somebody else wrote the folder, it may be a link
     try:
         yield temporary
         if durable:

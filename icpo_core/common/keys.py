@@ -6,12 +6,14 @@ the configuration grew. Three things said beside a key see to that:
 - `Since(value)`: the value under which everything is as it was before the key was there. A key
   with that value is left out of the fingerprint.
 - `Renamed(...)`: the key's former name, under which its values go on to be fingerprinted.
+- `Outward()`: the key chooses a program, an address or a file outside of the run.
 - `Pluggable(package)` (`icpo_core.common.plugins`): of one's own source file only name and content
   count, not the folder it lies in.
 """
 
 from __future__ import annotations
 
+import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +39,15 @@ class Since:
     """In the annotation of a key newer than v0.1.0: the value with which nothing changes."""
 
     value: Any
+
+
+@dataclass(frozen=True)
+class Outward:
+    """In the annotation of a key that chooses what is executed, asked or written to, so that it is
+    not taken from a run of somebody else (`icpo_core.run.trust`)."""
+
+    paths: bool = False
+    """Only if there is a path in the value."""
 
 
 @dataclass(frozen=True)
@@ -142,3 +153,22 @@ def model_of(annotation: Any) -> type[BaseModel] | None:
         if found := model_of(part):
             return found
     return None
+
+
+def outward(section: BaseModel, above: str = "") -> dict[str, str]:
+    """What a configuration chooses outside of the run, by key: values of `Outward` keys that are
+    not the default, and one's own sources of `Pluggable` keys."""
+    found: dict[str, str] = {}
+    for name, field in type(section).model_fields.items():
+        key, value = f"{above}{name}", getattr(section, name)
+        if isinstance(value, BaseModel):
+            found |= outward(value, f"{key}.")
+        elif isinstance(value, list) and any(isinstance(one, BaseModel) for one in value):
+            for at, one in enumerate(value):
+                found |= outward(one, f"{key}.{at}.")
+        elif said(field, Pluggable):
+            found |= {key: value} if ":" in value else {}
+        elif (mine := said(field, Outward)) is not None and value != field.default:
+            text = json.dumps(value, sort_keys=True)
+            found |= {key: text} if not mine.paths or "/" in text else {}
+    return found

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 from icpo_core.common.closing import Closing
 
 GLANCE_SECONDS = 0.1
@@ -42,14 +44,19 @@ class RunLock(Closing):
         """Raises RefusedError, naming the owner, if another process holds the run; ValueError if
         the file system has no locks."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise ValueError(f"{self.path}: is a link; remove it") from None
         try:
             _take(descriptor)
         except BlockingIOError:
-            found = os.pread(descriptor, 4096, 0).decode("utf-8", "replace")
+            found = _owner(descriptor)
             os.close(descriptor)
             raise RefusedError(
-                f"{self.path.parent}: in use by {_name(found)}; wait for it, or end it"
+                f"{self.path.parent}: in use by {found}; wait for it, or end it"
             ) from None
         except OSError as error:
             os.close(descriptor)
@@ -92,7 +99,7 @@ def holder(path: Path) -> str | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _name(os.pread(descriptor, 4096, 0).decode("utf-8", "replace"))
+        return _owner(descriptor)
     else:
         return None
     finally:
@@ -108,10 +115,29 @@ def _take(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _name(owner: str) -> str:
+def _owner(descriptor: int) -> str:
+    """Who holds the lock of an open lock file, in words."""
     try:
-        facts = json.loads(owner)
+        facts = json.loads(os.pread(descriptor, 4096, 0))
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["since"]))
-        return f"process {facts['pid']} on {facts['host']} since {since}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
+        pid, host = int(facts["pid"]), str(facts["host"])
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return _having_open(descriptor) or "another process"
+    if host == socket.gethostname() and not psutil.pid_exists(pid):
+        # The one that took it is gone, and one that it started still has it.
+        return _having_open(descriptor) or "another process"
+    return f"process {pid} on {host} since {since}"
+
+
+def _having_open(descriptor: int) -> str | None:
+    """The other processes of this machine that have this file open."""
+    mine, found = os.fstat(descriptor), []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            facts = link.stat()
+        except OSError:  # gone, or somebody else's
+            continue
+        pid = int(link.parts[2])
+        if pid != os.getpid() and (facts.st_dev, facts.st_ino) == (mine.st_dev, mine.st_ino):
+            found.append(f"process {pid}")
+    return ", ".join(dict.fromkeys(found)) or None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from icpo_core.common.keys import Operational, Renamed, Since, Source
+from icpo_core.common.keys import Operational, Outward, Renamed, Since, Source
 from icpo_core.common.plugins import Pluggable
 from icpo_core.grading.grade import GradingRules, TrainingRules
 
@@ -44,7 +44,7 @@ class RunSection(Section):
         "tensorboard"
     ]
     """Where the figures of an iteration are sent beside metrics.parquet."""
-    mirror: Annotated[str, Operational] = ""
+    mirror: Annotated[str, Operational, Outward()] = ""
     """URL of a folder of runs, as s3://bucket/runs: a copy of the run is kept there, and a machine
     that does not have the run goes on from it. Empty: none."""
 
@@ -144,13 +144,13 @@ class RolloutSection(Section):
     trainer on devices of their own, and update.old_logprobs = engine or a loss.correction."""
     engines: Annotated[int, Field(ge=0), Operational] = 1
     """vLLM engines on this machine; 0: as many as its devices hold, or one without devices."""
-    endpoints: Annotated[list[str], Operational] = []
+    endpoints: Annotated[list[str], Operational, Outward()] = []
     """Addresses of running `vllm serve`, as http://gpu-1:8000, instead of engines of our own. They
     must see the run's folder under the same path; docs/scale.md has their command line."""
     max_logprob_gap: Annotated[float | None, Field(gt=0.0), Operational] = None
     """Largest difference between engine and trainer in the logprob of one probe token, nats, before
     the engine is said to hold other weights. Unset: 3e-4 in float32, 0.5 in half precision."""
-    python: Annotated[str | None, Operational] = None
+    python: Annotated[str | None, Operational, Outward()] = None
     """Interpreter of the engine's process, if not this one."""
     seconds: Annotated[float, Field(gt=0.0), Operational] = 7200.0
     """Wall-clock limit of one job."""
@@ -176,7 +176,7 @@ class RewardSection(Section):
     """Memory limit of one judge, MiB."""
     workers: Annotated[int | None, Field(ge=1), Operational] = None
     """Judge processes."""
-    trusted: Annotated[bool | None, Operational] = None
+    trusted: Annotated[bool | None, Operational, Outward()] = None
     """Whether it may use the network, write files and start programs."""
     retries: Annotated[int | None, Field(ge=0), Operational] = None
     """Further tries after a timeout or an error."""
@@ -202,7 +202,7 @@ class VerifySection(Section):
     version: Annotated[str, Since("")] = ""
     """Names what one's own verifier is beside its source, as the model behind an address: another
     text judges again."""
-    trusted: Annotated[bool, Operational] = False
+    trusted: Annotated[bool, Operational, Outward()] = False
     """Whether one's own verifier may use the network, write files and start programs."""
     retries: Annotated[int, Field(ge=0), Operational] = 0
     """Further tries of one's own verifier after a timeout or an error; waits 1, 2, 4 … 30 s."""
@@ -350,19 +350,19 @@ class UpdateSection(Section):
     """Weights and activations of the trainer; logits and loss are float32 always."""
     gradient_checkpointing: bool = False
     lora: LoraSection = LoraSection()
-    deepspeed: dict[str, Any] = {"zero_optimization": {"stage": 0}}
+    deepspeed: Annotated[dict[str, Any], Outward(paths=True)] = {"zero_optimization": {"stage": 0}}
     """DeepSpeed's own settings, or the path of a JSON file that holds them. Batch sizes, optimizer,
     clipping and dtype are set by this program."""
     ranks: CountOrNone = 1
     """Processes of the trainer, by DeepSpeed's launcher; 0: one a device, or one without devices;
     with a hostfile: its slots."""
-    hostfile: Annotated[str | None, Operational] = None
+    hostfile: Annotated[str | None, Operational, Outward()] = None
     """DeepSpeed hostfile, for several machines, this one first. All of them see the run's folder,
     the model and the same interpreter under the same paths."""
     max_logprob_gap: Annotated[float | None, Field(gt=0.0), Operational] = None
     """Largest mean difference between engine and trainer over a batch's on-policy tokens, nats.
     Unset: 1e-4 in float32, 0.1 in half precision."""
-    python: Annotated[str | None, Operational] = None
+    python: Annotated[str | None, Operational, Outward()] = None
     """Interpreter of the trainer's process, if not this one."""
     threads: Annotated[int, Field(ge=0), Operational] = 0
     """CPU threads a rank; 0: PyTorch's own choice."""

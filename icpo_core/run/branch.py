@@ -15,7 +15,7 @@ from pathlib import Path
 
 from icpo_core.common import files
 from icpo_core.config import Config, override
-from icpo_core.run import metrics, plan
+from icpo_core.run import metrics, plan, trust
 from icpo_core.run.run import Run
 from icpo_core.run.sources import sources
 from icpo_core.run.stages import STAGES
@@ -39,6 +39,7 @@ def create(
     Raises ValueError if another run has the name, if the stage cannot be made there, or if the
     changes concern a stage before it.
     """
+    trust.require(source)
     place = source.paths.place(stage, iteration)
     named = [*changes, f'run.name="{name}"']
     config = override(source.config, named)
@@ -75,6 +76,7 @@ def create(
         files.write_sealed(folder / made.record.name, written)
     os.replace(made.root, paths.root)
     files.sync(paths.root.parent)
+    trust.seal(Run.read(paths.root))
     return paths.root
 
 
@@ -103,7 +105,7 @@ def run_for(
     source = Run.read(root)
     if into is not None:
         return Run.read(create(source, into, stage, iteration, changes, last))
-    run = Run.of(override(source.config, changes), root)
+    run = Run.of(override(source.config, changes), root, stored=True)
     _require_no_change(source, run.config, changes)
     for number in range(iteration, (last or iteration) + 1):
         status = plan.status(run, stage, number)

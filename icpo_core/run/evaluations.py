@@ -16,6 +16,7 @@ from icpo_core.evaluation.comparison import Comparison, compare
 from icpo_core.evaluation.evaluator import stored
 from icpo_core.evaluation.target import Target
 from icpo_core.models import folder as models
+from icpo_core.run import trust
 from icpo_core.run.run import Run
 from icpo_core.store.paths import RunPaths
 
@@ -152,6 +153,7 @@ def run_at(root: Path) -> Run:
 
 def of_run(run: Run, iteration: int) -> Target:
     """A run after an iteration. Raises ValueError if its weights are not there."""
+    trust.require(run)
     policy, label = run.policy(iteration), f"{run.paths.root}@{iteration}"
     return Target(label, policy.folder, policy.version, policy.proof, run.config, iteration)
 

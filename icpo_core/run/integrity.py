@@ -51,6 +51,9 @@ def check(paths: RunPaths, on_progress: Progress = lambda done, all_: None) -> l
         lock.acquire()
     except RefusedError:
         return _Check(store, False, True, on_progress).all()
+    except ValueError as error:  # no file, or on a file system without locks
+        here = Damage(paths.lock, _words(error), "the run cannot go on as long")
+        return [here, *_Check(store, False, False, on_progress).all()]
     except OSError as error:
         if files.what_the_disk_says(error) is None:
             raise

@@ -53,12 +53,14 @@ class Run:
     store: Store
     eras: tuple[Era, ...] = ()
     """What a branch has of the runs that it comes from."""
+    stored: bool = False
+    """Whether the configuration was read from the run's folder, and not given by the user."""
     _at: dict[int, Run] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, config: Config, root: Path | None = None) -> Run:
+    def of(cls, config: Config, root: Path | None = None, stored: bool = False) -> Run:
         """The run of a configuration, whether it is there or not. `root`: its folder, if it is not
-        where the configuration says.
+        where the configuration says. stored: the configuration was read there.
 
         A run that is there keeps what it has of keys whose default has moved since.
         """
@@ -66,7 +68,7 @@ class Run:
         if paths.exists():
             config = as_stored(config, run_record.read_copied(paths, paths.config) or {})
         known = eras.read(run_record.read(paths) or {})
-        return cls(config, paths, Store(paths), tuple(known))
+        return cls(config, paths, Store(paths), tuple(known), stored)
 
     @classmethod
     def read(cls, root: Path) -> Run:
@@ -74,7 +76,7 @@ class Run:
 
         Raises ValueError if there is no run or its configuration cannot be read.
         """
-        return cls.of(stored_config(root), root)
+        return cls.of(stored_config(root), root, stored=True)
 
     @classmethod
     def named(
@@ -92,7 +94,8 @@ class Run:
             f"run.directory={json.dumps(str(folder.parent))}",
             f"run.name={json.dumps(name or folder.name)}",
         ]
-        return cls.of(override(stored_config(path), [*place, *(overrides or [])]))
+        kept = stored_config(path)
+        return cls.of(override(kept, [*place, *(overrides or [])]), stored=True)
 
     # --- configuration by iteration -----------------------------------------------------------
 

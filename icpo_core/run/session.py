@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ from icpo_core.mirror.download import fetch
 from icpo_core.mirror.mirror import Mirror
 from icpo_core.mirror.object_store import AwayError
 from icpo_core.mirror.uploader import Uploads
+from icpo_core.run import trust
 from icpo_core.run.prefetch import Ahead
 from icpo_core.run.run import Run
 from icpo_core.run.trackers import Tracker, open_trackers
@@ -180,11 +182,14 @@ class Session(Closing):
 
         Raises ValueError, naming the owner, while another process has it or writes its mirror.
         """
+        self.run.paths.require_inside()
+        trust.require(self.run)
         self._lock = RunLock(self.run.paths.lock)
         self._lock.acquire()
         try:
             if self.run.config.run.mirror:
                 self._open_mirror(Mirror(self.run.paths, self.run.mirror_url))
+                trust.require(self.run)
             self.run.store.writable = True
             self.attempt = run_record.append_attempt(self.run.paths, self.run.config.model.path)
         except BaseException:
@@ -211,7 +216,7 @@ class Session(Closing):
             for line in fetch(mirror):
                 self.observer.mirror(line)
             # What was read of the folder before is of no account.
-            self.run = Run.of(self.run.config, self.run.paths.root)
+            self.run = Run.of(self.run.config, self.run.paths.root, self.run.stored)
         except AwayError as error:
             if not may_go_on:
                 raise ValueError(
@@ -224,6 +229,8 @@ class Session(Closing):
         kept = self.run.config.model_dump(mode="json")
         files.write_sealed(self.logs / self.run.paths.config.name, kept, durable=False)
         files.write_sealed(self.run.paths.config, kept)
+        with suppress(OSError):  # a home that holds no key: the folder alone will not do then
+            trust.seal(self.run)
 
     def prepare(self, first: int) -> None:
         """Start what an iteration works with, and wait for none of it but what shows a mistake in

@@ -119,6 +119,17 @@ class RunPaths:
                 raise ValueError(f"{folder}: a link leads out of {self.root}; remove it")
         return folder
 
+    def require_inside(self) -> None:
+        """Raises ValueError if a link leads out of the run where a process that has it open writes
+        beside the stages."""
+        real = os.path.realpath(self.root)
+        for folder in (self.root, self.root / "logs"):
+            for entry in os.scandir(folder) if folder.is_dir() else ():
+                if not entry.is_symlink() or entry.name == self.latest.name:
+                    continue
+                if not Path(os.path.realpath(entry.path)).is_relative_to(real):
+                    raise ValueError(f"{entry.path}: a link leads out of the run; remove it")
+
     def file(self, stage: str, iteration: int, name: str) -> Path:
         """Path of a file of a stage by its recorded name. Raises ValueError as `checked` and
         `inside` do."""

@@ -417,8 +417,8 @@ def test_links_out_of_a_run_are_named_and_not_followed(whole: Path, tmp_path: Pa
     assert said
     assert all("a link leads out of" in what for what in said)
     with (
-        stubs.stubbed(Run.named(paths.root), tmp_path / "ledger") as session,
-        pytest.raises(ValueError, match=r"a link leads out of .*; remove it"),
+        pytest.raises(ValueError, match=r"it-0002: a link leads out of the run; remove it"),
+        stubs.stubbed(Run.named(paths.root), tmp_path / "ledger"),
     ):
-        stubs.train(session)
+        pass
     assert {path: path.stat().st_mtime_ns for path in outside.rglob("*")} == before

@@ -3,6 +3,10 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icpo_core.common import files
+from icpo_core.common.lock import RefusedError, RunLock, holder
 from icpo_core.mirror.download import fetch
 from icpo_core.mirror.mirror import Mirror
+from icpo_core.run import integrity, metrics
 from icpo_core.run.run import Run
 from icpo_core.store import manifest
 from icpo_core.store.paths import RunPaths, checked, place_of
@@ -100,6 +106,63 @@ def test_a_link_out_of_the_run_is_not_followed(run: Run, tmp_path: Path) -> None
     ):
         stubs.train(session, rerun=True)
     assert sorted(path.name for path in elsewhere.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lock.json", "run.json", "run.json.partial", "config.json.partial", "aside", "logs",
+        "protected.json.partial", "metrics.parquet.partial", "tensorboard", "logs/attempt-0002",
+        "LATEST.partial",
+    ],
+)  # fmt: skip
+def test_nothing_is_written_through_a_link_in_the_run_s_folder(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    victim, path = tmp_path / "victim", run.paths.root / name
+    if path.is_dir():
+        shutil.move(path, tmp_path / "moved")
+        victim = tmp_path / "moved"
+    path.unlink(missing_ok=True)
+    path.symlink_to(victim)
+
+    def contents() -> dict[Path, bytes]:
+        return {one: one.read_bytes() for one in [victim, *victim.rglob("*")] if one.is_file()}
+
+    before = contents()
+    with (
+        pytest.raises(ValueError, match=r"(is a link|a link leads out of the run); remove it"),
+        stubs.stubbed(Run.named(run.paths.root)) as session,
+    ):
+        stubs.train(session)
+    integrity.check(run.paths)
+    metrics.write(run.paths, [{"iteration": 1.0}])
+    assert contents() == before
+
+
+def test_the_lock_names_who_holds_it_and_not_who_is_gone(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, pathlib, subprocess, time\n"
+        "from icpo_core.common.lock import RunLock\n"
+        "lock = RunLock(pathlib.Path(sys.argv[1])); lock.acquire()\n"
+        "if (child := os.fork()):\n"
+        "    print(child, flush=True); os._exit(0)\n"
+        "os.close(1); os.close(2); time.sleep(60)\n"
+    )
+    path = tmp_path / "lock.json"
+    command = [sys.executable, "-c", code, str(path)]
+    child = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    try:
+        with pytest.raises(RefusedError, match=rf"in use by process {child}; wait"):
+            RunLock(path).acquire()
+    finally:
+        os.kill(child, signal.SIGKILL)
+    for _ in range(100):
+        if holder(path) is None:
+            break
+        time.sleep(0.05)
+    with RunLock(path):
+        assert holder(path) is not None
 
 
 def test_a_fifo_in_the_place_of_a_file_is_damage(run: Run) -> None:
