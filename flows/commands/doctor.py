@@ -29,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
         "memory a device in each stage, disk, seconds an iteration. Starts nothing, fetches "
         "nothing. Exit status 1 if something would stop the run.",
     )
-    parser.add_argument("config", nargs="?", type=Path, help="TOML file of a run")
+    parser.add_argument("config", nargs="?", type=Path, help="TOML file of a run, or its folder")
     parser.add_argument(
         "-o", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE",
         help="change one key, as rollout.engines=4",
@@ -50,18 +50,19 @@ def add_parser(subparsers: Any) -> None:
 
 def call(arguments: argparse.Namespace) -> int:
     from icpo_core.capacity import doctor, forecast, machine
-    from icpo_core.config import load
+    from icpo_core.run.run import Run
 
     if (arguments.dry_run or arguments.overrides) and not arguments.config:
         raise ValueError("name a configuration, as icpo doctor configs/demo.toml")
-    config = (
-        load(arguments.config, arguments.overrides, arguments.run) if arguments.config else None
-    )
+    named = arguments.config, arguments.overrides, arguments.run
+    run = Run.named(*named) if arguments.config else None
+    config = run.config if run else None
     folder = Path(config.run.directory) if config else Path.cwd()
     there = machine.read(arguments.dry_run) if arguments.dry_run else machine.here(folder)
     findings = [] if arguments.dry_run else [*doctor.check_machine(there), *check_prefect()]
     found = None
-    if config is not None:
+    if run is not None and config is not None:
+        findings += doctor.check_owner(run)
         ranks = forecast.placement_on(config, there).ranks
         rates = forecast.measured(arguments.rates or folder / config.run.name, ranks)
         if arguments.rates and rates is None:

@@ -108,6 +108,8 @@ def call(arguments: argparse.Namespace) -> int:
 def _range(arguments: argparse.Namespace) -> tuple[int, int]:
     """The first and the last iteration. Raises ValueError for what is no range."""
     if arguments.iterations is None:
+        if arguments.iteration < 1:
+            raise ValueError("--iteration: input should be greater than or equal to 1")
         return arguments.iteration, arguments.iteration
     first, dash, last = arguments.iterations.partition("-")
     if not (dash and first.isdigit() and last.isdigit() and int(first) <= int(last)):

@@ -24,6 +24,9 @@ from icpo_core.grading import confinement
 from icpo_core.method.problems import read_problems
 from icpo_core.models import folder, tokens
 from icpo_core.models.architecture import Shape
+from icpo_core.run import trust
+from icpo_core.run.run import Run
+from icpo_core.store import run_record
 from icpo_core.workers import devices
 from icpo_core.workers.environment import endpoint_key
 
@@ -53,6 +56,20 @@ class Finding:
     """The thing looked at, a word or two."""
     said: str
     """What was found, and for a failure what to do."""
+
+
+def check_owner(run: Run) -> Iterator[Finding]:
+    """Whose run it is, where there is one: who took it last, and what its own files choose."""
+    if not run.paths.exists():
+        return
+    attempts = (run_record.read(run.paths) or {}).get("attempts", [])
+    last = attempts[-1]["host"] if attempts else "an unknown machine"
+    missing = trust.missing(run)
+    said = f"{run.paths.root}: last taken on {last} (uid {run.paths.root.stat().st_uid})"
+    if missing:
+        named = ", ".join(f"{name} = {value}" for name, value in missing.items())
+        said += f"; its own files set {named}: `icpo trust {run.paths.root}` if you agree"
+    yield Finding(Level.FAIL if missing else Level.OK, "owner", said)
 
 
 # --- the machine ------------------------------------------------------------------------------
