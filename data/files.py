@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from icpo_core.method.problems import csv_rows, json_object
+from icpo_core.method.problems import csv_rows, distinct, json_object
 
 Rows = list[dict[str, Any]]
 
@@ -252,7 +252,7 @@ def _json(text: str, ending: str, file: Path) -> tuple[Rows, str]:
     start = text.lstrip()[:1]
     if start == "[":
         try:
-            value = json.loads(text)
+            value = json.loads(text, object_pairs_hook=distinct)
             if all(isinstance(row, dict) for row in value):
                 return value, "a JSON array"
         except json.JSONDecodeError as error:
@@ -282,7 +282,7 @@ def _json(text: str, ending: str, file: Path) -> tuple[Rows, str]:
 
 def _objects(text: str) -> Rows | None:
     """Objects that are spread over several lines; None if the text is not made of such."""
-    decoder, at, rows = json.JSONDecoder(), 0, []
+    decoder, at, rows = json.JSONDecoder(object_pairs_hook=distinct), 0, []
     space = re.compile(r"[\s,]*")
     while (at := space.match(text, at).end()) < len(text):  # type: ignore[union-attr]
         try:

@@ -204,7 +204,7 @@ def _json_lines(file: Path) -> list[dict[str, Any]]:
 def json_object(text: str, where: str) -> dict[str, Any]:
     """A line of JSON as a row. Raises ValueError with one line that begins with `where`."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=distinct)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{where} is not valid JSON ({error.msg} at column {error.colno}); "
@@ -215,6 +215,17 @@ def json_object(text: str, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{where} must be a JSON object with problem and answer")
     return value
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for `object_pairs_hook`. Raises ValueError for a key that stands twice:
+    the other value would be lost without a word."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return made
 
 
 def _json_rows(file: Path) -> list[dict[str, Any]]:

@@ -133,6 +133,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "blank.csv": (b"\n\n", "has no rows"),
     "header.csv": (b"problem,answer\n", "a header and no rows"),
     "twice.csv": (b"problem,answer,answer\np,1,2\n", "two columns are called 'answer'"),
+    "twice.jsonl": (b'{"problem": "p", "answer": "1", "answer": "2"}\n', "'answer' stands twice"),
+    "twice.json": (b'[{"problem": "p", "answer": "1", "answer": "2"}]', "'answer' stands twice"),
     "cut.jsonl.gz": (gzip.compress(LINES.encode())[:-20], "not a whole gzip file"),
     "cut.jsonl.zst": (zst(LINES.encode() * 50)[:-20], "not a whole zstd file"),
     "plain.jsonl.gz": (LINES.encode(), "is not packed as .gz says"),
