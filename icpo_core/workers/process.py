@@ -16,7 +16,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -31,6 +30,7 @@ from icpo_core.common.text import plain
 from icpo_core.workers.address import short
 from icpo_core.workers.environment import for_workers
 from icpo_core.workers.jobs import JOBS, Job, Message, Progress, R
+from icpo_core.workers.scratch import Scratch
 
 SOCKET_VARIABLE = "ICPO_WORKER_SOCKET"
 STOP_GRACE_SECONDS = 5.0
@@ -71,7 +71,7 @@ class Worker:
         """Spawn at once; `wait_ready` waits. `log` gets what `command` prints."""
         self.role, self.log = role, log
         self._start_seconds = start_seconds
-        self._folder = tempfile.TemporaryDirectory(prefix="icpo-")
+        self._folder = Scratch()
         self.address = str(Path(self._folder.name) / "socket")
         self._listener = socket.socket(socket.AF_UNIX)
         with short(Path(self.address)) as address:
