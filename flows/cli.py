@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
 from importlib.metadata import version
 
 from icpo.flows.commands import (
@@ -53,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     sys.excepthook = print_traceback
+    threading.excepthook = lambda ended: print_traceback(
+        ended.exc_type, ended.exc_value, ended.exc_traceback
+    )
     top = parser()
     if not (sys.argv[1:] if argv is None else argv):
         top.print_help()

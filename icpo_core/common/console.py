@@ -49,7 +49,7 @@ class Console(rich.console.Console):  # noqa: TID251  the one place
 
 
 def print_traceback(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
 ) -> None:
     """A `sys.excepthook`: an error may quote what a model said."""
     print(plain("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)

@@ -23,9 +23,11 @@ def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("nasty")
     changes = [f"prompts.problems={nasty.problems(folder)}", "prompts.max_tokens=100000",
                "rollout.engine.max_model_len=200000"]  # fmt: skip
+    # What takes no algebra starts no judges.
+    by_letter = [*changes, "verify.verifier=choice"]
     made = [
-        make_run(root, folder, name, 1, [1], filler=nasty.ALL, changes=changes)
-        for name in ("one", "other")
+        make_run(root, folder, name, 1, [1], filler=nasty.ALL, changes=given)
+        for name, given in (("one", changes), ("other", by_letter))
     ]
     record = RunPaths(made[1]).record
     branch = {"run": nasty.ALL, "at": nasty.ALL, "changes": [nasty.ALL]}
