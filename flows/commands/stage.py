@@ -107,9 +107,12 @@ def call(arguments: argparse.Namespace) -> int:
 
 def _range(arguments: argparse.Namespace) -> tuple[int, int]:
     """The first and the last iteration. Raises ValueError for what is no range."""
+    from icpo_core.run.stages import STAGES
+
     if arguments.iterations is None:
-        if arguments.iteration < 1:
-            raise ValueError("--iteration: input should be greater than or equal to 1")
+        lowest = 0 if STAGES[arguments.stage].of_start else 1
+        if arguments.iteration < lowest:
+            raise ValueError(f"--iteration: input should be greater than or equal to {lowest}")
         return arguments.iteration, arguments.iteration
     first, dash, last = arguments.iterations.partition("-")
     if not (dash and first.isdigit() and last.isdigit() and int(first) <= int(last)):
