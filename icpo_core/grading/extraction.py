@@ -2,21 +2,21 @@ r"""From a response to the answer it gives: plain string work, linear in the res
 
 The rules, in order:
 
-1. What stands before the last end-of-thinking tag is not the answer. A response that opens the
-   thinking part and never closes it has not answered.
+1. What stands before the last end-of-thinking tag is not the answer, nor what stands after a token
+   that ends a turn. A response that opens the thinking part and never closes it has not answered.
 2. The last ``\boxed{…}`` (or ``\fbox{…}``) is the answer, braces nested as deep as they like.
    Boxes joined by nothing but a comma, "and", "or" or a label (``x = \boxed{1}, y = \boxed{2}``)
    are one answer of several parts; prose between two boxes makes the later one the answer.
    Of boxes in one another the outermost is the answer, all of it, and is read as if the inner
    ones were not drawn: ``\boxed{11 + \boxed{30}}`` answers 11 + 30, and not 30.
-3. Without a box: no answer in mode ``boxed``; in mode ``boxed_or_last`` what follows the last
-   "answer is", else the whole of a one-line response, else the last formula, else the last number.
+3. Without a box: no answer in mode ``boxed``; in mode ``boxed_or_last`` the first of CONVENTIONS
+   that the response follows, up to where a base model goes on with a problem of its own.
 4. In mode ``choice`` the answer is a letter: boxed, else after the last "answer is", else the last
    letter that stands alone on its line.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,10 +35,50 @@ _JOINER = re.compile(
 )
 _JOINER_NOISE = re.compile(r"\\(?:quad|qquad|text|mathrm|left|right|[,;:!()\[\] ])|[\s${}*]+")
 _JOINER_CHARS = 60
-_ANCHOR = re.compile(
-    r"(?:final\s+answers?|answers?|####)[*_\s]*(?:is|are|:|=|(?<=#))[*_:\s]*", re.IGNORECASE
+_ANSWER_IS = "|".join(
+    (
+        # Wei et al. 2022 (chain of thought): "The answer is 5."; chat models: "**Answer:** 5"
+        r"(?:final\s+answers?|\banswers?|\bans)(?:\s+to\s+(?:the|this)\s+\w+)?[\"'*_\s]*"
+        r"(?:(?:is|are)\b(?!n't)(?:\s+therefore|\s+thus)?|:|=)",
+        r"####",  # GSM8K: "#### 5" (Cobbe et al. 2021)
+        r"#+\s*final\s+answer\s*\n|\*\*final\s+answer\*\*",  # headings of chat models
+        r"(?:最终|最后)?的?答案(?:是|为|為|應該是|应该是|等于|[:：])",  # CMATH, MGSM-zh
+        r"答えは|答え[:：]|정답은|답은|정답[:：]|답[:：]",  # MGSM-ja; Korean
+        r"\bответ(?:\s+равен)?\s*(?:[:：—–-]|это)",  # MGSM-ru
+        r"\brespuesta(?:\s+final)?\s*(?:es\b|[:：])|\bresposta(?:\s+final)?\s*(?:é|[:：])",
+        r"\br[ée]ponse(?:\s+finale)?\s*(?:est\b|[:：])|\brisposta(?:\s+finale)?\s*(?:è|[:：])",
+        r"\bantwort\s*(?:ist\b|lautet\b|[:：])",
+    )
 )
-_FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
+"""What says that the answer follows, in the words of prompts and data sets (MGSM: Shi et al. 2022,
+arXiv 2210.03057, has one question set in eleven languages)."""
+_ANCHOR = re.compile(rf"(?:{_ANSWER_IS})[*_:：\s]*", re.IGNORECASE)
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_ENDED = re.compile(
+    r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|eom_id|im_start)\|>|<(?:/s|eos|end_of_turn)>"
+    r"|<｜end▁of▁sentence｜>"
+)
+"""Tokens that end a turn: ChatML (Qwen), GPT-2, Llama 3, Phi; Llama 2, Gemma; DeepSeek."""
+_NEXT_PROBLEM = re.compile(
+    r"\bI hope it is correct\b|\n(?:#+\s*|\*\*)?(?:Problem|Question|Q|User|Human|Instruction"
+    r"|问题|题目)\s*\d*\s*(?:[:：.]|\n)",
+)
+"""Where a base model goes on after its answer: Minerva's four-shot prompt (Lewkowycz et al. 2022)
+ends each solution with the first and starts the next with "Problem:"."""
+_SENTENCE_END = re.compile(
+    r"[。！]|(?<!\d)\.(?=\s|$)|(?<=[\d$)\]}*])\.(?=\s*$|\s+[A-Z(])|(?<=[\d$)\]}*])[,，]\s*(?=which\b"
+    r"|so\b|because\b|since\b|meaning\b|as\b|making\b|i\.e|therefore\b|hence\b|thus\b|因为|所以)"
+)
+_CLAUSE = re.compile(r"[^\W\d_]{3,}\s")
+_IS_ANSWER = re.compile(
+    r"(?<!\S)(\S{1,80})\s+is\s+(?:the|my|our)\s+(?:final\s+|correct\s+)?answer\b"
+)
+_LEAD = re.compile(r"(?:so|thus|hence|therefore|then|and)\b[,:]?\s+", re.IGNORECASE)
+_POLITE = re.compile(r"(?<=\d)\s*(?:です|입니다|이다|イです)$")
+_FORMULA = re.compile(
+    r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\[((?:(?!\\\[).)+?)\\\]|\\\(((?:(?!\\\().)+?)\\\)", re.DOTALL
+)
+_BOLD = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
 _LETTER = re.compile(
     r"^[\s$({\[*]*(?:\\(?:text|textbf|mathrm|mathbf|bf|rm)\s*\{?)?[\s({\[*]*([A-Z])(?![A-Za-z0-9])"
@@ -62,6 +102,9 @@ class Extraction:
 def extract(response: str, mode: Mode, thinking_end_tag: str = "</think>") -> Extraction:
     """Return the answer that `response` gives. Never raises, linear in the length of `response`."""
     text = clean(after_thinking(response, thinking_end_tag))
+    ended = _ENDED.search(text, len(text) - len(text.lstrip()))
+    if ended and text[: ended.start()].strip():
+        text = text[: ended.start()]
     spans = _boxed_spans(text)
     boxes = tuple(text[start:end].strip() for _, start, end, _ in spans)
     if mode == "choice":
@@ -69,7 +112,7 @@ def extract(response: str, mode: Mode, thinking_end_tag: str = "</think>") -> Ex
     if spans:
         return Extraction(_last_run(text, spans), boxes)
     if mode == "boxed_or_last":
-        return Extraction(_last_answer(text))
+        return Extraction(_without_box(text))
     return Extraction(None)
 
 
@@ -144,20 +187,112 @@ def _last_run(text: str, spans: list[tuple[int, int, int, int]]) -> str:
     return ", ".join(parts)
 
 
-def _last_answer(text: str) -> str | None:
-    text = text.strip()
-    anchor = _last(_ANCHOR.finditer(text))
-    if anchor:
-        line = text[anchor.end() :].split("\n", 1)[0].strip().removesuffix("**").strip()
-        if line:
-            return line
-    if text and len(text) <= ONE_LINE_CHARS and "\n" not in text:
-        return text
+def _without_box(text: str) -> str | None:
+    """What the first convention that the text follows says; a convention may say nothing."""
+    said = _ANCHOR.search(text)
+    goes_on = _NEXT_PROBLEM.search(text, said.end()) if said else None
+    text = (text[: goes_on.start()] if goes_on else text).strip()
+    for convention in CONVENTIONS:
+        found = _tidied(convention.find(text) or "")
+        if found:
+            return found
+    return None
+
+
+def _tidied(answer: str) -> str:
+    """Without what surrounds an answer: bold, quotes, dollars around all of it, a last period."""
+    for _ in range(3):
+        answer = answer.strip().strip("`").strip()
+        whole = _BOLD.fullmatch(answer) or _FORMULA.fullmatch(answer)
+        if whole:
+            answer = next(group for group in whole.groups() if group).strip()
+        elif answer.startswith("**") or answer.endswith("**"):
+            answer = answer.strip("*").strip()
+        answer = answer.rstrip("。").rstrip()
+        if answer.endswith(".") and answer[-2:-1] in tuple("0123456789$)]}*"):
+            answer = answer[:-1]
+    return answer
+
+
+def _tagged(text: str) -> str | None:
+    opened, found = None, None
+    for tag in _TAG.finditer(text):
+        if tag.group(1) and opened is not None:
+            found = text[opened : tag.start()].strip()
+        opened = None if tag.group(1) else tag.end()
+    return (_said(found) or found) if found else None
+
+
+def _said(text: str) -> str | None:
+    """The rest of the sentence after the last words that say that the answer follows."""
+    for anchor in reversed(list(_ANCHOR.finditer(text))):
+        stop = text.find("\n", anchor.end())
+        line = text[anchor.end() : stop if stop >= 0 else len(text)].strip()
+        if not line:
+            continue
+        if line.startswith(("$$", r"\[")):  # a formula on lines of its own
+            formula = _FORMULA.match(text, anchor.end())
+            line = formula.group() if formula else line
+        end = _SENTENCE_END.search(line)
+        answer = (line[: end.start()] if end else line).strip()
+        if text[anchor.start() - 1 : anchor.start()] == '"':  # of a JSON object
+            answer = answer.rstrip(" }\n").strip('" ')
+        if answer.strip(" *_"):
+            return _POLITE.sub("", answer)
+    said = _last(_IS_ANSWER.finditer(text))
+    return said.group(1) if said else None
+
+
+def _whole(text: str) -> str | None:
+    """A short response of one line, unless it is a sentence around a formula or number."""
+    if not text or len(text) > ONE_LINE_CHARS or "\n" in text:
+        return None
+    text = _LEAD.sub("", text, count=1) if _LEAD.match(text) else text
+    words = _CLAUSE.findall(_FORMULA.sub(" ", text))
+    return None if len(words) > 1 and (_BOLD.search(text) or _NUMBER.search(text)) else text
+
+
+def _last_line(text: str) -> str | None:
+    line = text.rsplit("\n", 1)[-1]
+    found = _emphasised(line) or _formula(line)
+    return found or (_number(line) if _CLAUSE.search(line) else None)
+
+
+def _emphasised(text: str) -> str | None:
+    """What is bold, if it is a value and no heading."""
+    bold = [first or second for first, second in _BOLD.findall(text)]
+    values = [one for one in bold if re.search(r"\d|\$|\\", one) and not one.rstrip().endswith(":")]
+    return values[-1] if values else None
+
+
+def _formula(text: str) -> str | None:
     formula = _last(_FORMULA.finditer(text))
-    if formula:
-        return next(group for group in formula.groups() if group).strip() or None
+    return next(group for group in formula.groups() if group) if formula else None
+
+
+def _number(text: str) -> str | None:
     numbers = _NUMBER.findall(text)
     return numbers[-1] if numbers else None
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A way to end a response with an answer, and who does so."""
+
+    name: str
+    source: str
+    find: Callable[[str], str | None]
+
+
+CONVENTIONS = (
+    Convention("answer tag", "DeepSeek-R1's template (arXiv 2501.12948)", _tagged),
+    Convention("said", "GSM8K, Minerva, chain-of-thought prompts, MGSM, chat models", _said),
+    Convention("whole", "a response that is an answer and nothing else", _whole),
+    Convention("last line", "chat models' Markdown: **5**; $x = 5$", _last_line),
+    Convention("formula", "a solution that ends in its result", _formula),
+    Convention("number", "lm-evaluation-harness, gsm8k: flexible-extract", _number),
+)
+"""What counts without a box, in this order. With `boxed` (training) none of them does."""
 
 
 def _last(matches: Iterator[re.Match[str]]) -> re.Match[str] | None:

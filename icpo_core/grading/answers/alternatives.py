@@ -156,6 +156,10 @@ _LETTER_FIRST = re.compile(
 )
 
 
+_NO_OPTION = re.compile(
+    r"\s*(?:[,;]|\\text\s*\{\s*(?:is|are|was|were|has|had|does|did|can|must|will|\w+s|\w+ed)\b)"
+)
+"""What says something of a choice and is not what it offers."""
 _ANOTHER_CHOICE = re.compile(r"\bor\b|\bnot\b|\bwrong\b|\([A-J]\)")
 
 
@@ -187,7 +191,8 @@ def same_choice(gold: str, answer: str) -> bool | None:
     for one, other in ((gold, answer), (answer, gold)):
         letter, choice = _LETTER_ONLY.fullmatch(one), _LETTER_FIRST.match(other)
         if letter and choice and not _LETTER_ONLY.fullmatch(other):
-            if _ANOTHER_CHOICE.search(other, choice.end()):
+            rest = other[choice.end() :]
+            if _ANOTHER_CHOICE.search(rest) or _NO_OPTION.match(rest):
                 return False
             return letter.group(2) == (choice.group(1) or choice.group(2))
     return None

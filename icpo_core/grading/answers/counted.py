@@ -103,18 +103,19 @@ _KINDS = words_of(
 _IRREGULAR = words_of(
     "people children men women feet teeth geese sheep fish deer dice mice oxen vertices matrices "
     "roots squares cubes triples parts axes indices leaves knives loaves scarves elves pence "
-    "grandchildren series 个 人 只 本 "
-    "种 次 条 块 张 件 棵 辆 岁 名 位 支 头 朵 组 对 双 句 间 家 枚 颗 页 分 倍数 平方厘米 平方米"
+    "grandchildren series 岁 分 平方厘米 平方米"
 )
 _LINKS = words_of("of per a an the are each in total altogether and to for day hour minute year")
-_GENERIC = words_of("unit time number value")
-"""Things that anything may be called."""
 _ASIDES = words_of(
     "achieved any as attained because by coefficients denote denotes double equality fixed free "
     "given here holds let multiplicity non-zero nonzero obtained occurring occurs parameter "
     "parameters reached root roots since some using whenever where whose with"
 )
 """Words of a remark that repeats what the problem says."""
+_CLASSIFIED = re.compile(
+    "[个人只本种次条块张件棵辆名位支头朵组对双句间家枚颗页][^\\W\\d不没非无错半打倍百千万]{0,4}"
+)
+"""A Chinese measure word and what it measures."""
 _POWER = re.compile(r"\s*\^\s*\{?\s*[23]\s*\}?")
 
 
@@ -122,6 +123,8 @@ def is_counted(words: str, few: bool = False) -> bool:
     """Whether words after a number are a unit, or say what was counted: `apples`, `eggs per day`,
     `square units`. `few`: the number is one, or less, so that one thing may be counted."""
     if units.measure(words) is not None:
+        return True
+    if _CLASSIFIED.fullmatch(words.replace(" ", "")):
         return True
     said = _POWER.sub(" ", clean(words)).strip("() ").split()
     if not said or said[0] in ("of", "and", "to") or said[-1] in ("of", "and", "to", "a"):
@@ -136,11 +139,9 @@ def is_counted(words: str, few: bool = False) -> bool:
 
 
 def same_things(ours: str, theirs: str) -> bool:
-    """Whether two such texts may count the same: a noun is in both, or one says only `units`."""
+    """Whether two such texts may count the same: a noun is in both, or, without nouns, a word."""
     texts = [clean(text).split() for text in (ours, theirs)]
     first, second = ({noun for word in text for noun in _nouns(word)} for text in texts)
-    if (first and first <= _GENERIC) or (second and second <= _GENERIC):
-        return True
     return bool(first & second or (not (first or second) and set(texts[0]) & set(texts[1])))
 
 

@@ -248,6 +248,9 @@ def _without_aside(text: str, gold: str | None) -> str:
     if bracket is None or bracket.start() == 0:
         return text
     inner = bracket.group(1) or bracket.group(2) or ""
+    spelled = number_in(wording.clean(inner))
+    if spelled is not None and text[: bracket.start()].strip() == str(spelled):
+        return text[: bracket.start()]  # 5 (five)
     others = _OTHERS.match(inner)
     if others and squeezed(others.group(1)) != squeezed(text[: bracket.start()]):
         return text[: bracket.start()]

@@ -390,7 +390,9 @@ def _of_phrase(phrase: phrases.Phrase, independent: bool, depth: int) -> Form:
         return Named(phrase.name, form)
     if phrase.unit:
         said = f"{phrase.body} {phrase.unit}"
-        return _with_unit(form, phrase.unit) or (form if is_counted(phrase.unit) else Words(said))
+        return _with_unit(form, phrase.unit) or (
+            form if isinstance(form, Group) and is_counted(phrase.unit) else Words(said)
+        )
     if isinstance(form, Relation) and phrase.integers:
         return Relation(form.sides, form.signs, True)
     return form

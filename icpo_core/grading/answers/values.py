@@ -302,7 +302,7 @@ def _may_be_rounded(written: Decimal) -> bool:
 
 def _of_one_fraction(gold: Decimal, answer: Decimal) -> bool:
     """Whether two decimals are roundings of one simple fraction: 0.667 and 0.6667."""
-    simple = answer.worth.limit_denominator(9)
+    simple = answer.worth.limit_denominator(3)
     worth = mpf(simple.numerator) / simple.denominator
     periodic = 10**SHORT_PLACES % simple.denominator != 0
     return periodic and _rounds_to(worth, gold) and _rounds_to(worth, answer)

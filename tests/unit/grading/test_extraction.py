@@ -8,7 +8,13 @@ from texts import TEXTS, sound
 
 from icpo_core.grading.answers.notation import tidy
 from icpo_core.grading.answers.reading import read
-from icpo_core.grading.extraction import Extraction, after_thinking, choice_letter, extract
+from icpo_core.grading.extraction import (
+    CONVENTIONS,
+    Extraction,
+    after_thinking,
+    choice_letter,
+    extract,
+)
 
 
 def boxed(response: str) -> str | None:
@@ -86,6 +92,62 @@ def test_all_boxes_are_kept_in_order() -> None:
 )
 def test_without_a_box_in_evaluation(response: str, answer: str | None) -> None:
     assert extract(response, "boxed_or_last").answer == answer
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "Final Answer: The final answer is $5$. I hope it is correct.",
+        "The final answer is $5$. I hope it is correct.\n\nProblem:\n2+2?\nThe answer is 4.",
+        "The answer is 5.\n\nQ: What is 3+4?\nA: The answer is 7.",
+        "The answer is 5.<|im_end|>",
+        "The answer is 5<|endoftext|>Human: what is 7?",
+        "So the answer is 5, which means he has 6 apples less.",
+        "<think>..</think><answer>5</answer>",
+        "<answer> The answer is 5 </answer>",
+        "答案是5。",
+        "所以答案为 $5$",
+        "Ответ: 5",
+        "La respuesta es 5.",
+        "La réponse est 5.",
+        "Die Antwort lautet 5.",
+        "答えは5です。",
+        "정답은 5입니다.",
+        "The total is **5**.",
+        "Adding 2 and 3.\n\n**5**",
+        "**Final Answer**\n\n5",
+        "**Final Answer:**\n\\[5\\]",
+        "### Final Answer\n5",
+        "**Answer:** 5",
+        '{"answer": 5}',
+        "Using $x=3$ we get two more.\nSo she has 5 apples.",
+        "So Tom has 5 apples left.",
+        "Therefore, 5 is the answer.",
+        "Answer: 5\n\nExplanation: because 2+3 is 5 and 7 is prime",
+        "The answer isn't 4. The answer is 5.",
+    ],
+)
+def test_ordinary_endings_without_a_box(response: str) -> None:
+    assert extract(response, "boxed_or_last").answer == "5"
+    assert extract(response, "boxed").answer is None
+
+
+def test_a_convention_has_a_source() -> None:
+    assert len(CONVENTIONS) == len({convention.name for convention in CONVENTIONS})
+    assert all(convention.source for convention in CONVENTIONS)
+    assert {convention.find("Nothing at all") for convention in CONVENTIONS[:2]} == {None}
+
+
+def test_what_follows_the_end_of_a_turn_is_no_answer() -> None:
+    assert boxed(r"\boxed{5}<|im_end|>\boxed{6}") == "5"
+    assert boxed(r"<|im_end|>\boxed{6}") == "6"  # it ended nothing
+
+
+@pytest.mark.parametrize(
+    "text", ["answer:\n", "<answer>", "\n\n", "**", "$", "Q:\n", "answer is . "]
+)
+def test_long_texts_take_no_longer_than_they_are(text: str) -> None:
+    extract(text * 30_000, "boxed_or_last")  # what grows with the square of it ends in the limit
 
 
 @pytest.mark.parametrize(

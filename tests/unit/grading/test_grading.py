@@ -275,3 +275,10 @@ def test_right_answers_that_were_refused() -> None:
     rows = cases_of("right_rejected.jsonl")
     refused = {row["kind"] for row in rows if status(row["gold"], row["response"]) != "correct"}
     assert refused <= {"sum with dots in other order"}
+
+
+@needs_cases
+def test_ordinary_endings_that_were_misread() -> None:
+    rows = cases_of("eval_extraction.jsonl")
+    found = [status(row["gold"], row["response"], extraction=row["mode"]) for row in rows]
+    assert found == ["correct"] * len(rows)
