@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,20 +132,23 @@ def train(
     Raises ValueError for a user's mistake, WorkerError where a worker failed.
     """
     from icpo.flows.ui.progress import Watcher
+    from icpo.flows.ui.waiting import Waiting
     from icpo_core.config import override
-    from icpo_core.run import loop, sources
+    from icpo_core.run import loop, sources, trust
     from icpo_core.run.session import Observer, Session
 
     if isinstance(config, Config):
         run = Run.of(override(config, [*overrides, *([f"run.name={name}"] if name else [])]))
     else:
         run = Run.named(config, list(overrides), name)
-    sources.require(run)
+    trust.require(run)
+    for note in sources.require(run):
+        warnings.warn(note, stacklevel=2)
     if not progress:
         with Session(run, Observer()) as session:
             loop.train(session, rerun)
     else:
-        with Watcher() as watcher, Session(run, watcher) as session:
+        with Waiting("the run opens"), Watcher() as watcher, Session(run, watcher) as session:
             loop.train(session, rerun)
     return open(run.paths.root)
 

@@ -7,10 +7,14 @@ import asyncio
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icpo.flows.commands.init import CONFIGURATION
+from icpo.flows.ui.waiting import Waiting
 from icpo_core.common.console import Console
+
+if TYPE_CHECKING:
+    from icpo_core.run.run import Run
 
 
 def add_parser(subparsers: Any) -> None:
@@ -42,8 +46,6 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core.common.lock import RefusedError, require_free
-    from icpo_core.run import plan, sources, trust
     from icpo_core.run.run import Run
 
     if not arguments.config:
@@ -54,26 +56,9 @@ def call(arguments: argparse.Namespace) -> int:
             )
         arguments.config = CONFIGURATION
     run = Run.named(arguments.config, arguments.overrides, arguments.run)
-    # What the run will refuse it refuses now, and not when a Prefect server has started.
-    trust.require(run)
-    for note in sources.require(run):
-        Console(stderr=True).print(f"{run.config.model.path}: {note}", soft_wrap=True)
-    require_free(run.paths.lock)
-    if not arguments.rerun:
-        plan.require_same(run, plan.plan(run))
+    with Waiting(f"{run.config.run.name}: looks at model and data") as waiting:
+        _train(arguments, run, waiting)
     root = run.paths.root
-    try:
-        (_plain if arguments.plain else _flow)(arguments)
-    except RefusedError:
-        raise
-    except BaseException:
-        if run.paths.record.is_file():
-            Console(stderr=True).print(
-                f"What is finished is kept in {root}. To go on: {again(arguments)}",
-                soft_wrap=True,
-                highlight=False,
-            )
-        raise
     from icpo.flows.ui.summary import as_json, show
 
     if arguments.json:
@@ -81,6 +66,32 @@ def call(arguments: argparse.Namespace) -> int:
     else:
         show(root, Console(), prefect=not arguments.plain)
     return 0
+
+
+def _train(arguments: argparse.Namespace, run: Run, waiting: Waiting) -> None:
+    from icpo_core.common.lock import RefusedError, require_free
+    from icpo_core.run import plan, sources, trust
+
+    # What the run will refuse it refuses now, and not when a Prefect server has started.
+    trust.require(run)
+    for note in sources.require(run):
+        Console(stderr=True).print(f"{run.config.model.path}: {note}", soft_wrap=True)
+    require_free(run.paths.lock)
+    if not arguments.rerun:
+        plan.require_same(run, plan.plan(run))
+    waiting.now("the run opens" if arguments.plain else "the flow starts, with Prefect")
+    try:
+        (_plain if arguments.plain else _flow)(arguments)
+    except RefusedError:
+        raise
+    except BaseException:
+        if run.paths.record.is_file():
+            Console(stderr=True).print(
+                f"What is finished is kept in {run.paths.root}. To go on: {again(arguments)}",
+                soft_wrap=True,
+                highlight=False,
+            )
+        raise
 
 
 def _flow(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from icpo.flows.ui.waiting import waiting_now
 from icpo_core.common.closing import Closing
 from icpo_core.common.console import Console
 from icpo_core.run.session import Observer, current
@@ -22,6 +23,7 @@ class Watcher(Observer, Closing):
         self._bar: Progress | None = None
         self._accuracy = ""
         self._figures = ""
+        self._waiting = waiting_now()
 
     def begins(self, first: int) -> None:
         """Follow the run that this context has open, until `close`."""
@@ -38,7 +40,11 @@ class Watcher(Observer, Closing):
             )
         )
         if not self._console.is_terminal:
+            if self._waiting:
+                self._waiting.now("engine and trainer start", heard=True)
             return
+        if self._waiting:
+            self._waiting.end()
         self._bar = Progress(
             TextColumn("it", style="bold"),
             MofNCompleteColumn(),
@@ -79,6 +85,8 @@ class Watcher(Observer, Closing):
                 highlight=False,
                 soft_wrap=True,
             )
+            if self._waiting:
+                self._waiting.now(f"it {iteration + 1}", heard=True)
         self._since = now
 
     def _left(self, iteration: int, now: float) -> str:
@@ -98,3 +106,5 @@ class Watcher(Observer, Closing):
         if self._bar is not None:
             figures = f"{self._figures}  {stage} {done}/{all_}"
             self._bar.update(self._task, figures=figures)
+        elif self._waiting:
+            self._waiting.now(f"it {iteration}  {stage} {done}/{all_}")

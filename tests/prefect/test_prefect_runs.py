@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import stub_worker
 import stubs
+from console_lines import without_waiting
 from fixtures_prefect import ROOT, Services, project, wait
 from prefect.client.schemas.filters import LogFilter
 from prefect.client.schemas.objects import FlowRun
@@ -322,5 +323,5 @@ def test_a_run_without_its_server_stops_and_can_be_gone_on_with(
     nobody = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_CLIENT_MAX_RETRIES": "1"}
     done = services.icpo("train", "configs/demo.toml", "--run", "alone", *words, env=nobody)
     assert done.returncode == 1
-    [line] = [line for line in done.stderr.splitlines() if line]
+    [line] = [line for line in without_waiting(done.stderr).splitlines() if line]
     assert line.startswith("icpo train: http://127.0.0.1:9/api: the Prefect API does not answer")

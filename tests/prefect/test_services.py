@@ -21,6 +21,7 @@ import httpx
 import pytest
 import stub_worker
 import stubs
+from console_lines import without_waiting
 from fixtures_prefect import Services, free_port, project, wait
 from prefect import flow
 from prefect.automations import AutomationCore
@@ -286,7 +287,7 @@ def test_a_team_server_works_with_its_password_and_not_without(
             assert httpx.post(address, json={}, auth=login).status_code == 401, path
     stranger = team.icpo(*words, env=without)
     assert stranger.returncode == 1
-    [line] = stranger.stderr.splitlines()
+    [line] = without_waiting(stranger.stderr).splitlines()
     assert "the Prefect API wants a password: set PREFECT_API_AUTH_STRING" in line
     assert team.prefect("deployment", "run", "icpo/train", env=without).returncode != 0
     assert team.icpo("up", "--port", str(team.port), env=without).returncode == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from console_lines import without_waiting
 from places import DEMO
 
 from icpo.flows.cli import main
@@ -27,7 +28,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     with pytest.raises(SystemExit) as ended:
         main(list(words))
     assert ended.value.code == 2
-    line = capsys.readouterr().err.strip()
+    line = without_waiting(capsys.readouterr().err).strip()
     assert line.startswith(f"icpo {words[0]}: ")
     assert "\n" not in line
     assert not Path("runs").exists()

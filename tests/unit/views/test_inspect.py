@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 import pytest
 import stubs
+from console_lines import without_waiting
 from places import ROOT
 
 from icpo.flows import cli
@@ -55,7 +56,7 @@ def icpo(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, 
     with pytest.raises(SystemExit) as end:
         cli.main([str(word) for word in words])
     said = capsys.readouterr()
-    return int(end.value.code or 0), said.out, said.err
+    return int(end.value.code or 0), said.out, without_waiting(said.err)
 
 
 def asked(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
