@@ -126,7 +126,7 @@ def test_what_is_ahead_of_other_rows_or_rules_is_not_taken(tmp_path, judged):
         run = session.run
         rollouts = run.store.manifest("rollout", 1)
         part = rollouts.files[0]
-        source = verify._judged_from(run.config, rollouts.fingerprint)
+        source = verify._judged_from(run.config, rollouts.fingerprint, {})
         other = verdicts.judge_part(
             run.paths.stage("prompts", 1) / "prompts.parquet",
             run.paths.part("rollout", 1, 1, 2),
@@ -202,10 +202,10 @@ def test_closing_a_run_does_not_wait_for_a_hard_verdict(tmp_path):
         judges = session.tools(1).judges("verify")
         session.ahead.start("verify", 1, "part", "", lambda: judges.judge([endless]))
         for _ in range(int(PATIENCE / 0.1)):
-            if any(one.pair for one in judges._judges):
+            if any(one.pairs for one in judges._judges):
                 break
             threading.Event().wait(0.1)
-        assert any(one.pair for one in judges._judges)
+        assert any(one.pairs for one in judges._judges)
     assert judges._nursery is None
     assert not [one for one in threading.enumerate() if one.name.startswith("ahead")]
 
