@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -16,12 +17,12 @@ import nasty
 import pytest
 from chromium import Page, needs_chromium
 from fixtures_prefect import Services, wait
-from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.actions import ArtifactCreate, LogCreate
 from prefect.client.schemas.filters import LogFilter
 from prefect.client.schemas.objects import FlowRun
 
 from icpo.tasks import pages
-from icpo_core.common.text import block, code
+from icpo_core.common.text import block, code, plain
 from icpo_core.store.paths import RunPaths
 from icpo_core.store.store import Store
 
@@ -184,6 +185,33 @@ def test_text_of_others_stays_text(services: Services, page: Page) -> None:
     page.go(f"{services.page}/artifacts/artifact/{artifacts[0]}", "The end")
     blocks = "document.querySelectorAll('.p-markdown-renderer pre, .markdown-renderer pre').length"
     assert page.value(blocks) == len(nasty.TEXTS)
+
+
+def test_what_a_log_says_stays_text(services: Services, page: Page) -> None:
+    with services.client() as client:
+        asked = {
+            "flow_id": str(client.create_flow_from_name("nasty")),
+            "state": {"type": "COMPLETED"},
+        }
+        made = UUID(client.request("POST", "/flow_runs/", json=asked).json()["id"])
+        said = [
+            LogCreate(
+                name="engine",
+                level=20,
+                message=plain(f"{at} {one}"),
+                timestamp=datetime.now(UTC),
+                flow_run_id=made,
+            )
+            for at, one in enumerate(nasty.TEXTS)
+        ]
+        client.create_logs(said)
+    before = len(page.requests)
+    page.go(f"{services.page}/runs/flow-run/{made}", "window.hurt = 4")
+    assert (
+        page.value("document.querySelectorAll('[onerror], [onload], img[src*=evil]').length") == 0
+    )
+    assert page.value("window.hurt") is None
+    assert not [one for one in page.requests[before:] if "evil" in one]
 
 
 def test_verify_again_through_its_deployment(
