@@ -116,7 +116,6 @@ _CLASSIFIED = re.compile(
     "[个人只本种次条块张件棵辆名位支头朵组对双句间家枚颗页][^\\W\\d不没非无错半打倍百千万]{0,4}"
 )
 """A Chinese measure word and what it measures."""
-_POWER = re.compile(r"\s*\^\s*\{?\s*[23]\s*\}?")
 
 
 def is_counted(words: str, few: bool = False) -> bool:
@@ -126,7 +125,9 @@ def is_counted(words: str, few: bool = False) -> bool:
         return True
     if _CLASSIFIED.fullmatch(words.replace(" ", "")):
         return True
-    said = _POWER.sub(" ", clean(words)).strip("() ").split()
+    if "^" in words:
+        return False  # only units have powers
+    said = clean(words).strip("() ").split()
     if not said or said[0] in ("of", "and", "to") or said[-1] in ("of", "and", "to", "a"):
         return False
     known = (_nouns(word) or word in _KINDS or word in _LINKS or _is_unit(word) for word in said)

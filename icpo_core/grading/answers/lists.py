@@ -32,6 +32,9 @@ def same_lists(gold: Form, answer: Form, equal: Equal) -> bool:
     ours, theirs = items_of(gold), items_of(answer)
     if _are_letters(ours) and {_joined(gold), _joined(answer)} == {"and", "or"}:
         return False  # p and q is not p or q
+    for one, other in ((gold, answer), (answer, gold)):
+        if isinstance(one, Group) and one.opening == "(" and _joined(other) == "or":
+            return False  # (3, 4) is not 3 or 4
     if _are_people(theirs) and not names_of(ours):
         theirs = _unnamed(theirs)
     our_names, their_names = names_of(ours), names_of(theirs)

@@ -24,6 +24,7 @@ _BASE = re.compile(
     r"\(?\s*(?:\\text\{)?([0-9A-Fa-f]+)\}?\s*\)?"
     r"\s*_\s*\{?\s*\(?(?:\\text\{\s*)?(\d{1,2}|[a-z]+)\s*\}?\)?\s*\}?"
 )
+_PRIMED = re.compile(r"\d\s*'+$")
 _PERCENT = re.compile(r"(?:percent|percentage|pct|percentage points?)\b")
 _BASE_NAMED = re.compile(r"(?:in )?base (\w+)")
 _BASES = {
@@ -57,7 +58,7 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
     `digits`: significant digits from which a decimal counts as an approximation. Raises
     UndecidedError if it cannot be said.
     """
-    if not _same_units(gold, answer):
+    if not _same_units(gold, answer) or (_PRIMED.search(answer.tex) and "'" not in gold.tex):
         return False
     if squeezed(gold.tex) == squeezed(answer.tex) and not (gold.unit and answer.unit):
         return True
