@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
+from prefect.settings import get_current_settings
 
 APPLICATION = "prefect.server.api.server:create_app"
 """What uvicorn serves there, on its command line."""
+ended = threading.Event()
+"""Set when the server ended while this process still needed it."""
 _WATCH = """
 cat
 if [ ! -d /proc/self ] || grep -q "$2" "/proc/$1/cmdline"; then kill "$1"; fi
@@ -35,12 +39,25 @@ def bound_to_this_process() -> Iterator[None]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # a Ctrl-C is not for it
     )
+    over = threading.Event()
+    threading.Thread(target=_notice_end, args=(server, over), daemon=True).start()
     try:
         yield
     finally:
+        over.set()
         # Here the server is still needed, and Prefect will end it.
         watcher.kill()
         watcher.communicate()
+
+
+def _notice_end(server: psutil.Process, over: threading.Event) -> None:
+    """Once the server has ended while it was needed, ask it no more: every request would be tried
+    for two minutes, as is right for a server that somebody starts again."""
+    while not over.wait(1.0):
+        if not server.is_running() or server.status() == psutil.STATUS_ZOMBIE:
+            ended.set()
+            get_current_settings().client.max_retries = 0
+            return
 
 
 def _server() -> psutil.Process | None:

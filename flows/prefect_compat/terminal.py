@@ -65,7 +65,11 @@ def _trouble(error: httpx.HTTPError) -> str:
     import httpx
     from prefect.settings import PREFECT_API_URL
 
+    from icpo.flows.prefect_compat.temporary_server import ended
+
     api = PREFECT_API_URL.value()
+    if ended.is_set():
+        return "the embedded Prefect server ended, so the run stops; start it again to go on"
     if not isinstance(error, httpx.HTTPStatusError):
         return (
             f"{api}: the Prefect API does not answer ({error}); start it, for example with "
