@@ -34,7 +34,7 @@ def test_once_the_server_is_gone_nothing_waits_for_it(monkeypatch: pytest.Monkey
         server.wait()
     assert client.max_retries == 0
     with (
-        pytest.raises(ServerError, match="the embedded Prefect server ended.*start it again"),
+        pytest.raises(ServerError, match=r"the embedded Prefect server ended.*start it again"),
         plain_errors(),
     ):
         raise httpx.ConnectError("refused")
