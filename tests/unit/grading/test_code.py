@@ -202,6 +202,11 @@ def test_forty_hostile_programs_get_nothing_and_hurt_nothing(
     judge: Callable[..., list[Verdict]], tmp_path: Path
 ) -> None:
     (tmp_path / "precious").write_text("gold")
+    strangers = {pid for pid in descendants(os.getpid()) if "grading" not in words_of(pid)}
+
+    def left() -> list[int]:
+        return [pid for pid in descendants(os.getpid()) if pid not in strangers]
+
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         port = str(server.getsockname()[1])
@@ -223,9 +228,15 @@ def test_forty_hostile_programs_get_nothing_and_hurt_nothing(
     # The judges are as they were, and nothing is left running but they and their sandboxes.
     assert statuses(judge(asked("def double(n): return n + n", MBPP))) == ["correct"]
     end = time.monotonic() + 10  # what was killed is on its way out
-    while len(descendants(os.getpid())) > 5 and time.monotonic() < end:
+    while len(left()) > 5 and time.monotonic() < end:
         time.sleep(0.05)
-    assert len(descendants(os.getpid())) == 5  # a nursery, two judges, two sandboxes
+    assert len(left()) == 5  # a nursery, two judges, two sandboxes
+
+
+def words_of(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 def descendants(pid: int) -> list[int]:

@@ -46,13 +46,22 @@ def gone(pids: list[int], seconds: float = 10.0) -> bool:
     return not any(alive(pid) for pid in pids)
 
 
+STRANGERS: set[int] = set()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def strangers() -> None:
+    """What other test files left to this process, as a resource tracker."""
+    STRANGERS.update(children(os.getpid()))
+
+
 def children(pid: int) -> list[int]:
     """The pids of all descendants."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():
             found += [int(child), *children(int(child))]
-    return found
+    return [child for child in found if child not in STRANGERS]
 
 
 def test_what_text_decides_starts_no_process(judges: Judges) -> None:

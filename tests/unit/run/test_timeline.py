@@ -61,8 +61,8 @@ def test_what_the_page_and_the_artifact_show(run, tmp_path):
     assert min(span[2] for span in found[2]["spans"]) == 0
     assert len(json.dumps(found)) < 20_000
     text = pages.timeline_of(run.store, 2)
-    assert "| stages | rollout |" in text
-    assert "| judges | part-00000-of-00002.parquet ahead |" in text
+    assert "| `stages` | `rollout` |" in text
+    assert "| `judges` | `part-00000-of-00002.parquet ahead` |" in text
 
 
 def test_known_devices_have_a_peak():
