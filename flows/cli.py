@@ -22,6 +22,7 @@ from icpo.flows.commands import (
     plot,
     probe,
     report,
+    schema,
     services,
     show,
     stage,
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     looking = (plan, ls, show, diff, lineage, check, gc)
     working = (init, train, services, stage, mirror, trust)
-    for command in (*working, *looking, evaluate, probe, report, plot, data, doctor):
+    for command in (*working, *looking, evaluate, probe, report, plot, data, doctor, schema):
         command.add_parser(subparsers)
     return top
 

@@ -10,6 +10,8 @@ from typing import Any
 
 CONFIGURATION = "icpo.toml"
 """What `icpo train` takes where no configuration is named."""
+SCHEMA = "icpo.schema.json"
+"""By which an editor completes and checks it; its first line says so."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -44,6 +46,7 @@ def make(folder: Path) -> list[str]:
     from shutil import copyfile, copytree
 
     from icpo_core.common.resources import CONFIGS, SHIPPED, SMALL
+    from icpo_core.config.schema import schema
 
     name = folder.resolve().name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -57,4 +60,5 @@ def make(folder: Path) -> list[str]:
     (folder / CONFIGURATION).write_text(text.replace('"NAME"', f'"{name}"'), "utf-8")
     text = (SHIPPED / "prefect.yaml").read_text("utf-8")
     (folder / "prefect.yaml").write_text(text.replace("configs/demo.toml", CONFIGURATION), "utf-8")
-    return [CONFIGURATION, "reward.py", "prefect.yaml", "data/", ".gitignore"]
+    (folder / SCHEMA).write_text(json.dumps(schema()), "utf-8")
+    return [CONFIGURATION, "reward.py", "prefect.yaml", "data/", ".gitignore", SCHEMA]
