@@ -2,6 +2,7 @@
 
 icpo.reward.collapsed    the policy answers far worse than it did
 icpo.verifier.failing    the verifier times out or fails on too many rollouts
+icpo.answers.unlike      rewarded answers no longer look like gold answers
 icpo.evaluation.fell     a checkpoint is worse than an earlier one, by more than chance
 """
 
@@ -15,10 +16,12 @@ from prefect.logging import get_run_logger
 
 from icpo_core.common.text import line
 from icpo_core.grading.grade import VerdictStatus
+from icpo_core.method import likeness
 from icpo_core.run.run import Run
 
 COLLAPSED = "icpo.reward.collapsed"
 FAILING = "icpo.verifier.failing"
+UNLIKE = "icpo.answers.unlike"
 FELL = "icpo.evaluation.fell"
 
 WINDOW = 5
@@ -53,6 +56,7 @@ class Alarms:
         self._name, self._store = run.config.run.name, run.store
         self._rewards = [row["reward/on_policy"] for row in rows if "reward/on_policy" in row]
         self._collapsed = False
+        self._answers = likeness.Watch(rows)
 
     def look(self, iteration: int, figures: Mapping[str, float]) -> None:
         """Raise what alarm there is; a collapse once, until the reward has come back."""
@@ -72,6 +76,8 @@ class Alarms:
             self._raise(
                 FAILING, iteration, f"{rate:.1%} of the verdicts were timeouts or errors", rate
             )
+        if (words := self._answers.look(figures)) is not None:
+            self._raise(UNLIKE, iteration, words, figures[likeness.FORMS])
         evaluated = self._store.finished("evaluate", iteration)
         for name, words in (evaluated.facts.get("fallen", {}) if evaluated else {}).items():
             self._raise(FELL, iteration, words, figures[f"accuracy/{name}"])

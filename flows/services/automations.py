@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
 from icpo.flows.prefect_compat.settings import HEARTBEATS_MISSED, RUNS
-from icpo.flows.services.alarms import COLLAPSED, FAILING, FELL
+from icpo.flows.services.alarms import COLLAPSED, FAILING, FELL, UNLIKE
 from icpo_core.common.files import canonical_digest
 
 FLOWS = ["icpo", "icpo-stage", "icpo-eval"]
@@ -122,6 +122,12 @@ def automations(block: UUID | None) -> list[AutomationCore]:
             "ICPO: verifier failing",
             "The verifier times out or fails on too many rollouts; services/alarms.py says when.",
             _of_icpo(FAILING),
+        ),
+        alarm(
+            "ICPO: answers unlike golds",
+            "Rewarded answers restate the problem, or are of another form than the gold answers: "
+            "read some with `icpo show` before you believe the reward.",
+            _of_icpo(UNLIKE),
         ),
         alarm(
             "ICPO: evaluation fell",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -12,6 +13,8 @@ from rich.text import Text
 from icpo.flows.ui.waiting import waiting_now
 from icpo_core.common.closing import Closing
 from icpo_core.common.console import Console
+from icpo_core.method import likeness
+from icpo_core.run import metrics
 from icpo_core.run.session import Observer, current
 
 
@@ -24,12 +27,14 @@ class Watcher(Observer, Closing):
         self._accuracy = ""
         self._figures = ""
         self._waiting = waiting_now()
+        self._answers, self._root = likeness.Watch(), Path("RUN")
 
     def begins(self, first: int) -> None:
         """Follow the run that this context has open, until `close`."""
         run = current().run
         config = run.config
         self._last, self._first = config.run.iterations, first
+        self._answers, self._root = likeness.Watch(metrics.read(run.paths)), run.paths.root
         self._started = self._since = time.monotonic()
         group = f"{config.rollout.on_policy}+{config.rollout.expert}"
         self._console.print(
@@ -76,6 +81,10 @@ class Watcher(Observer, Closing):
             if name in figures:
                 parts.append(f"{label} {figures[name]:.2f}")
         self._figures = "  ".join(parts)
+        if (words := self._answers.look(figures)) is not None:
+            look = f"icpo show {self._root} --iteration {iteration}"
+            line = f"it {iteration}: {words}; read some with {look}"
+            self._console.print(Text(line, "yellow"), soft_wrap=True)
         left = self._left(iteration, now)
         if self._bar is not None:
             self._bar.update(self._task, completed=iteration, figures=self._figures, left=left)

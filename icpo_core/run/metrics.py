@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from icpo_core.common.files import UNSEALED, atomic_path, read_json, seal, seal_fits
+from icpo_core.method import likeness
 from icpo_core.models.flops import utilization
 from icpo_core.run import timeline
 from icpo_core.run.run import Run
@@ -21,14 +22,16 @@ from icpo_core.store.paths import RunPaths
 
 def row(run: Run, iteration: int) -> dict[str, float]:
     """The figures of an iteration: those of `select` and `update`, accuracy by benchmark
-    (`accuracy/NAME`), seconds by stage (`seconds/STAGE`) and between stages (`seconds/outside`),
-    tokens a second of sampling and of the optimizer steps (`tokens_per_second/rollout`, `/update`)
-    and `mfu`, where the device is known. What is not there is left out."""
+    (`accuracy/NAME`), how much rewarded answers look like golds (`answers/...`), seconds by stage
+    (`seconds/STAGE`) and between stages (`seconds/outside`), tokens a second of sampling and of the
+    optimizer steps (`tokens_per_second/rollout`, `/update`) and `mfu`, where the device is known.
+    What is not there is left out."""
     figures: dict[str, float] = {"iteration": float(iteration)}
     for stage, name in (("select", "summary.json"), ("update", "metrics.json")):
         path = run.paths.stage(stage, iteration) / name
         if path.is_file():
             figures |= read_json(path)
+    figures |= _likeness(run, iteration)
     made = timeline.manifests(run.store, iteration)
     before = timeline.manifests(run.store, iteration - 1) if iteration else []
     gaps = timeline.gaps(made, before)
@@ -55,6 +58,17 @@ def row(run: Run, iteration: int) -> dict[str, float]:
         elif stage == "evaluate":
             figures |= {k: v for k, v in found.facts.items() if k.startswith("accuracy/")}
     return figures
+
+
+def _likeness(run: Run, iteration: int) -> dict[str, float]:
+    """How much rewarded answers look like golds, of `math`'s verdicts."""
+    if run.store.finished("verify", iteration) is None:
+        return {}
+    try:
+        verdicts = run.store.table("verify", iteration, "verdicts")
+        return likeness.figures(verdicts, run.store.table("prompts", iteration, "prompts"))
+    except ValueError:  # damaged: it is made again, and the figures with it
+        return {}
 
 
 def _training(work: dict[str, Any], seconds: float) -> dict[str, float]:

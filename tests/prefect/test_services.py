@@ -51,7 +51,7 @@ def test_up_makes_it_all_and_again_does_no_harm(services: Services) -> None:
     assert {"train", *stages} <= before["deployments"].keys()
     assert set(before["automations"]) >= {
         "ICPO: run failed", "ICPO: run crashed", "ICPO: run late", "ICPO: no heartbeat",
-        "ICPO: reward collapsed", "ICPO: verifier failing",
+        "ICPO: reward collapsed", "ICPO: verifier failing", "ICPO: answers unlike golds",
     }  # fmt: skip
     # What a person has changed or switched off is theirs.
     late, failed = (before["automations"][f"ICPO: run {what}"] for what in ("late", "failed"))
