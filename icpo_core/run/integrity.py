@@ -100,6 +100,8 @@ class _Check:
     def _foreign(self) -> Iterator[tuple[Path, str]]:
         """What lies where stages do, and where a glob over stages would count it."""
         for folder in sorted(self.paths.root.glob("it-*")):
+            if folder.is_symlink() and folder.is_dir():
+                continue  # what lies there may be anybody's
             number = folder.name.removeprefix("it-")
             if not number.isdecimal() or self.paths.iteration(int(number)).name != folder.name:
                 yield folder, "is no iteration"
@@ -112,6 +114,8 @@ class _Check:
         for stage in sorted(folder.iterdir()):
             if stage.name not in STAGES:
                 yield stage, "is no stage of this program"
+                continue
+            if stage.is_symlink() and stage.is_dir():
                 continue
             if not stage.is_dir():
                 yield stage, "is no folder"
@@ -132,7 +136,10 @@ class _Check:
         if not self.marking:
             mend = "`icpo check` moves it aside where it may write and no process holds the run"
             return Damage(path, what, mend)
-        moved = self.paths.set_aside(path)
+        try:
+            moved = self.paths.set_aside(path)
+        except ValueError as error:
+            return Damage(path, what, f"could not be moved aside: {error}")
         return Damage(path, what, f"was moved to {moved}: remove it if it is not needed")
 
     # --- what is not what was recorded --------------------------------------------------------

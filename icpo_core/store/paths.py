@@ -79,8 +79,13 @@ class RunPaths:
         return self.config.is_file() or self.record.is_file() or bool(self.attempts())
 
     def set_aside(self, path: Path) -> Path:
-        """Move what is no part of the run out of the way; where it is now."""
+        """Move what is no part of the run out of the way; where it is now.
+
+        Raises ValueError if a link leads out of the run, from where it lies or to where it goes.
+        """
         place = self.root / "aside" / path.relative_to(self.root)
+        self.inside(path.parent)
+        self.inside(place.parent)
         place.parent.mkdir(parents=True, exist_ok=True)
         count = 1
         while os.path.lexists(place):

@@ -140,6 +140,24 @@ def test_nothing_is_written_through_a_link_in_the_run_s_folder(
     assert contents() == before
 
 
+@pytest.mark.parametrize("link", ["it-0001", "it-0001/rollout", "it-0009", "aside"])
+def test_a_check_moves_nothing_from_or_to_outside_the_run(
+    run: Run, tmp_path: Path, link: str
+) -> None:
+    outside, path = tmp_path / "outside", run.paths.root / link
+    if path.exists():
+        shutil.move(path, outside)
+    outside.mkdir(exist_ok=True)
+    (outside / "mine.txt").write_text("mine")
+    (outside / "notes").mkdir()
+    path.symlink_to(outside)
+    (run.paths.root / "it-0001" / "stranger").mkdir(exist_ok=True)  # something to be moved
+    before = sorted(outside.rglob("*"))
+    integrity.check(run.paths)
+    assert sorted(outside.rglob("*")) == before
+    assert (outside / "mine.txt").read_text() == "mine"
+
+
 def test_the_lock_names_who_holds_it_and_not_who_is_gone(tmp_path: Path) -> None:
     code = (
         "import os, sys, pathlib, subprocess, time\n"
