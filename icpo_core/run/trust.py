@@ -10,6 +10,7 @@ needs none of this.
 from __future__ import annotations
 
 import hmac
+import json
 import os
 import secrets
 from pathlib import Path
@@ -72,8 +73,8 @@ def _seal(key: bytes, name: str, value: str) -> str:
 
 def _sealed(run: Run) -> set[str]:
     try:
-        return set(files.read_json(run.paths.root / NAME)["seals"])
-    except (ValueError, KeyError, TypeError):
+        return set(json.loads(files.read_regular(run.paths.root / NAME))["seals"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return set()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -102,6 +103,22 @@ def test_a_run_of_ones_own_asks_nothing(tmp_path: Path) -> None:
     assert list(trust.missing(Run.named(root))) == ["run.mirror"]
     assert trust.missing(Run.named(root, ['run.mirror=""'])) == {}
     assert trust.missing(Run.of(chosen)) == {}
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "junk", "list"])
+def test_seals_that_are_none_trust_nothing(kind: str, other: Path) -> None:
+    plant(other, PLANTED[0])
+    path = other / trust.NAME
+    match kind:
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "junk":
+            path.write_bytes(b"\xff{")
+        case _:
+            path.write_text('{"seals": [[1]]}')
+    assert list(trust.missing(Run.read(other))) == ["rollout.python"]
 
 
 def test_what_an_era_chooses_counts_whoever_names_the_configuration(
