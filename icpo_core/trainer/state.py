@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def load_file(path: str | Path, map_location: Any = None) -> Any:
 
     with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
         try:
-            return torch.load(path, map_location=map_location, weights_only=True)
+            return _interned(torch.load(path, map_location=map_location, weights_only=True))
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
             if isinstance(error, OSError) and what_the_disk_says(error) is not None:
                 raise
@@ -80,3 +81,21 @@ def load_file(path: str | Path, map_location: Any = None) -> Any:
                 f"{path}: holds more than a trainer's state, or is damaged; it was not loaded. "
                 "Remove its folder `state` to train from the states before it"
             ) from error
+
+
+def _interned(value: Any) -> Any:
+    """The same, in place, with texts as Python keeps those of source code: one object each.
+
+    Pickle writes a text that it met before as a reference to that object. A resumed trainer holds
+    texts that were read (`lr` of a parameter group), where an undisturbed one has those of the
+    source; without this the two save the same state in other bytes.
+    """
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        items = [(_interned(key), _interned(one)) for key, one in value.items()]
+        value.clear()
+        value.update(items)
+    elif isinstance(value, list):
+        value[:] = [_interned(one) for one in value]
+    return value

@@ -104,6 +104,7 @@ class Trainer:
         self._trained: list[tuple[int, int, int]] = []
         if self._in_plain_torch():
             self.engine.optimizer.register_step_pre_hook(self._clip)
+        self._set_groups()
         self.state_id = self.base_version
 
     def _policy(self) -> Policy:
@@ -456,7 +457,12 @@ class Trainer:
 
     def _load(self, folder: Path) -> None:
         self.state_id = state.load(self.engine, folder, self._shape())
-        # A state brings the settings it was saved with; in a branch those may be others now.
+        self._set_groups()
+
+    def _set_groups(self) -> None:
+        """Give the optimizer this trainer's settings: a state brings those that it was saved with,
+        and in a branch they may be others now. Also where nothing was loaded, for objects of its
+        own: a list that it shares with DeepSpeed's settings makes other bytes of a state."""
         for group in self.engine.optimizer.param_groups:
             group["betas"] = tuple(self.settings.betas)
             group["eps"] = self.settings.eps

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
+from damage import Planted
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from icpo.data.arithmetic import bare_prompt, one_shot_prompt, solve
 from icpo.data.base_model import sample
-from icpo_core.common.files import model_digest
+from icpo_core.common.files import model_digest, sha256_file
 from icpo_core.config import LossSection, SelectSection, UpdateSection
 from icpo_core.method.problems import read_problems
 from icpo_core.method.selection import select
@@ -25,7 +26,7 @@ from icpo_core.trainer import logprobs
 from icpo_core.trainer.microbatches import Row, collate
 from icpo_core.trainer.policy import load_policy
 from icpo_core.trainer.trainer import Trainer
-from icpo_core.workers.jobs import Restore, Update
+from icpo_core.workers.jobs import Replay, Restore, Save, Update
 
 PROMPTS, GROUP, MAX_TOKENS = 8, 8, 64
 # Adam's step moves a weight by about the learning rate, whatever its gradient, but where that is as
@@ -230,3 +231,35 @@ def moments(trainer: Trainer) -> list[torch.Tensor]:
         for name, value in sorted(state.items())
         if name.startswith("exp_avg")
     ]
+
+
+def require_read_and_not_executed(
+    small: Path, stored: list[Path], folder: Path, **settings: Any
+) -> None:
+    """A state that is loaded and saved again is the same to the byte, so that a resumed run's
+    states are those of an undisturbed one; a pickle planted in any of its files is refused."""
+    from deepspeed.runtime.zero.partition_parameters import Init
+
+    section = UpdateSection(**{**SETTINGS, **settings})
+
+    def fresh() -> Trainer:
+        Init.param_id = 0  # of ZeRO-3's parameters: counted in a process, and saved
+        return Trainer(small / "base", PLAIN, section, 1.0)
+
+    subject, state, again = fresh(), folder / "state", folder / "again"
+    update(subject, stored[:1], folder / "first")
+    subject.save(Save(out=state, state_id="state-1", restore=NOWHERE))
+    resumed = fresh()
+    resumed.save(Save(out=again, state_id="state-1", restore=Restore(folder=state, replay=[])))
+    files = sorted((state / "deepspeed").iterdir())
+    for file in files:
+        assert sha256_file(again / "deepspeed" / file.name) == sha256_file(file), file.name
+
+    onwards = Restore(folder=state, replay=[Replay(iteration=2, batch=stored[1])])
+    for file in files:
+        whole, proof = file.read_bytes(), folder / "executed"
+        torch.save({"module": Planted(proof)}, file)
+        with pytest.raises(ValueError, match=f"{file.name}: holds more than a trainer's state"):
+            resumed.save(Save(out=folder / "out", state_id="state-2", restore=onwards))
+        assert not proof.exists()
+        file.write_bytes(whole)
