@@ -1,4 +1,5 @@
-"""The command line: `icpo COMMAND`. Exit status 0, 2 after a user's mistake, 1 otherwise."""
+"""The command line: `icpo COMMAND`. Exit status 0, 2 after a user's mistake, 128 + its number
+after a signal, 1 otherwise."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import sys
 import threading
 from importlib.metadata import version
 
+from icpo.flows import ending
 from icpo.flows.commands import (
     check,
     data,
@@ -66,7 +68,8 @@ def main(argv: list[str] | None = None) -> None:
     # Before anybody makes a client. What is started from here, as `icpo up` does, inherits it.
     os.environ |= past_proxies(os.environ)
     try:
-        status = arguments.call(arguments)
+        with ending.heeded():
+            status = arguments.call(arguments)
     except ValueError as error:
         sys.exit(_fail(arguments, error, 2))
     except WorkerError as error:
@@ -80,8 +83,8 @@ def main(argv: list[str] | None = None) -> None:
         if words is None:
             raise
         sys.exit(_fail(arguments, words, 1))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except ending.Signalled as signalled:
+        sys.exit(_fail(arguments, signalled, ending.FIRST_STATUS + signalled.number))
     sys.exit(status)
 
 

@@ -12,7 +12,7 @@ from icpo.flows.observer import FlowObserver
 from icpo.flows.prefect_compat.clients import clients
 from icpo.flows.prefect_compat.settings import stop_retrying
 from icpo.flows.prefect_compat.stale import close_stale
-from icpo.flows.prefect_compat.temporary_server import bound_to_this_process
+from icpo.flows.prefect_compat.temporary_server import end_is_noticed
 from icpo.flows.services import slots
 from icpo.tasks.logs import Forwarder
 from icpo_core.run.run import Run
@@ -25,7 +25,7 @@ async def opened(run: Run) -> AsyncIterator[tuple[Session, FlowObserver]]:
 
     Raises ValueError while another process has the run.
     """
-    with bound_to_this_process():
+    with end_is_noticed():
         async with clients(), slots.held(slots.needed(run.config)):
             observer = FlowObserver(run)
             with (

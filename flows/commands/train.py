@@ -71,6 +71,7 @@ def call(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace, run: Run, waiting: Waiting) -> None:
     from icpo_core.common.lock import RefusedError, require_free
     from icpo_core.run import plan, sources, trust
+    from icpo_core.store.paths import MANIFEST
 
     # What the run will refuse it refuses now, and not when a Prefect server has started.
     trust.require(run)
@@ -86,8 +87,10 @@ def _train(arguments: argparse.Namespace, run: Run, waiting: Waiting) -> None:
         raise
     except BaseException:
         if run.paths.record.is_file():
+            finished = any(run.paths.root.glob(f"it-*/*/{MANIFEST}"))
+            kept = f"What is finished is kept in {run.paths.root}. " if finished else ""
             Console(stderr=True).print(
-                f"What is finished is kept in {run.paths.root}. To go on: {again(arguments)}",
+                f"{kept}To go on: {again(arguments)}",
                 soft_wrap=True,
                 highlight=False,
             )

@@ -2,57 +2,74 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from uuid import uuid4
 
 import psutil
-from prefect.settings import get_current_settings
 
 APPLICATION = "prefect.server.api.server:create_app"
 """What uvicorn serves there, on its command line."""
+OWNER = "ICPO_SERVER_OF"
+"""Variable that such a server inherits from this process, and no other server has alike."""
 ended = threading.Event()
 """Set when the server ended while this process still needed it."""
 _WATCH = """
-cat
-if [ ! -d /proc/self ] || grep -q "$2" "/proc/$1/cmdline"; then kill "$1"; fi
+while read -r _; do :; done
+for found in $(grep -slF "$1" /proc/[0-9]*/cmdline); do
+    if grep -sqF "$2" "${found%cmdline}environ"; then
+        pid=${found#/proc/}
+        kill "${pid%/cmdline}"
+    fi
+done
 """
-"""Wait for the end of standard input, then end process $1 if it is still the one that was meant."""
+"""Wait for the end of standard input, then end what serves $1 and was given $2."""
 
 
-@contextmanager
-def bound_to_this_process() -> Iterator[None]:
-    """Let the temporary server, if there is one, end when this process does in whatever way.
+def end_with_this_process() -> None:
+    """Let the temporary server end when this process does, in whatever way. Call it before Prefect
+    starts one.
 
     Prefect ends it on a regular way out only: after a kill -9 it would stay for good. A shell
     waits on a pipe that closes with this process.
     """
-    server = _server()
-    if server is None:
-        yield
+    if OWNER in os.environ and os.environ[OWNER].startswith(f"{os.getpid()}-"):
         return
+    mark = f"{os.getpid()}-{uuid4().hex}"
     watcher = subprocess.Popen(
-        ["/bin/sh", "-c", _WATCH, "icpo-watcher", str(server.pid), APPLICATION],
+        ["/bin/sh", "-c", _WATCH, "icpo-watcher", APPLICATION, f"{OWNER}={mark}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # a Ctrl-C is not for it
     )
-    over = threading.Event()
-    threading.Thread(target=_notice_end, args=(server, over), daemon=True).start()
+    os.environ[OWNER] = mark  # after the watcher, which is none of those that it ends
+    # Prefect registers the end of the server later, so that comes before this.
+    atexit.register(watcher.wait)
+    atexit.register(watcher.kill)
+
+
+@contextmanager
+def end_is_noticed() -> Iterator[None]:
+    """In the body, once the temporary server, if there is one, has ended, ask it no more."""
+    server, over = _server(), threading.Event()
+    if server is not None:
+        threading.Thread(target=_notice_end, args=(server, over), daemon=True).start()
     try:
         yield
     finally:
         over.set()
-        # Here the server is still needed, and Prefect will end it.
-        watcher.kill()
-        watcher.communicate()
 
 
 def _notice_end(server: psutil.Process, over: threading.Event) -> None:
-    """Once the server has ended while it was needed, ask it no more: every request would be tried
-    for two minutes, as is right for a server that somebody starts again."""
+    """Every request would be tried for two minutes, as is right for a server that somebody starts
+    again."""
+    from prefect.settings import get_current_settings
+
     while not over.wait(1.0):
         if not server.is_running() or server.status() == psutil.STATUS_ZOMBIE:
             ended.set()
@@ -63,7 +80,7 @@ def _notice_end(server: psutil.Process, over: threading.Event) -> None:
 def _server() -> psutil.Process | None:
     for child in psutil.Process().children():
         try:
-            if APPLICATION in child.cmdline():
+            if {"uvicorn", APPLICATION} <= set(child.cmdline()):
                 return child
         except psutil.Error:
             continue

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from icpo.flows.prefect_compat.settings import prepare_process
+from icpo.flows.prefect_compat.temporary_server import end_with_this_process
 
 if TYPE_CHECKING:
     import httpx
@@ -24,6 +26,7 @@ def quiet_prefect() -> None:
     """
     prepare_process()
     from prefect.logging.configuration import setup_logging
+    from prefect.settings import PREFECT_API_URL
 
     setup_logging()
     # Its console handler, and the one by which its internals print what they could not send.
@@ -34,6 +37,22 @@ def quiet_prefect() -> None:
                 handler.setLevel(logging.CRITICAL + 1)
     # What could not be sent to the API would be written here instead.
     logging.raiseExceptions = False
+    if not PREFECT_API_URL.value():
+        end_with_this_process()
+    _leave_sigterm()
+
+
+def _leave_sigterm() -> None:
+    """Let SIGTERM end a flow run as Ctrl-C does (flows/ending.py).
+
+    Prefect has a handler of its own while a flow runs. After it has told its server it sends the
+    signal again, to the handler before: too late where the same signal has ended that server.
+    """
+    from prefect.utilities import engine
+
+    ours = signal.getsignal(signal.SIGTERM)
+    if callable(ours):
+        engine._prefect_sigterm_handler = ours  # type: ignore[assignment]
 
 
 @contextmanager

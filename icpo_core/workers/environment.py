@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -47,6 +48,13 @@ def for_workers() -> dict[str, str]:
 def _without_strays(environment: Mapping[str, str]) -> dict[str, str]:
     paths = (str(SITE), environment.get("PYTHONPATH", ""))
     return {"PYTHONPATH": os.pathsep.join(filter(None, paths))} if strays.found() else {}
+
+
+def kept_cache() -> dict[str, str]:
+    """Where torch keeps what it compiles: not in the folder for temporary files that a worker has
+    of its own."""
+    folder = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"
+    return {"TORCHINDUCTOR_CACHE_DIR": str(folder)}
 
 
 def endpoint_key(address: str) -> str | None:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -287,6 +287,11 @@ class Engines(Closing):
             return [task(chosen[0])]
         with ThreadPoolExecutor(max(1, len(chosen)), "engine") as pool:
             under_way = [pool.submit(task, number) for number in chosen]
+            try:
+                wait(under_way)
+            except BaseException:  # a signal: an hour of their work is not waited for
+                self.close()
+                raise
         return [one.result() for one in under_way]
 
 

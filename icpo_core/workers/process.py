@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,7 +29,7 @@ from typing import Any, NoReturn, cast
 from icpo_core.common.files import what_the_disk_says
 from icpo_core.common.text import plain
 from icpo_core.workers.address import short
-from icpo_core.workers.environment import for_workers
+from icpo_core.workers.environment import for_workers, kept_cache
 from icpo_core.workers.jobs import JOBS, Job, Message, Progress, R
 from icpo_core.workers.scratch import Scratch
 
@@ -94,7 +95,15 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env={**ours, **for_workers(), **environment, SOCKET_VARIABLE: self.address},
+                env={
+                    **ours,
+                    **kept_cache(),
+                    **for_workers(),
+                    **environment,
+                    SOCKET_VARIABLE: self.address,
+                    # vLLM leaves files where it finds room for them; here they go with the worker.
+                    "TMPDIR": self._folder.name,
+                },
                 start_new_session=True,
             )
 
@@ -233,8 +242,13 @@ class Parent:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        with short(Path(os.environ[SOCKET_VARIABLE])) as address:
-            self._socket.connect(address)
+        self._address = Path(os.environ[SOCKET_VARIABLE])
+        try:
+            with short(self._address) as address:
+                self._socket.connect(address)
+        except OSError as error:  # it is gone already
+            self._tidy()
+            raise SystemExit(f"the run is gone: {error}") from None
         self._jobs: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
 
@@ -252,7 +266,12 @@ class Parent:
             while b"\n" in unread:
                 line, _, unread = unread.partition(b"\n")
                 self._jobs.put(json.loads(line))
+        self._tidy()
         os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    def _tidy(self) -> None:
+        """Remove the folder of the socket, which a parent that was killed has left."""
+        shutil.rmtree(self._address.parent, ignore_errors=True)
 
     def _read(self) -> bytes:
         try:

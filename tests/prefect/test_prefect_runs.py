@@ -22,6 +22,7 @@ from prefect.client.schemas.filters import LogFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
+from icpo_core.common.lock import holder
 from icpo_core.config import load
 from icpo_core.run.run import Run
 from icpo_core.store.paths import RunPaths
@@ -297,22 +298,30 @@ def test_off_policy_samples_while_it_trains_and_ends_at_a_word(
     assert {"rollout it-0004", "rollout it-0004 part 01", "update it-0003"} <= mine
 
 
-def test_a_server_of_prefects_own_dies_with_its_run(tmp_path: Path) -> None:
-    """No server is configured: Prefect starts one for the process, which is killed with -9."""
+@pytest.mark.parametrize(("sent", "status"), [("SIGKILL", -9), ("SIGTERM", 143)])
+def test_a_server_of_prefects_own_dies_with_its_run(sent: str, status: int, tmp_path: Path) -> None:
+    """No server is configured: Prefect starts one for the process. That is killed with -9, or all
+    its processes are ended at once, as Slurm does it."""
     (tmp_path / "project").mkdir()
     alone = project(tmp_path / "project", PREFECT_HOME=str(tmp_path / "home"))
-    words = [word for change in changes(tmp_path, 2.0) for word in ("-o", change)]
+    words = [word for change in changes(tmp_path, 60.0) for word in ("-o", change)]
     process = subprocess.Popen(
         [sys.executable, "-m", "icpo", "train", "configs/demo.toml", "--run", "own", *words],
         cwd=alone.folder, env=alone.environment, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    first_part = RunPaths(tmp_path / "runs" / "own").part("rollout", 1, 0, 2)
-    wait(first_part.is_file, 180, "the first part")
+    paths = RunPaths(tmp_path / "runs" / "own")
+    wait(paths.manifest("prompts", 1).is_file, 180, "the first prompts")
     assert len(alone.processes("prefect.server.api.server:create_app")) == 2  # it and its watcher
-    process.kill()
-    process.wait()
+    if sent == "SIGKILL":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == status, said
+    assert sent == "SIGKILL" or "ended by SIGTERM" in said.splitlines()[-1]
     wait(lambda: not alone.processes(), 15, "all processes to end")
+    assert holder(paths.lock) is None
 
 
 def test_a_run_without_its_server_stops_and_can_be_gone_on_with(
