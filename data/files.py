@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from icpo_core.method.problems import csv_rows, distinct, json_object
+from icpo_core.store.tables import read_bytes
 
 Rows = list[dict[str, Any]]
 
@@ -110,7 +110,7 @@ def _refuse(data: bytes, file: Path) -> None:
 
 def _parquet(data: bytes, file: Path) -> Rows:
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = read_bytes(data)
         return _listed(table, file)
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -118,9 +118,11 @@ def _parquet(data: bytes, file: Path) -> Rows:
 
 
 def _arrow(data: bytes, file: Path) -> Rows:
+    # On one thread, for the reason that read_bytes has.
+    one = pa.ipc.IpcReadOptions(use_threads=False)
     kind = pa.ipc.open_file if data.startswith(b"ARROW1") else pa.ipc.open_stream
     try:
-        return _listed(kind(pa.BufferReader(data)).read_all(), file)
+        return _listed(kind(pa.BufferReader(data), options=one).read_all(), file)
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{file}: not a whole Arrow file ({reason}); make it again") from error

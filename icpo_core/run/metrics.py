@@ -18,6 +18,7 @@ from icpo_core.run import timeline
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
 from icpo_core.store.paths import RunPaths
+from icpo_core.store.tables import read_bytes
 
 
 def row(run: Run, iteration: int) -> dict[str, float]:
@@ -158,4 +159,4 @@ def _read(paths: RunPaths) -> pa.Table:
             f"{paths.metrics}: is not as it was written (its seal does not fit); the run makes it "
             "again from its stages when it goes on"
         )
-    return pq.read_table(pa.BufferReader(data))
+    return read_bytes(data)

@@ -302,6 +302,16 @@ def read(name: str, path: Path) -> pa.Table:
     return check(name, data, path)
 
 
+def read_bytes(data: bytes) -> pa.Table:
+    """Rows of a Parquet file in memory.
+
+    On this thread: a thread of Arrow's that lets go of `data` last asks for the GIL, and that
+    aborts a process which is just then ending (apache/arrow#34314).
+    Raises pyarrow.ArrowException or OSError if it is not whole.
+    """
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+
+
 def table_name(path: Path) -> str | None:
     """Name of the table that a Parquet file of ours holds; None of another's file.
 

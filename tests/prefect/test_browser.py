@@ -83,15 +83,19 @@ def submit(services: Services, page: Page) -> FlowRun:
     """Send the form, and open the flow run that the UI then names.
 
     Prefect's server on SQLite may refuse it for now (503, `prefect_compat.clients`), and then the
-    form stays as it was, with a message: whoever sees that sends it again.
+    form stays as it was, with a message: whoever sees that closes it and sends the form again.
     """
     refused = "!!document.querySelector('.p-toast__icon--error')"
+    close = "document.querySelectorAll('.p-toast-container button').forEach(one => one.click())"
     made = "[...document.querySelectorAll('a, button')].some(o => o.innerText.includes('View run'))"
     page.click("button[type=submit]", "Submit")
     page.wait(f"{made} || {refused}")
-    if page.value(refused):
+    while not page.value(made):
         assert any("status of 503" in said for said in page.complaints), page.complaints
+        page.value(close)  # it may lie on the button
+        page.wait(f"!{refused}")
         page.click("button[type=submit]", "Submit")
+        page.wait(f"{made} || {refused}")
     page.click("button, a", "View run")
     page.wait("location.pathname.startsWith('/runs/flow-run/')")
     return services.read(UUID(page.value("location.pathname.split('/')[3]")))

@@ -417,6 +417,26 @@ def test_another_program_version_is_named(folder: Path) -> None:
         Store(RunPaths(folder / "runs" / "run")).manifest("select", 2)
 
 
+def test_a_file_in_memory_is_read_without_threads_that_outlive_it() -> None:
+    """One that lets go of the bytes while Python ends aborts the process (4 of 150 times)."""
+    code = """
+import os
+import pyarrow as pa
+import pyarrow.parquet as pq
+from icpo_core.store.tables import read_bytes
+
+sink = pa.BufferOutputStream()
+pq.write_table(pa.table({f"c{n}": list(range(9)) for n in range(60)}), sink)
+data = sink.getvalue().to_pybytes()
+before = len(os.listdir("/proc/self/task"))
+assert read_bytes(data)["c7"].to_pylist() == list(range(9))
+assert len(os.listdir("/proc/self/task")) == before
+pq.read_table(pa.BufferReader(data))
+assert len(os.listdir("/proc/self/task")) > before  # what this test counts, Arrow starts otherwise
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_tables_join_parts_in_order(store: Store) -> None:
     store.begin(work())
     for name in ("b", "a"):
