@@ -100,6 +100,13 @@ class Config(Section):
     evaluate: EvaluateSection = EvaluateSection()
     checkpoint: CheckpointSection = CheckpointSection()
 
+    @property
+    def own_judges(self) -> bool:
+        """Whether evaluation is judged by other verifiers than that of `math`: the training's."""
+        verify = self.verify
+        other = verify.verifier != "math" or bool(verify.rewards)
+        return other and self.evaluate.verifier == "training"
+
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, raw: dict[str, Any]) -> dict[str, Any]:
@@ -360,8 +367,9 @@ def plugin_sources(config: Config, stage: str) -> dict[str, str]:
     again. Raises ValueError, in one line that names the fix, if a source is not there.
     """
     found = {}
+    executed = {stage, "verify"} if stage == "evaluate" and config.own_judges else {stage}
     for plugged, stages in PLUGGED.items():
-        for key, spec in _named(config, plugged).items() if stage in stages else ():
+        for key, spec in _named(config, plugged).items() if executed & {*stages} else ():
             digest = plugins.source_digest(spec)
             if digest is not None:
                 found[key] = digest

@@ -395,6 +395,10 @@ class EvaluateSection(Section):
     temperature: NonNegative = 0.6
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     max_tokens: Count = 8192
+    verifier: Annotated[Literal["training", "math"], Since("math")] = "training"
+    """Who says what is right. `training`: whoever judges in training (`verify.verifier`, or
+    `verify.rewards`); `math`: answers, compared by algebra. A multiple choice is judged by its
+    letter. Accuracy is the share of responses that are right, whatever reward is given for them."""
     rules: GradingRules = GradingRules()
 
 

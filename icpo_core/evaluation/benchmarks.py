@@ -8,15 +8,17 @@ local file, of the hub's columns or of `id, problem, answer, solution`, serves a
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from icpo_core.common.files import canonical_digest
 from icpo_core.common.seeds import generator
-from icpo_core.method.problems import problem_id, read_rows, text_of
+from icpo_core.method.problems import as_json, problem_id, read_rows, text_of
+from icpo_core.store.tables import EXTRA
 
 Kind = Literal["math", "choice"]
 
@@ -180,6 +182,8 @@ class Problem:
     subject: str | None
     level: str | None
     options: tuple[str, ...] | None = None
+    extra: str | None = None
+    """JSON for verifiers."""
 
     @property
     def text(self) -> str:
@@ -214,8 +218,25 @@ class Benchmark:
 
     @property
     def golds(self) -> str:
-        """Digest of the gold answers."""
-        return canonical_digest([[one.id, one.answer] for one in self.problems])
+        """Digest of the gold answers, and of what verifiers are told."""
+        told = [[one.extra] if one.extra else [] for one in self.problems]
+        return canonical_digest(
+            [[one.id, one.answer, *more] for one, more in zip(self.problems, told, strict=True)]
+        )
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """What verifiers of one's own are told of each problem, by its id."""
+        return {
+            one.id: {
+                "prompt_id": one.id,
+                "problem": one.text,
+                "answer": one.answer,
+                "source": self.name,
+                EXTRA: json.loads(one.extra or "{}"),
+            }
+            for one in self.problems
+        }
 
 
 def entry(name: str) -> Entry:
@@ -276,7 +297,9 @@ def _problem(known: Entry, row: Mapping[str, Any], where: str) -> Problem:
                 return found
         return None
 
-    problem, answer = text(known.problem), text(known.answer)
+    problem, answer, extra = text(known.problem), text(known.answer), as_json(row.get(EXTRA))
+    if answer is None and extra is not None:
+        answer = ""  # what is right is said by column `extra`
     for what, value, columns in (
         ("problem", problem, known.problem),
         ("answer", answer, known.answer),
@@ -298,6 +321,7 @@ def _problem(known: Entry, row: Mapping[str, Any], where: str) -> Problem:
         subject=text(known.subject),
         level=text(known.level),
         options=options,
+        extra=extra,
     )
 
 
@@ -332,14 +356,10 @@ def _shuffled(problem: Problem, seed: int, name: str) -> Problem:
         return problem
     order = generator("options", seed, name, problem.id).permutation(len(problem.options))
     right = LETTERS.index(problem.answer)
-    return Problem(
-        problem.id,
-        problem.problem,
-        LETTERS[order.tolist().index(right)],
-        problem.solution,
-        problem.subject,
-        problem.level,
-        tuple(problem.options[at] for at in order),
+    return replace(
+        problem,
+        answer=LETTERS[order.tolist().index(right)],
+        options=tuple(problem.options[at] for at in order),
     )
 
 

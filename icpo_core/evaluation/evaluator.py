@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from icpo_core.common import files
+from icpo_core.common import files, plugins
 from icpo_core.common.closing import Closing
 from icpo_core.common.lock import RunLock
 from icpo_core.evaluation.benchmarks import Benchmark
@@ -82,7 +82,8 @@ class Work:
     @property
     def mark(self) -> str:
         """Mark of the parts: what decides samples and verdicts."""
-        grading = files.canonical_digest([VERSION, self.inputs["golds"], self.graded])
+        source = [self.inputs["verifier"]] if "verifier" in self.inputs else []
+        grading = files.canonical_digest([VERSION, self.inputs["golds"], self.graded, *source])
         return f"{self.sampling}-{grading}"
 
     @property
@@ -177,7 +178,8 @@ class Evaluator(Closing):
                 "demonstrations": files.canonical_digest(read_problems(pool).to_pylist())
                 if pool
                 else None,
-            },
+            }
+            | self._source(benchmark),
             asked=protocol.asked(),
             graded=protocol.graded(),
             samples=protocol.samples(name),
@@ -278,14 +280,24 @@ class Evaluator(Closing):
     def judges(self, benchmark: Benchmark) -> Judges:
         """The judges for a benchmark's kind of answers."""
         if benchmark.kind not in self._judges:
-            limits = self.protocol.judging
+            judging, choice = self.protocol.judging, benchmark.kind == "choice"
             self._judges[benchmark.kind] = Judges(
-                limits.workers,
-                limits.seconds,
-                limits.memory_mb,
+                judging.workers,
+                judging.seconds,
+                judging.memory_mb,
                 self.protocol.rules(benchmark.kind),
+                "math" if choice else judging.verifier,
+                digest=self._source(benchmark).get("verifier"),
+                right_from=judging.right_from,
+                trusted=judging.trusted,
             )
         return self._judges[benchmark.kind]
+
+    def _source(self, benchmark: Benchmark) -> dict[str, str | None]:
+        """Digest of one's own verifier that judges; {} where it is built in."""
+        judge = self.protocol.judging.verifier
+        digest = None if benchmark.kind == "choice" else plugins.source_digest(judge)
+        return {} if digest is None else {"verifier": digest}
 
     def questions(self, target: Target, benchmark: Benchmark) -> pa.Table:
         """Table `questions`: what the target is asked. Raises ValueError as `order` does."""

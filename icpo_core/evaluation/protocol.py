@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from icpo_core.common import resources, toml
-from icpo_core.common.keys import Operational, Source, slice_of
+from icpo_core.common.keys import Operational, Since, Source, slice_of
+from icpo_core.common.plugins import Pluggable
 from icpo_core.config import Config, EngineSection, PromptsSection, Section
 from icpo_core.config.sections import Count, NonNegative
 from icpo_core.evaluation.benchmarks import ENTRIES, Kind
@@ -72,8 +73,14 @@ class Prompting(Section):
 
 
 class Judging(Section):
-    """The judges' processes and their limits on one verdict."""
+    """Who judges, the judges' processes and their limits on one verdict."""
 
+    verifier: Annotated[str, Pluggable("icpo_core.grading.verifiers"), Since("math")] = "math"
+    """As `verify.verifier` of a run has it. A multiple choice is judged by its letter."""
+    right_from: Annotated[float, Since(1.0)] = 1.0
+    """The reward of one's own verifier from which a response is right."""
+    trusted: Annotated[bool, Operational] = False
+    """Whether one's own verifier may use the network, write files and start programs."""
     workers: Annotated[int, Field(ge=1), Operational] = 2
     seconds: Annotated[float, Field(gt=0.0)] = 2.0
     memory_mb: Annotated[int, Field(ge=256)] = 512
@@ -232,7 +239,8 @@ def of_run(config: Config, whole: bool) -> dict[str, Any]:
         # Its demonstrations are for training; an evaluation has none unless it names some.
         "prompting": prompts.model_dump(include=shared - {"selection", "demonstrations"}),
         "grading": evaluate.rules.model_dump(),
-        "judging": config.verify.model_dump(include={"workers", "seconds", "memory_mb"}),
+        "judging": config.verify.model_dump(include={"workers", "seconds", "memory_mb"})
+        | _judge(config),
         "engine": config.rollout.engine.model_dump(),
         "process": config.rollout.model_dump(
             include={"python", "start_seconds", "engines", "endpoints"}
@@ -244,6 +252,20 @@ def of_run(config: Config, whole: bool) -> dict[str, Any]:
             one.name: {"samples": one.samples, "limit": one.limit} for one in evaluate.benchmarks
         }
     return made
+
+
+def _judge(config: Config) -> dict[str, Any]:
+    """Who says what is right in a run: of several rewards the first."""
+    if not config.own_judges:
+        return {}
+    verify = config.verify
+    found = verify.model_dump(include={"right_from", "trusted"})
+    if not verify.rewards:
+        return {**found, "verifier": verify.verifier}
+    first = verify.rewards[0]
+    limits = first.model_dump(include={"workers", "seconds", "memory_mb", "trusted"})
+    known = {key: value for key, value in limits.items() if value is not None}
+    return {**found, **known, "verifier": first.verifier}
 
 
 def of_training(config: Config) -> Protocol:

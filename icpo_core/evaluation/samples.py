@@ -8,18 +8,19 @@ table `samples`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from icpo_core.evaluation.benchmarks import Benchmark, Kind
 from icpo_core.evaluation.protocol import Protocol
 from icpo_core.evaluation.questions import questions
-from icpo_core.grading.grade import GradingRules, Question
+from icpo_core.grading.grade import GradingRules, Question, VerdictStatus
 from icpo_core.grading.pool import Judges
 from icpo_core.grading.rewards import Judging
 from icpo_core.method.problems import read_problems
@@ -55,6 +56,8 @@ class Order:
     """Samples a shard: what is lost when the engine dies."""
     kind: Kind = "math"
     engines: int = 1
+    rows: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """What verifiers of one's own are told of each problem, by its id."""
 
     @property
     def benchmark(self) -> str:
@@ -99,6 +102,7 @@ def order(protocol: Protocol, benchmark: Benchmark, tokenizer: Any, policy_versi
         shard=process.shard,
         kind=benchmark.kind,
         engines=max(1, process.engines, len(process.endpoints)),
+        rows=benchmark.rows,
     )
 
 
@@ -235,7 +239,8 @@ class Shelf:
 
     def _judge(self, generations: pa.Table, source: Path | None) -> pa.Table:
         """Give verdicts and put the part on the shelf, in the place of its generations."""
-        table = judge_samples(generations, self._order.questions, self._judges)
+        order = self._order
+        table = judge_samples(generations, order.questions, self._judges, order.rows)
         path = self._path("samples", keys_of(table))
         tables.write("samples", table, path, self._fingerprint)
         if source is not None:
@@ -272,22 +277,34 @@ def keys_of(table: pa.Table) -> list[Key]:
     return list(zip(ids, indices, strict=True))
 
 
-def judge_samples(generations: pa.Table, questions: pa.Table, judges: Judging) -> pa.Table:
-    """Table `samples`: generations of one benchmark with their verdicts."""
+def judge_samples(
+    generations: pa.Table,
+    questions: pa.Table,
+    judges: Judging,
+    rows: Mapping[str, Mapping[str, Any]],
+) -> pa.Table:
+    """Table `samples`: generations of one benchmark with their verdicts; the reward is 1 for what
+    is right and else 0. `rows`: as `Order` has them."""
     gold = dict(zip(questions["prompt_id"].to_pylist(), questions["gold"].to_pylist(), strict=True))
     asked = [
-        Question(gold[prompt_id], response, finish == "length")
-        for prompt_id, response, finish in zip(
+        Question(
+            gold[prompt_id],
+            response,
+            finish == "length",
+            {**rows.get(prompt_id, {}), "tokens": tokens},
+        )
+        for prompt_id, response, finish, tokens in zip(
             generations["prompt_id"].to_pylist(),
             generations["response"].to_pylist(),
             generations["finish_reason"].to_pylist(),
+            pc.list_value_length(generations["response_ids"]).to_pylist(),
             strict=True,
         )
     ]
-    found = judges.judge(asked)
+    found, right = judges.judge(asked), VerdictStatus.correct
     columns = {name: generations[name] for name in tables.TABLES["generations"].names}
     columns |= {
-        "reward": pa.array([one.reward for one in found], pa.float32()),
+        "reward": pa.array([float(one.status is right) for one in found], pa.float32()),
         "status": pa.array([one.status.value for one in found]),
         "extracted": pa.array([one.extracted for one in found], pa.string()),
         "gold": pa.array([one.gold for one in asked]),

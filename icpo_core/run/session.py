@@ -127,6 +127,9 @@ class Tools:
         verify = self.config.verify
         if stage == "verify":
             judges = judging(verify, sources, self.run.paths.kept)
+        elif self.config.own_judges:
+            asked = verify.model_copy(update={"rules": self.config.evaluate.rules})
+            judges = judging(asked, sources, self.run.paths.kept)
         else:
             limits = verify.workers, verify.seconds, verify.memory_mb
             judges = Judges(*limits, self.config.evaluate.rules)

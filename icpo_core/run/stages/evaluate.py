@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from icpo_core.common.files import write_json
-from icpo_core.config import Config, slice_of
+from icpo_core.config import Config, plugin_sources, slice_of
 from icpo_core.evaluation import benchmarks, protocol
 from icpo_core.evaluation.samples import Shelf, letter_judges, order
 from icpo_core.evaluation.scores import scores
@@ -41,8 +41,14 @@ def reads(reader: Reader) -> Inputs:
 
 def settings(config: Config) -> dict[str, Any]:
     shaping = {"format", "thinking", "instruction", "question_template", "example_template"}
+    evaluate, judges = slice_of(config.evaluate), {}
+    evaluate.pop("verifier", None)  # what it comes to counts
+    if config.own_judges:
+        judges = {"verify": slice_of(config.verify)}
+        judges["verify"].pop("rules", None)  # it has its own
     return {
-        "evaluate": slice_of(config.evaluate),
+        **judges,
+        "evaluate": evaluate,
         "rollout.engine": slice_of(config.rollout.engine),
         "verify.seconds": config.verify.seconds,
         "verify.memory_mb": config.verify.memory_mb,
@@ -80,7 +86,7 @@ def make(session: Session, work: Work) -> Made:
     for number, one in enumerate(asked_for.benchmarks):
         benchmark = benchmarks.read(one.name, one.problems)
         wanted = order(rules, benchmark, tools.run.tokenizer, version)
-        judges = tools.judges("evaluate")
+        judges = tools.judges("evaluate", plugin_sources(tools.config, "evaluate"))
         if wanted.kind == "choice":
             judges = letter_judges(asked_for.rules)
         shelf = Shelf(folder, work.fingerprint, wanted, judges)

@@ -10,7 +10,12 @@ import stubs
 
 from icpo.flows import cli
 from icpo.tasks import pages
-from icpo_core.run import metrics, plan
+from icpo_core.config import override
+from icpo_core.evaluation import protocol
+from icpo_core.evaluation.benchmarks import read
+from icpo_core.evaluation.evaluator import Evaluator
+from icpo_core.grading.grade import Question
+from icpo_core.run import evaluations, metrics, plan
 from icpo_core.run.run import Run
 from icpo_core.run.session import Observer
 from icpo_core.store import tables
@@ -159,3 +164,55 @@ def test_what_a_data_set_says_to_the_verifier_alone(tmp_path: Path) -> None:
     assert secret.drop_columns(["extra"]).equals(plain)  # text and token ids
     rewards = runs["secret"].store.table("verify", 1, "verdicts")["reward"].to_pylist()
     assert set(rewards) == {0.0, 0.5}
+
+
+NAMED = """
+def named(response, answer, row):
+    return 0.5 * (row["extra"]["word"] == row["prompt_id"] and row["tokens"] > 0)
+"""
+
+
+def test_an_evaluation_is_judged_as_training_is(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(NAMED)
+    stubs.problem_sets(tmp_path / "data")
+    rows = tables.read("problems", tmp_path / "data" / "train.parquet").to_pylist()
+    for n, row in enumerate(rows):
+        row["extra"] = {"word": row["id"] if n % 4 else "another"}
+        del row["answer"]  # what is right is for the verifier to say
+    (tmp_path / "named.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    spec = (f"verify.verifier={mine}:named", "verify.right_from=0.5", "evaluate.every=1")
+    named = f"prompts.problems={tmp_path}/named.jsonl"
+    benchmark = f'evaluate.benchmarks=[{{name="named", problems="{tmp_path}/named.jsonl"}}]'
+    config = stubs.configuration(
+        tmp_path, "run", *SMALL, *spec, named, benchmark, "run.iterations=1"
+    )
+    run = Run.of(config)
+    trained(run)
+
+    samples = run.store.table("evaluate", 1, "samples", "samples.parquet").to_pylist()
+    right = {row["id"]: row["extra"]["word"] == row["id"] for row in rows}
+    assert len(samples) == len(rows)
+    for row in samples:
+        assert row["reward"] == right[row["prompt_id"]]  # and not 0.5
+        assert row["status"] == ("correct" if row["reward"] else "wrong")
+
+    # An edit judges the evaluation again; so does another verifier.
+    mine.write_text(NAMED + "\n")
+    assert "verify.verifier" in stale(Run.read(run.paths.root))["evaluate", 1]
+    mine.write_text(NAMED)
+    assert stale(Run.read(run.paths.root)) == {}
+    assert stale(Run.of(override(config, ["verify.right_from=0.25"])))["evaluate", 1]
+    assert stale(Run.of(override(config, ["evaluate.verifier=math"])))["evaluate", 1]
+
+    # `icpo eval` of the run asks the same, and takes the samples of one for the other.
+    target, heldout = evaluations.of_run(run, 1), read("named", f"{tmp_path}/named.jsonl")
+    own = Evaluator(tmp_path / "evaluations", protocol.load("run", run=config), lambda *_: None)
+    with own, own.judges(heldout) as judges:
+        asked = own.work(target, heldout)
+        assert asked.inputs["verifier"]
+        questions = [Question("", "x", False, row | {"tokens": 3}) for row in heldout.rows.values()]
+        found = [one.status == "correct" for one in judges.judge(questions)]
+        assert found == list(right.values())
+    plain = protocol.load("run", ["judging.verifier=math"], config)
+    assert Evaluator(tmp_path, plain, lambda *_: None).work(target, heldout).mark != asked.mark
