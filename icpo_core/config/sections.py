@@ -149,7 +149,8 @@ class RolloutSection(Section):
     must see the run's folder under the same path; docs/scale.md has their command line."""
     max_logprob_gap: Annotated[float | None, Field(gt=0.0), Operational] = None
     """Largest difference between engine and trainer in the logprob of one probe token, nats, before
-    the engine is said to hold other weights. Unset: 3e-4 in float32, 0.5 in half precision."""
+    the engine is said to hold other weights. Unset: judged by the median and the 90% quantile of
+    the tokens' differences in probability against what is usual; in float32 also by 3e-4 nats."""
     python: Annotated[str | None, Operational, Outward()] = None
     """Interpreter of the engine's process, if not this one."""
     seconds: Annotated[float, Field(gt=0.0), Operational] = 7200.0

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from icpo_core.common.seeds import stable_seed
-from icpo_core.engine.kinds.base import Completion, Engine, Request
+from icpo_core.engine.kinds.base import Completion, Engine, Gap, Request, require_alike
 from icpo_core.models.tokens import end_of_trace
 from icpo_core.store import tables
 from icpo_core.store.tables import Origin
@@ -166,20 +166,29 @@ def score_sequences(engine: Engine, job: Score) -> Scored:
 
 def handlers(engine: Engine, tokenizer: Any) -> Handlers:
     """Jobs that the engine's process takes."""
-    gaps: dict[str, float] = {}  # of the weights that were proven last
+    proven: dict[str, Loaded] = {}  # of the weights that were proven last
 
     def load(job: Load, _: Say) -> Loaded:
         seconds = engine.load(job.model, job.policy_version)
-        if seconds:
-            gaps.clear()
-        # The base model has no proof; an engine that was started with other weights has one.
-        if job.proof and job.policy_version not in gaps:
-            gaps.clear()
-            gaps[job.policy_version] = engine.prove(job.proof, job.max_logprob_gap)
-        return Loaded(reload_seconds=seconds, proof_gap=gaps.get(job.policy_version))
+        known = None if seconds else proven.get(job.policy_version)
+        if known is None or (job.proof and known.proof_gap is None):
+            proven.clear()
+            compared = require_alike(engine, job.model)
+            facts: dict[str, float] = {}
+            if compared is not None:
+                facts |= {"weights_compared": compared.tensors}
+                facts |= {"weights_unread": len(compared.unread)}
+            # The base model has no proof; an engine that was started with other weights has one.
+            gap = engine.prove(job.proof, job.max_logprob_gap) if job.proof else None
+            facts |= gap.facts() if isinstance(gap, Gap) else {}
+            known = Loaded(
+                reload_seconds=seconds, proof_gap=None if gap is None else float(gap), proof=facts
+            )
+            proven[job.policy_version] = known
+        return known.model_copy(update={"reload_seconds": seconds})
 
     def sleep(_job: Sleep, _: Say) -> Done:
-        gaps.clear()
+        proven.clear()
         engine.sleep()
         return Done()
 

@@ -47,8 +47,9 @@ def row(run: Run, iteration: int) -> dict[str, float]:
                 figures["rollout/off_policy_steps"] = float(found.facts["off_policy_steps"])
             if found.facts.get("lost_prompts"):
                 figures["rollout/lost_prompts"] = float(found.facts["lost_prompts"])
-            if found.facts.get("probe_gap") is not None:
-                figures["rollout/probe_gap"] = found.facts["probe_gap"]
+            for name in ("probe_gap", "probe_median", "probe_upper"):
+                if found.facts.get(name) is not None:
+                    figures[f"rollout/{name}"] = found.facts[name]
             if seconds := timeline.sampling_seconds(found):
                 sampled = found.facts.get("sampled_tokens", 0)
                 figures["tokens_per_second/rollout"] = sampled / seconds

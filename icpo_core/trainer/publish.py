@@ -71,7 +71,13 @@ def _gathered(engine: Any, model: torch.nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def write_probe(engine: Any, rows: list[Row], pad_id: int, file: Path) -> None:
     """Sequences of the batch and their logprobs at temperature 1 under the weights in `engine`."""
-    chosen = [row for row in rows if row.length][:PROBE_ROWS]
+    # Different prompts as far as there are any, and then what is left.
+    there = [row for row in rows if row.length]
+    first: dict[bytes, Row] = {}
+    for row in there:
+        first.setdefault(row.prompt_ids.tobytes(), row)
+    taken = {id(row) for row in first.values()}
+    chosen = [*first.values(), *(row for row in there if id(row) not in taken)][:PROBE_ROWS]
     sequences = [np.concatenate([r.prompt_ids, r.response_ids])[:PROBE_TOKENS] for r in chosen]
     sequences = sequences or [np.arange(min(16, engine.module.model.config.vocab_size))]
     micro = collate([Row(ids[:1], ids[1:]) for ids in sequences], pad_id, engine.device)

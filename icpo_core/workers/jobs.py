@@ -102,6 +102,8 @@ class Loaded(Message):
     reload_seconds: float
     proof_gap: float | None
     """Largest gap to the trainer's logprobs, nats; None: the weights came without a proof."""
+    proof: dict[str, float] = {}
+    """What else is known of it: facts of the manifest, by name."""
     start_seconds: float = 0.0
     """Waited for an engine that was still starting."""
 

@@ -191,7 +191,9 @@ class Engines(Closing):
         replies = [reply for reply in self._each(put) if reply is not None]
         self._asleep.clear()
         gaps = [reply.proof_gap for reply in replies if reply.proof_gap is not None]
+        worst = max(replies, key=lambda reply: reply.proof.get("probe_upper", 0.0))
         return Loaded(
+            proof=worst.proof,
             reload_seconds=max(reply.reload_seconds for reply in replies),
             start_seconds=max(reply.start_seconds for reply in replies),
             proof_gap=max(gaps) if gaps else None,

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from icpo.data.arithmetic import bare_prompt, one_shot_prompt
 from icpo_core.common.files import link_or_copy, model_digest, read_json, write_json
 from icpo_core.config import EngineSection
-from icpo_core.engine.kinds.base import Completion, Request
+from icpo_core.engine.kinds.base import Completion, Request, require_alike
 from icpo_core.engine.kinds.vllm import VllmEngine
 from icpo_core.method.problems import read_problems
 from icpo_core.store import tables
@@ -267,6 +267,28 @@ def test_stale_weights_are_noticed(
         assert engine.policy_version == ""  # so that no rollout is taken
 
 
+def test_tensors_are_compared_with_those_of_the_file(
+    engine: VllmEngine,
+    base: dict[str, torch.Tensor],
+    now: Published,
+    small: Path,
+    tmp_path: Path,
+) -> None:
+    """Whatever was left behind is seen, by a change that no logprob would show; nothing else is."""
+    engine.load(now.folder, now.version)
+    right = engine.compare(now.folder)
+    assert (right.unread, right.other) == ([], [])
+    assert right.tensors == len(base) + 1 - 3 * 3  # the head counts; q, k, v and gate, up are one
+    for number, (what, stale) in enumerate(names(base).items()):
+        moved_on = {name: torch.nextafter(now.weights[name], base[name] + 1) for name in stale}
+        wrong = Published(tmp_path / str(number), small / "base", now.weights | moved_on)
+        engine.load(wrong.folder, wrong.version)
+        assert engine.compare(wrong.folder).other == []
+        with pytest.raises(ValueError, match=r"tensors are not as in the file \(.*model"):
+            pytest.fail(f"{what}: {require_alike(engine, now.folder)}")
+        assert engine.policy_version == ""
+
+
 def test_the_stale_lm_head_of_the_cpu_build_is_noticed(
     engine: VllmEngine,
     base: dict[str, torch.Tensor],
@@ -285,6 +307,7 @@ def test_the_stale_lm_head_of_the_cpu_build_is_noticed(
         lambda name, **kw: None if name == "repack" else call(name, **kw),
     )
     engine.load(published.folder, published.version)
+    assert engine.compare(published.folder).other == ["lm_head.weight"]
     with pytest.raises(ValueError, match="does not hold the weights"):
         engine.prove(probe, None)
     monkeypatch.undo()
@@ -344,6 +367,9 @@ def test_an_untied_model_in_a_process_of_its_own(
             reply = worker.call(load_job(published, published.probe(prompts)), 60.0)
             assert reply.proof_gap is not None
             assert reply.proof_gap <= TOLERANCE
+            assert reply.proof["weights_compared"] == len(weights) - 3 * 3
+            assert reply.proof["weights_unread"] == 0
+            assert reply.proof["probe_median"] <= reply.proof["probe_upper"] <= TOLERANCE
         for what in ("lm_head.weight", "model.embed_tokens.weight"):
             after = moved(weights, 11)
             right = Published(tmp_path / f"right {what}", config, after)

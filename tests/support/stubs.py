@@ -66,6 +66,9 @@ class StubEngine:
         self.policy_version, self.drift = policy_version, _drift(model)
         return 0.0
 
+    def compare(self, model: Path) -> None:
+        return None
+
     def prove(self, probe: Path, limit: float | None) -> float:
         tables.read("probe", probe)
         return 0.0

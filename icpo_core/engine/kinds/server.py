@@ -30,7 +30,14 @@ from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, ValidationEr
 from icpo_core.common.files import model_digest
 from icpo_core.common.text import line
 from icpo_core.config import EngineSection
-from icpo_core.engine.kinds.base import PROGRESS_SECONDS, Completion, Request, prove
+from icpo_core.engine.kinds.base import (
+    PROGRESS_SECONDS,
+    Compared,
+    Completion,
+    Gap,
+    Request,
+    prove,
+)
 from icpo_core.models import tokens
 from icpo_core.workers.environment import endpoint_key
 from icpo_core.workers.jobs import EngineSettings
@@ -90,6 +97,18 @@ class _Reply(BaseModel):
     prompt_logprobs: list[dict[str, Any] | None] | None = None
 
 
+class _Part(BaseModel):
+    tensors: NonNegativeInt
+    unread: list[str]
+    other: list[str]
+
+
+class _Parts(BaseModel):
+    """What is read of an answer of `compare`."""
+
+    results: Annotated[list[_Part], Field(min_length=1)]
+
+
 @dataclass(frozen=True)
 class _Answer:
     status: int
@@ -115,6 +134,7 @@ class ServedEngine:
         self.policy_version = ""  # whatever the server holds, until `load`
         self.asleep = False
         self._proof: tuple[Path, float | None] | None = None
+        self._usual: Gap | None = None
         key = endpoint_key(self.address)
         # Not compressed, so that few bytes cannot become many.
         self._headers = {"Accept-Encoding": "identity"}
@@ -137,10 +157,14 @@ class ServedEngine:
         self.policy_version = policy_version
         return time.perf_counter() - started
 
-    def prove(self, proof: Path, limit: float | None) -> float:
+    def compare(self, model: Path) -> Compared | None:
+        """As in the protocol; None of a server whose workers have no `compare`."""
+        return asyncio.run(self._compare(model.resolve()))
+
+    def prove(self, proof: Path, limit: float | None) -> Gap:
         """As `base.prove`; the proof is asked for again after every job."""
-        gap = prove(self, self.settings.dtype, proof, limit)
-        self._proof = proof, limit
+        gap = prove(self, self.settings.dtype, proof, limit, self._usual)
+        self._usual, self._proof = self._usual or gap, (proof, limit)
         return gap
 
     def sleep(self) -> None:
@@ -182,7 +206,7 @@ class ServedEngine:
         samples = [self._sample(reply, max_tokens) for reply in replies]
         if self._proof is not None:
             try:
-                prove(self, self.settings.dtype, *self._proof)
+                prove(self, self.settings.dtype, *self._proof, self._usual)
             except ValueError as error:
                 # Restarted, or given other weights by somebody else, while it sampled.
                 raise EndpointError(f"{self.address}: {error}") from error
@@ -226,6 +250,18 @@ class ServedEngine:
                     f"{self.address}: keeps its prefix cache ({answer.words}): somebody else is "
                     "sampling there"
                 )
+
+    async def _compare(self, model: Path) -> Compared | None:
+        kwargs = {"folder": str(model), "seed": random.getrandbits(31)}
+        body = {"method": "compare", "kwargs": kwargs}
+        async with self._client() as client:
+            post = partial(self._post, client, "/collective_rpc", body, seconds=LOAD_SECONDS)
+            answer = await self._watched(client, self._send(post, once=True))
+        try:
+            parts = _Parts.model_validate(_json(answer)).results
+        except ValidationError:
+            return None
+        return Compared.of([part.model_dump() for part in parts])
 
     async def _ask(
         self,

@@ -1,7 +1,7 @@
 """vLLM as the rollout engine, in this process.
 
 On the CPU build a reload leaves the packed copy of a tied LM head stale without an error
-(`repack`), and only the proof of weights notices what else may go wrong in this way.
+(`repack`), and only the comparison of tensors notices what else may go wrong in this way.
 """
 
 from __future__ import annotations
@@ -17,8 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from icpo_core.common.files import model_digest
+from icpo_core.common.seeds import stable_seed
 from icpo_core.config import EngineSection
-from icpo_core.engine.kinds.base import PROGRESS_SECONDS, Completion, Request, prove
+from icpo_core.engine.kinds.base import (
+    PROGRESS_SECONDS,
+    Compared,
+    Completion,
+    Gap,
+    Request,
+    prove,
+)
 from icpo_core.models import tokens
 from icpo_core.workers.address import LONGEST
 from icpo_core.workers.jobs import EngineSettings
@@ -49,6 +57,12 @@ class WorkerExtension:
                 dispatch_cpu_unquantized_gemm(module, remove_weight=False)
                 packed += 1
         return packed
+
+    def compare(self, folder: str, seed: int) -> dict[str, Any]:
+        """The tensors that it holds beside a folder's (`engine.contents`)."""
+        from icpo_core.engine.contents import compare
+
+        return compare(self.model_runner, Path(folder), seed)  # type: ignore[attr-defined]
 
     def mask(self, ranges: list[list[int]]) -> None:
         """Give ids in `ranges` [first, end) no part in any distribution, sampled from or told.
@@ -119,6 +133,15 @@ class VllmEngine:
         if found.unknown:
             self.llm.collective_rpc("mask", kwargs={"ranges": [list(one) for one in found.unknown]})
         self.policy_version = model_digest(model)
+        self._usual: Gap | None = None
+        self._unread: set[str] = set()
+        # As vLLM has just loaded them: what is not as in the folder is in an order of its own.
+        started = self.compare(model)
+        self._unread = {*started.unread, *started.other}
+        if self._unread:
+            print(
+                f"weights that no comparison reads: {', '.join(sorted(self._unread))}", flush=True
+            )
 
     def load(self, model: Path, policy_version: str) -> float:
         """Replace the weights in place and forget all cached prefixes; wakes the engine. Seconds
@@ -173,9 +196,23 @@ class VllmEngine:
             )
         return scores
 
-    def prove(self, proof: Path, limit: float | None) -> float:
+    def compare(self, model: Path) -> Compared:
+        """As in the protocol; what it could not read of the weights that it started with is left
+        to `prove`."""
+        seed = stable_seed("compare", self.policy_version, model.name)
+        kwargs = {"folder": str(model), "seed": seed & 0x7FFFFFFF}
+        found = Compared.of(self.llm.collective_rpc("compare", kwargs=kwargs))
+        return Compared(
+            found.tensors,
+            sorted(self._unread | set(found.unread)),
+            [name for name in found.other if name not in self._unread],
+        )
+
+    def prove(self, proof: Path, limit: float | None) -> Gap:
         """As `base.prove`."""
-        return prove(self, self.settings.dtype, proof, limit)
+        gap = prove(self, self.settings.dtype, proof, limit, self._usual)
+        self._usual = self._usual or gap
+        return gap
 
     def sample(
         self,

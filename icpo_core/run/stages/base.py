@@ -129,7 +129,8 @@ def load_policy(session: Session, noted: Recorder, iteration: int, after: int) -
     policy = session.run.policy(after)
     reply = session.tools(iteration).workers.load(policy.folder, policy.version, policy.proof)
     noted.load(reply, started, time.monotonic() - clock)
-    return {"reload_seconds": reply.reload_seconds, "probe_gap": reply.proof_gap}
+    facts = {"reload_seconds": reply.reload_seconds, "probe_gap": reply.proof_gap}
+    return facts | reply.proof
 
 
 def reporter(session: Session, work: Work, part: int, parts: int) -> Callable[[int, int], None]:
