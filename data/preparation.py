@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -42,6 +41,7 @@ from icpo.data.files import ENDINGS, PACKED_ENDINGS
 from icpo.data.language import LANGUAGES
 from icpo.data.recipes import RECIPES, Row
 from icpo.data.sources import Source, from_hub, from_path
+from icpo_core.common import limits
 from icpo_core.common.files import atomic_path, read_json, sha256_file, write_json
 from icpo_core.config import PromptsSection
 from icpo_core.grading.golds import acceptable
@@ -132,7 +132,7 @@ def prepare(
         if len(rows) == order.limit:
             break
     unjudged: list[str] = []
-    with Judges(workers or os.cpu_count() or 1, GOLD_SECONDS, GOLD_MEMORY_MB, GradingRules()) as at:
+    with Judges(workers or limits.cores(), GOLD_SECONDS, GOLD_MEMORY_MB, GradingRules()) as at:
         needs_solutions = order.purpose == "demonstrations" or order.solutions or recipe.traces
         checks: list[Check] = [faulty]
         checks.append(incomplete(needs_solutions and order.purpose != "evaluation"))

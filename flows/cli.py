@@ -65,6 +65,10 @@ def main(argv: list[str] | None = None) -> None:
         top.print_help()
         return
     arguments = top.parse_args(argv)
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        sys.exit(_fail(arguments, "the current folder is gone: cd to one that is there", 2))
     # Before anybody makes a client. What is started from here, as `icpo up` does, inherits it.
     os.environ |= past_proxies(os.environ)
     try:
@@ -78,10 +82,19 @@ def main(argv: list[str] | None = None) -> None:
         _fail(arguments, error, 1)
         sys.stdout.flush()
         os._exit(1)  # on its way out, Prefect would try for minutes to send what is left to say
+    except MemoryError:
+        sys.exit(_fail(arguments, "no memory is left for it: raise `ulimit -v`, or free some", 1))
+    except NotADirectoryError as error:
+        words = f"{error.filename}: is below a file, where no folder can be; name another place"
+        sys.exit(_fail(arguments, words, 2))
+    except IsADirectoryError as error:
+        sys.exit(_fail(arguments, f"{error.filename}: is a folder; name a file", 2))
     except OSError as error:
         words = what_the_disk_says(error)
         if words is None:
             raise
+        if hasattr(arguments, "out"):
+            words = words.replace("set run.directory elsewhere", "give another --out")
         sys.exit(_fail(arguments, words, 1))
     except ending.Signalled as signalled:
         sys.exit(_fail(arguments, signalled, ending.FIRST_STATUS + signalled.number))

@@ -26,7 +26,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 TIERS = ("unit", "engine", "prefect", "slow")
 # Where asserts stand that are not in test files, so that they too say what they compared.
-pytest.register_assert_rewrite("fixtures_prefect", "recipes", "texts", "updates", "whole")
+pytest.register_assert_rewrite(
+    "ending_runs", "fixtures_prefect", "recipes", "texts", "updates", "whole"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,6 +54,15 @@ def zygote() -> Iterator[Any]:
     from killing import Zygote
 
     with Zygote() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def forking() -> Iterator[Any]:
+    """A process that forks commands."""
+    from forking import Forking
+
+    with Forking() as started:
         yield started
 
 

@@ -17,19 +17,17 @@ response_tokens = 4000             # mean
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from icpo_core.common import resources, toml
+from icpo_core.common import limits, resources, toml
 from icpo_core.config import Section
 from icpo_core.workers import devices
 
 GIB = 1 << 30
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 SHARED_MEMORY = Path("/dev/shm")
 
 Size = Annotated[float, Field(ge=0.0)]
@@ -109,19 +107,9 @@ def here(folder: Path) -> Machine:
             memory_gib=min(float(one[1]) for one in chosen) / 1024 if chosen else 0.0,
         ),
         host=Host(
-            cores=len(os.sched_getaffinity(0)),
-            memory_gib=_memory() / GIB,
+            cores=limits.cores(),
+            memory_gib=limits.memory() / GIB,
             shared_memory_gib=shared / GIB,
             disk_free_gib=shutil.disk_usage(folder.resolve()).free / GIB,
         ),
     )
-
-
-def _memory() -> int:
-    """Bytes this process may use: the machine's, or its control group's limit."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        limit = CGROUP_LIMIT.read_text().strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdecimal() else total

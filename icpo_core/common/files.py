@@ -38,6 +38,7 @@ _DISK = {
     errno.EROFS: "the file system is read-only: make it writable, or set run.directory elsewhere",
     errno.EACCES: "permission denied: mend it, or set run.directory elsewhere",
     errno.EPERM: "not permitted here: mend it, or set run.directory elsewhere",
+    errno.EFBIG: "a file may not grow that large here: raise `ulimit -f`",
     errno.EIO: "the disk fails to read or write: look at it, then go on",
 }
 

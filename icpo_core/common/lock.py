@@ -43,7 +43,12 @@ class RunLock(Closing):
     def acquire(self) -> None:
         """Raises RefusedError, naming the owner, if another process holds the run; ValueError if
         the file system has no locks."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # below /proc, say
+            raise ValueError(
+                f"{error.filename}: no folder can be made there; set run.directory elsewhere"
+            ) from None
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from icpo_core.common import strays
+from icpo_core.common import limits, strays
 from icpo_core.trainer.trainer import Trainer, has_compiler
 from icpo_core.workers.jobs import Message, Save, TrainerReady, TrainerSettings, Update
 from icpo_core.workers.process import Handler, Handlers, Say, attempt, serve
@@ -38,7 +38,7 @@ def main() -> None:
         torch.set_num_threads(update.threads)
     elif not torch.cuda.is_available():
         local = int(os.environ.get("LOCAL_SIZE", "1"))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+        torch.set_num_threads(max(1, limits.cores() // local))
 
     def build() -> tuple[TrainerReady, Handlers]:
         import deepspeed

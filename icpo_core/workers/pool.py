@@ -18,6 +18,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from icpo_core.common import limits
 from icpo_core.common.closing import Closing
 from icpo_core.config import Config, EngineSection
 from icpo_core.workers import devices
@@ -425,6 +426,6 @@ def _share(placed: list[list[str]], number: int, threads: int) -> dict[str, str]
     if len(placed) == 1:
         return None
     cores, count = sorted(os.sched_getaffinity(0)), len(placed)
-    each = threads or max(1, len(cores) // count)
+    each = threads or max(1, limits.cores() // count)
     mine = cores[number * each : (number + 1) * each] or [cores[number % len(cores)]]
     return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, mine))}

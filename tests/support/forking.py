@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,21 @@ class Forking:
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
-    def start(self, words: list[str], folder: Path, said: str, environment: dict[str, str]) -> int:
-        """Begin `icpo WORDS` in a folder; its process id. `said`: file or terminal for output."""
-        return self._ask(words=words, folder=str(folder), said=said, environment=environment)
+    def start(
+        self,
+        words: list[str],
+        folder: Path,
+        said: str,
+        environment: Mapping[str, str | None],
+        before: str = "",
+    ) -> int:
+        """Begin `icpo WORDS` in a folder; its process id. `said`: file or terminal for output.
+
+        A variable that is None is unset. `before`: Python code that the child runs first.
+        """
+        return self._ask(
+            words=words, folder=str(folder), said=said, environment=environment, before=before
+        )
 
     def status(self, pid: int) -> int:
         """Wait for its end; its exit status, negative for a signal that killed it."""
@@ -58,9 +71,14 @@ def child(job: dict[str, Any]) -> None:
     for number in (0, 1, 2):
         os.dup2(out, number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ.update(job["environment"])
+    for name, value in job["environment"].items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     tempfile.tempdir = None
     os.chdir(job["folder"])
+    exec(job["before"])
     sys.argv = ["icpo", *job["words"]]
     main()
 

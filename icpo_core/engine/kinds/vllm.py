@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from icpo_core.common import limits
 from icpo_core.common.files import model_digest
 from icpo_core.common.seeds import stable_seed
 from icpo_core.config import EngineSection
@@ -287,6 +288,9 @@ def keep_to_cores(threads: int) -> None:
     cores = sorted(os.sched_getaffinity(0))
     if bound := re.fullmatch(r"\d+(,\d+)*", os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "")):
         cores = [int(core) for core in bound.group().split(",")]
+    if not threads and limits.cores() < len(cores):
+        # A share of the time of all cores: no core is more this process's than another.
+        os.environ.setdefault("OMP_NUM_THREADS", str(limits.cores()))
     os.sched_setaffinity(0, cores[: threads or None])
 
 
