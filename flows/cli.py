@@ -33,6 +33,7 @@ from icpo.flows.commands import (
 )
 from icpo.flows.commands import eval as evaluate
 from icpo.flows.prefect_compat.terminal import ServerError, one_line
+from icpo.flows.ui.arguments import Parser
 from icpo_core.common.console import print_traceback
 from icpo_core.common.files import what_the_disk_says
 from icpo_core.common.text import line
@@ -42,7 +43,7 @@ from icpo_core.workers.process import WorkerError
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="icpo",
         description="In-Context Steered Policy Optimization as staged, resumable batch jobs.",
     )
@@ -61,10 +62,13 @@ def main(argv: list[str] | None = None) -> None:
         ended.exc_type, ended.exc_value, ended.exc_traceback
     )
     top = parser()
-    if not (sys.argv[1:] if argv is None else argv):
+    words = sys.argv[1:] if argv is None else argv
+    if not words:
         top.print_help()
         return
-    arguments = top.parse_args(argv)
+    if words[0] == "data":  # with options of its own, which are read later
+        words = ["data", "--", *words[1:]]
+    arguments = top.parse_args(words)
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -85,17 +89,17 @@ def main(argv: list[str] | None = None) -> None:
     except MemoryError:
         sys.exit(_fail(arguments, "no memory is left for it: raise `ulimit -v`, or free some", 1))
     except NotADirectoryError as error:
-        words = f"{error.filename}: is below a file, where no folder can be; name another place"
-        sys.exit(_fail(arguments, words, 2))
+        where = f"{error.filename}: is below a file, where no folder can be; name another place"
+        sys.exit(_fail(arguments, where, 2))
     except IsADirectoryError as error:
         sys.exit(_fail(arguments, f"{error.filename}: is a folder; name a file", 2))
     except OSError as error:
-        words = what_the_disk_says(error)
-        if words is None:
+        said = what_the_disk_says(error)
+        if said is None:
             raise
         if hasattr(arguments, "out"):
-            words = words.replace("set run.directory elsewhere", "give another --out")
-        sys.exit(_fail(arguments, words, 1))
+            said = said.replace("set run.directory elsewhere", "give another --out")
+        sys.exit(_fail(arguments, said, 1))
     except ending.Signalled as signalled:
         sys.exit(_fail(arguments, signalled, ending.FIRST_STATUS + signalled.number))
     sys.exit(status)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from icpo_core.workers.scratch import remove_all
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 GRACE_SECONDS = 15.0
 """How long a command may take to give back what it has; Slurm kills 30 s after a SIGTERM."""
@@ -80,6 +82,7 @@ class _End:
     def _now(self) -> None:
         assert self.by is not None
         os.write(2, f"icpo: {Signalled(self.by)}; the same command goes on\n".encode())
+        remove_all()
         os._exit(FIRST_STATUS + self.by)
 
     def _leave_terminal(self) -> None:

@@ -16,10 +16,12 @@ def add_parser(subparsers: Any) -> None:
 def call(arguments: argparse.Namespace) -> int:
     # Its options would pull transformers and math-verify into every `icpo --help`.
     from icpo.data.prepare import add_parser as add_prepare
+    from icpo.flows.ui.arguments import Parser
 
-    parser = argparse.ArgumentParser(prog="icpo data", description=__doc__)
+    parser = Parser(prog="icpo data", description=__doc__)
     add_prepare(parser.add_subparsers(dest="what", required=True))
-    chosen = parser.parse_args(arguments.rest or ["--help"], namespace=argparse.Namespace())
+    rest = arguments.rest[1:] if arguments.rest[:1] == ["--"] else arguments.rest
+    chosen = parser.parse_args(rest or ["--help"], namespace=argparse.Namespace())
     sys.stdout.flush()
     code: int = chosen.run(chosen)
     return code

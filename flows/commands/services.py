@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from icpo.flows.ui.arguments import port
 from icpo_core.common.console import Console
 
 
@@ -17,7 +18,7 @@ def add_parser(subparsers: Any) -> None:
         "`prefect deployment run icpo/train` works. Repeating it does no harm.",
     )
     up.add_argument("--host", default="127.0.0.1", help="address of the server")
-    up.add_argument("--port", type=int, default=4200)
+    up.add_argument("--port", type=port, default=4200)
     up.add_argument(
         "--database",
         metavar="URL",

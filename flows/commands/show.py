@@ -47,6 +47,10 @@ def call(arguments: argparse.Namespace) -> int:
 
     run = Run.read(arguments.run)
     number = rollouts.newest(run) if arguments.iteration is None else arguments.iteration
+    there = run.paths.iterations()
+    if number not in there:
+        has = f"it has {there[0]} to {there[-1]}" if there else "it has none yet"
+        raise ValueError(f"--iteration {number}: no such iteration in {arguments.run}; {has}")
     groups = rollouts.read(run, number)
     chosen = groups if arguments.prompt is None else [rollouts.find(groups, arguments.prompt)]
     if arguments.json:

@@ -48,6 +48,8 @@ def add_parser(subparsers: Any) -> None:
 def call(arguments: argparse.Namespace) -> int:
     from icpo_core.run.run import Run
 
+    if arguments.run == "":
+        raise ValueError("--run: is empty; give the run a name, as --run first")
     if not arguments.config:
         if not Path(CONFIGURATION).is_file():
             raise ValueError(

@@ -86,7 +86,19 @@ def first_line(error: ValidationError, root: type[BaseModel]) -> str:
             if (was := keys.said(field, Renamed)) and was.name == first["loc"][-1]:
                 given = was.values.get(first["input"], next(iter(was.values.values())))
                 return f"{key}: is called {name} now; write {name} = {json.dumps(given)}"
-        near = difflib.get_close_matches(str(first["loc"][-1]), section.model_fields, n=1)
+        word = str(first["loc"][-1])
+        # In another section, or by the first letters of its words, or nearly so.
+        near = [
+            f"{name}.{word}"
+            for name, field in root.model_fields.items()
+            if section is root
+            and (model := keys.model_of(field.annotation))
+            and word in model.model_fields
+        ]
+        near += [
+            one for one in section.model_fields if word == "".join(w[0] for w in one.split("_"))
+        ]
+        near += difflib.get_close_matches(word, section.model_fields, n=1)
         known = ", ".join(section.model_fields)
         return f"{key}: unknown key" + (
             f"; did you mean {near[0]}?" if near else f"; known here: {known}"

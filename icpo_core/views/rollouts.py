@@ -147,7 +147,7 @@ def find(groups: list[Group], wanted: str) -> Group:
     """
     if wanted.isdigit() and 1 <= int(wanted) <= len(groups):
         return groups[int(wanted) - 1]
-    found = [group for group in groups if group.prompt_id.startswith(wanted)]
+    found = [one for one in groups if wanted != "0" and one.prompt_id.startswith(wanted)]
     if len(found) != 1:
         raise ValueError(
             f"--prompt {wanted}: {len(found) or 'no'} prompts of this iteration have an id that "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from icpo_core.common import limits
 from icpo_core.config import Config
 
 
@@ -61,6 +62,11 @@ def place(config: Config, devices: list[str], hosts: dict[str, int]) -> Placemen
     if not devices:
         ranks = sum(hosts.values()) or update.ranks or 1
         engines = 0 if rollout.endpoints else rollout.engines or 1
+        if engines and each > limits.cores():
+            raise ValueError(
+                f"rollout.engine.tensor_parallel = {each} needs as many devices or cores; there are "
+                f"no devices and {limits.cores()} cores: lower it"
+            )
         return Placement([[] for _ in range(engines)], [], ranks, False)
     split = config.run.placement == "split"
     count = len(devices)

@@ -13,6 +13,7 @@ from pathlib import Path
 PREFIX = "icpo-"
 YOUNG_SECONDS = 60.0
 """Age below which a folder may be one that is just being made."""
+_HELD: set[str] = set()
 
 
 class Scratch(tempfile.TemporaryDirectory[str]):
@@ -23,12 +24,20 @@ class Scratch(tempfile.TemporaryDirectory[str]):
         super().__init__(prefix=PREFIX)
         self._held: int | None = os.open(self.name, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._held, fcntl.LOCK_EX)
+        _HELD.add(self.name)
 
     def cleanup(self) -> None:
         super().cleanup()
+        _HELD.discard(self.name)
         if self._held is not None:
             os.close(self._held)
             self._held = None
+
+
+def remove_all() -> None:
+    """Remove the folders of this process, which is about to end at once."""
+    for name in list(_HELD):
+        shutil.rmtree(name, ignore_errors=True)
 
 
 def sweep(above: Path, now: float) -> list[Path]:
