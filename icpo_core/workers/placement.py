@@ -64,8 +64,8 @@ def place(config: Config, devices: list[str], hosts: dict[str, int]) -> Placemen
         engines = 0 if rollout.endpoints else rollout.engines or 1
         if engines and each > limits.cores():
             raise ValueError(
-                f"rollout.engine.tensor_parallel = {each} needs as many devices or cores; there are "
-                f"no devices and {limits.cores()} cores: lower it"
+                f"rollout.engine.tensor_parallel = {each} needs as many devices or cores, and "
+                f"there are no devices and {limits.cores()} cores: lower it"
             )
         return Placement([[] for _ in range(engines)], [], ranks, False)
     split = config.run.placement == "split"

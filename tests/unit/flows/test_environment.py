@@ -110,7 +110,7 @@ def own_packages(folder: Path) -> Mapping[str, str]:
         (folder / name / "__init__.py").write_text("raise ImportError('not for icpo')")
     return {
         "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT))),
-        "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONOPTIMIZE": "2",
+        "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
         "HOME": "/proc", "TMPDIR": str(folder / "nowhere"), "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
 
