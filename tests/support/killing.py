@@ -41,9 +41,13 @@ class Death:
 class Zygote:
     """Parent's side; a context manager."""
 
+    def __init__(self, environment: dict[str, str] | None = None) -> None:
+        self._environment = {**os.environ, **(environment or {})}
+
     def __enter__(self) -> Zygote:
         self._process = subprocess.Popen(
             [sys.executable, __file__],
+            env=self._environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -55,6 +59,10 @@ class Zygote:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(30)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def run(
         self,
