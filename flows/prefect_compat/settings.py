@@ -24,8 +24,8 @@ SERVER = {
 RUNS = {
     # The least that Prefect allows. A run whose process is gone is noticed after three of them.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-    # 2 + 4 + ... + 64 s: how long a run waits for a server that is away, before it stops.
-    "PREFECT_CLIENT_MAX_RETRIES": "6",
+    # 2 + 4 + 8 + 16 s: how long a run waits for a server that is away, before it stops.
+    "PREFECT_CLIENT_MAX_RETRIES": "4",
 }
 """Of flow runs."""
 

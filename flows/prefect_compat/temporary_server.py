@@ -12,6 +12,8 @@ from uuid import uuid4
 
 import psutil
 
+from icpo.flows.prefect_compat import configured_server
+
 APPLICATION = "prefect.server.api.server:create_app"
 """What uvicorn serves there, on its command line."""
 OWNER = "ICPO_SERVER_OF"
@@ -55,10 +57,12 @@ def end_with_this_process() -> None:
 
 @contextmanager
 def end_is_noticed() -> Iterator[None]:
-    """In the body, once the temporary server, if there is one, has ended, ask it no more."""
+    """In the body, once the server, temporary or configured, has ended, ask it no more."""
     server, over = _server(), threading.Event()
     if server is not None:
         threading.Thread(target=_notice_end, args=(server, over), daemon=True).start()
+    else:
+        configured_server.watch_until(over)
     try:
         yield
     finally:
@@ -66,7 +70,7 @@ def end_is_noticed() -> Iterator[None]:
 
 
 def _notice_end(server: psutil.Process, over: threading.Event) -> None:
-    """Every request would be tried for two minutes, as is right for a server that somebody starts
+    """Every request would be tried for half a minute, as is right for a server that somebody starts
     again."""
     from prefect.settings import get_current_settings
 

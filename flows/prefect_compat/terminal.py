@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,9 +91,11 @@ def _trouble(error: httpx.HTTPError) -> str:
     if ended.is_set():
         return "the embedded Prefect server ended, so the run stops; start it again to go on"
     if not isinstance(error, httpx.HTTPStatusError):
+        here = "PREFECT_API_URL" in os.environ
+        without = "unset PREFECT_API_URL" if here else "`prefect config unset PREFECT_API_URL`"
         return (
             f"{api}: the Prefect API does not answer ({error}); start it, for example with "
-            "`icpo up`, or unset PREFECT_API_URL to do without"
+            f"`icpo up`, or {without} to do without"
         )
     if error.response.status_code in (401, 403):
         return f"{api}: the Prefect API wants a password: set PREFECT_API_AUTH_STRING=USER:PASSWORD"

@@ -178,6 +178,16 @@ class Run:
         folder = self.paths.stage("update", iteration) / "model"
         return Policy(folder, found.policy_version, folder / "probe.parquet")
 
+    def require_whole_weights(self, iteration: int) -> None:
+        """Read every byte of an update that is there; what is not as recorded is marked, so that it
+        is made again when the run goes on. Raises ValueError, naming the file."""
+        found = self.store.manifest("update", iteration)
+        assert found is not None
+        pruned = self.store.marks.pruned("update", iteration)
+        for record in found.files:
+            if record.name not in pruned:
+                self.store.file("update", iteration, record.name)
+
     def has_weights(self, iteration: int) -> bool:
         """Whether the weights of a finished update are still there."""
         return "model/config.json" not in self.store.marks.pruned("update", iteration)
@@ -185,8 +195,12 @@ class Run:
     def nearest_policy(self, iteration: int) -> Path:
         """Folder of the newest weights up to an iteration that are there: an engine may start with
         them and load others."""
+        number = self.nearest_weights(iteration)
+        return self.paths.stage("update", number) / "model" if number else self.base_model
+
+    def nearest_weights(self, iteration: int) -> int:
+        """The newest update up to an iteration whose weights are there; 0: the base model."""
         for number in range(iteration, 0, -1):
-            folder = self.paths.stage("update", number) / "model"
             if self.store.finished("update", number) is not None and self.has_weights(number):
-                return folder
-        return self.base_model
+                return number
+        return 0

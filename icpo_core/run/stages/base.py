@@ -20,6 +20,7 @@ from icpo_core.run.timeline import Recorder
 from icpo_core.store.manifest import Manifest
 from icpo_core.store.tables import Written
 from icpo_core.store.work import Work
+from icpo_core.workers.process import EndedError, WorkerError
 
 Inputs = dict[str, str | None]
 """Digest of everything that a stage reads, by name."""
@@ -127,7 +128,15 @@ def load_policy(session: Session, noted: Recorder, iteration: int, after: int) -
     """Have the engines of an iteration hold the policy that came `after` one; facts of it."""
     started, clock = time.time(), time.monotonic()
     policy = session.run.policy(after)
-    reply = session.tools(iteration).workers.load(policy.folder, policy.version, policy.proof)
+    try:
+        reply = session.tools(iteration).workers.load(policy.folder, policy.version, policy.proof)
+    except EndedError:
+        raise
+    except (ValueError, WorkerError):
+        # Of files that are damaged an engine says all kinds of things, each time anew.
+        for number in {after, session.run.nearest_weights(after)} - {0}:
+            session.run.require_whole_weights(number)
+        raise
     noted.load(reply, started, time.monotonic() - clock)
     facts = {"reload_seconds": reply.reload_seconds, "probe_gap": reply.proof_gap}
     return facts | reply.proof

@@ -422,3 +422,25 @@ def test_links_out_of_a_run_are_named_and_not_followed(whole: Path, tmp_path: Pa
     ):
         pass
     assert {path: path.stat().st_mtime_ns for path in outside.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "probe.parquet"])
+def test_weights_that_an_engine_refuses_are_made_again_by_the_next_start(
+    name: str, whole: Path, tmp_path: Path
+) -> None:
+    """Without a check: the engine only says that it cannot hold them."""
+    shorter = Run.of(stubs.configuration(tmp_path, "run", "run.iterations=2"))
+    with stubs.stubbed(shorter) as session:
+        stubs.train(session)
+    weights = shorter.paths.stage("update", 2) / "model" / name
+    flip(weights, weights.stat().st_size - 6)  # in the footer, or the last weight
+    run = Run.of(stubs.configuration(tmp_path, "run"))
+    with (
+        pytest.raises(ValueError, match=f"{name}: is not what was recorded.*it is made again"),
+        stubs.stubbed(run) as session,
+    ):
+        stubs.train(session)
+    with stubs.stubbed(Run.named(run.paths.root)) as session:
+        stubs.train(session)
+    assert integrity.check(run.paths) == []
+    assert stubs.digests(run.paths.root) == stubs.digests(whole / "runs" / "run")
