@@ -53,8 +53,8 @@ def call(arguments: argparse.Namespace) -> int:
         console.print(
             Text.assemble((str(one.file), "red"), f": {one.what}; {one.mend}"), soft_wrap=True
         )
-    if damages:
+    if any(not one.mended for one in damages):
         console.print(f"To mend: icpo train {arguments.run}", highlight=False, soft_wrap=True)
-    else:
+    elif not damages:
         console.print(f"{arguments.run}: every file is as it was recorded", highlight=False)
     return int(bool(damages))

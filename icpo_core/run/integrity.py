@@ -37,6 +37,8 @@ class Damage:
     """In words, what is wrong with it."""
     mend: str
     """What makes it whole again, or what was done."""
+    mended: bool = False
+    """Whether nothing is left to do: it was no part of the run, and was moved aside."""
 
 
 def check(paths: RunPaths, on_progress: Progress = lambda done, all_: None) -> list[Damage]:
@@ -140,7 +142,8 @@ class _Check:
             moved = self.paths.set_aside(path)
         except ValueError as error:
             return Damage(path, what, f"could not be moved aside: {error}")
-        return Damage(path, what, f"was moved to {moved}: remove it if it is not needed")
+        # Where it lay in the place of a part of the run, that one is missing, and said to be.
+        return Damage(path, what, f"was moved to {moved}: remove it if it is not needed", True)
 
     # --- what is not what was recorded --------------------------------------------------------
 
@@ -179,7 +182,7 @@ class _Check:
                 if f"seconds/{stage}" in row:
                     children[stage, number] = self.paths.metrics.name
         for key, manifest in manifests.items():
-            for parent in manifest.parents:
+            for parent in manifest.parents.values():
                 if (place := place_of(Path(parent))) is not None:
                     children.setdefault(place, self.paths.place(*key))
         return [

@@ -162,12 +162,21 @@ def finished(place: Place) -> Path | None:
     return place.draw.choice(files) if files else None
 
 
+def _unlinked(path: Path) -> None:
+    """Its own bytes: on one disk the base model's tokenizer is linked into the run."""
+    copy = path.with_name(path.name + ".partial")
+    shutil.copy2(path, copy)
+    copy.replace(path)
+
+
 def on_a_file(harm: Callable[[Place, Path], None]) -> Fault:
     def fault(place: Place) -> str | None:
         path = finished(place)
         if path is None:
             return None
         try:
+            if not place.own_disk and path.stat().st_nlink > 1:
+                _unlinked(path)
             harm(place, path)
         except FileNotFoundError:  # the run was quicker
             return None

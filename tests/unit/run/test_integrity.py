@@ -132,6 +132,13 @@ def a_manifest_lost(run: RunPaths) -> None:
     run.manifest("select", 2).unlink()
 
 
+@kind("it-0002/prompts: is missing, and it-0002/rollout has it")
+def a_manifest_lost_before_its_figures_were_recorded(run: RunPaths) -> None:
+    run.manifest("prompts", 2).unlink()
+    rows = [{k: v for k, v in row.items() if k != "seconds/prompts"} for row in metrics.read(run)]
+    metrics.write(run, rows)
+
+
 @kind("it-0001/update: is missing")
 def a_manifest_lost_of_an_update(run: RunPaths) -> None:
     run.manifest("update", 1).unlink()

@@ -231,6 +231,11 @@ def test_check_names_what_is_damaged(runs: Path, capsys: pytest.CaptureFixture[s
     status, out, _ = icpo(capsys, "check", runs / "run")
     assert (status, "every file is as it was recorded" in out) == (0, True)
     path = runs / "run" / "it-0002" / "select" / "batch.parquet"
+    (path.parent / "more.parquet").write_bytes(b"x")
+    status, out, _ = icpo(capsys, "check", runs / "run")
+    assert (status, "is no file of select; was moved to" in out, "To mend" in out) == (
+        1, True, False,
+    )  # fmt: skip
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     path.write_bytes(data)
