@@ -183,7 +183,9 @@ class _Check:
                     children[stage, number] = self.paths.metrics.name
         for key, manifest in manifests.items():
             for parent in manifest.parents.values():
-                if (place := place_of(Path(parent))) is not None:
+                place = place_of(Path(parent))
+                # A branch has links to some stages and no folder of those that these were made of.
+                if place is not None and self.paths.stage(*place).is_dir():
                     children.setdefault(place, self.paths.place(*key))
         return [
             Damage(self.paths.stage(*key), f"is missing, and {child} has it", _again(*key))
