@@ -34,7 +34,7 @@ from icpo_core.store.paths import RunPaths
 Say = Callable[[str], None]
 REFUSALS = 4
 """Attempts in a row that may end by themselves with an error before a run counts as lost."""
-LEFT_SECONDS = 20.0
+LEFT_SECONDS = 60.0
 EARLY = 0.3
 """Share of the attempts that may be struck before they have finished a stage."""
 
@@ -77,7 +77,7 @@ class _Forked:
 class StandIns:
     """The stand-ins of `stubs`, in a process that is forked in milliseconds."""
 
-    until_hung, moments = 60.0, 1.0
+    until_hung, moments = 180.0, 1.0
 
     def __init__(self, zygote: Zygote, pool: ThreadPoolExecutor, iterations: int) -> None:
         self.faults = dict(FAULTS)
