@@ -49,5 +49,13 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# What `.[cpu]` is made of, with the digests of all files that the package index has. The CPU build of
+# torch is not there: it comes from where Makefile's TORCH or UV_FIND_LINKS says, by its version.
+.PHONY: constraints
+constraints: setup
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra cpu --python-version 3.11 --generate-hashes \
+	  --no-annotate --no-emit-package torch $(TORCH) --custom-compile-command "make constraints" \
+	  -o constraints.txt
+
 clean:
 	rm -rf $(VENV)
