@@ -41,11 +41,13 @@ def reads(reader: Reader) -> Inputs:
 
 def settings(config: Config) -> dict[str, Any]:
     shaping = {"format", "thinking", "instruction", "question_template", "example_template"}
-    evaluate, judges = slice_of(config.evaluate), {}
+    evaluate = slice_of(config.evaluate)
+    judges: dict[str, Any] = {}
     evaluate.pop("verifier", None)  # what it comes to counts
     if config.own_judges:
-        judges = {"verify": slice_of(config.verify)}
-        judges["verify"].pop("rules", None)  # it has its own
+        judge = slice_of(config.verify)
+        judge.pop("rules", None)  # it has its own
+        judges = {f"verify.{key}": value for key, value in judge.items()}
     return {
         **judges,
         "evaluate": evaluate,

@@ -53,6 +53,8 @@ READERS: dict[str, frozenset[str]] = {
     "rollout.engine": frozenset({"rollout", "evaluate"}),
     "verify.seconds": frozenset({"verify", "evaluate"}),
     "verify.memory_mb": frozenset({"verify", "evaluate"}),
+    "verify.verifier": frozenset({"verify", "evaluate"}),
+    "verify.rewards": frozenset({"verify", "evaluate"}),
     # How the work is done, where, for how long, and what is kept: no result changes.
     "preset": NOBODY,
     "run": NOBODY,
@@ -168,7 +170,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.paths.root
 
 
-@pytest.mark.parametrize("key", sorted(KEYS.keys() - SOURCES - {"rollout.off_policy_steps"}))
+# Reruns other stages than its own, or says nothing where training is judged by `math`: see
+# `test_one_step_off_policy_…`, and test_own_reward.
+ELSEWHERE = {"rollout.off_policy_steps", "evaluate.verifier"}
+
+
+@pytest.mark.parametrize("key", sorted(KEYS.keys() - SOURCES - ELSEWHERE))
 def test_changing_a_key_makes_again_just_the_stages_that_read_it(key: str, trained: Path) -> None:
     """For every key there is: of a finished run, with one key changed, exactly the stages that
     read the key are stale, for that key; what depends on them is judged when they are made."""
