@@ -298,11 +298,14 @@ class LossSection(Section):
     """How token losses become one number, always over mini-batch, micro-batches and ranks."""
     constant_length: Annotated[int | None, Field(ge=1)] = None
     """`constant` aggregation: tokens a sequence counts for (Dr.GRPO). Unset: rollout.max_tokens."""
-    correction: Literal["off", "truncate", "mask"] = "off"
+    correction: Literal["off", "truncate", "mask", "sequence-mask"] = "off"
     """Importance correction of on-policy tokens by w = trainer's / engine's probability under the
-    weights that sampled: `truncate` min(w, cap), `mask` 0 unless 1/cap <= w <= cap."""
+    weights that sampled: `truncate` min(w, cap), `mask` 0 unless floor <= w <= cap (IcePop: 0.5 and
+    5), `sequence-mask` the w of the whole response, and 0 past the cap (TRL: 3)."""
     correction_cap: Annotated[float, Field(gt=1.0)] = 2.0
     """Cap of the correction."""
+    correction_floor: Annotated[float | None, Field(gt=0.0, lt=1.0), Since(None)] = None
+    """Least w of `mask` and `sequence-mask`. Unset: 1/cap for `mask`, none for `sequence-mask`."""
 
 
 class LoraSection(Section):
@@ -335,6 +338,8 @@ class UpdateSection(Section):
     eps: Annotated[Positive, Since(1e-8)] = 1e-8
     """AdamW's term beside the root of the second moment."""
     weight_decay: NonNegative = 0.0
+    decay_norms: Annotated[bool, Since(True)] = False
+    """Weight decay for norms and biases too. Runs of 0.1.0 have it on, and keep it."""
     grad_clip: Positive = 1.0
     """Largest global gradient norm."""
     mini_batch: CountOrNone = 0
@@ -344,7 +349,8 @@ class UpdateSection(Section):
     packing: bool | None = None
     """Rows of a micro-batch one behind another, without padding; without flash attention each
     prompt stands once for all its responses. false: beside each other, padded. Unset: packed, but
-    padded where there is no flash attention and the model cannot share prompts: tokens² is dear."""
+    padded where there is no flash attention and the model cannot share prompts: tokens² is dear.
+    What is not exact for the model is not used (docs/method.md, Layouts prove themselves)."""
     old_logprobs: Literal["trainer", "engine"] = "trainer"
     """Who says what the old policy's logprobs were."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"

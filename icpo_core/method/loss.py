@@ -191,19 +191,27 @@ def _correction(
     """Weight w = π_old/π_engine of on-policy tokens, without gradient; 1 elsewhere.
 
     The sample came from the engine, whose kernels and precision give slightly other probabilities
-    than the trainer's. `truncate`: min(w, cap); `mask`: 0 unless 1/cap <= w <= cap. A masked token
-    keeps its place in the normaliser. Where the ratio is of sequences (GSPO), so is the weight.
+    than the trainer's. `truncate`: min(w, cap); `mask`: 0 unless floor <= w <= cap, by default
+    1/cap (other bounds: IcePop, arXiv 2510.18855). `sequence-mask`: the product of w over the
+    response, 0 past cap (TRL's default). A masked token keeps its place in the normaliser. Where
+    the ratio is of sequences (GSPO), `truncate` and `mask` take the geometric mean.
     """
     if inputs.behaviour_logprobs_BT is None:
         raise ValueError("loss.correction is on: behaviour_logprobs_BT must be given")
     gap_BT = (inputs.old_logprobs_BT - inputs.behaviour_logprobs_BT).detach()
     gap_BT = gap_BT.masked_fill(~(policy_BT & _known(inputs)), 0.0)
-    if of_sequence:
+    whole = settings.correction == "sequence-mask"
+    if whole:
+        gap_BT = gap_BT.sum(1, keepdim=True) * policy_BT
+    elif of_sequence:
         gap_BT = sequence_mean(gap_BT, policy_BT)
     bound = math.log(settings.correction_cap)
     if settings.correction == "truncate":
         return gap_BT.clamp_max(bound).exp()
-    inside_BT = gap_BT.abs() <= bound
+    floor = -math.inf if whole else -bound
+    if settings.correction_floor is not None:
+        floor = math.log(settings.correction_floor)
+    inside_BT = (gap_BT >= floor) & (gap_BT <= bound)
     return gap_BT.masked_fill(~inside_BT, 0.0).exp() * inside_BT
 
 

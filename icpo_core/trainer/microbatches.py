@@ -1,7 +1,7 @@
 """Rows into micro-batches of a token budget, and micro-batches over ranks.
 
-How rows stand in a micro-batch is its layout: beside each other and padded, packed one behind
-another into one long row, or shared, packed with each prompt once for all its responses.
+How rows stand in a micro-batch is its layout: beside each other and padded, alone, packed one
+behind another into one long row, or shared, packed with each prompt once for all its responses.
 
 Legend: B rows of a micro-batch, S tokens of prompt and response but the last, which predicts
 nothing, T tokens of the response, N all response tokens of a micro-batch, row by row.
@@ -38,8 +38,13 @@ class Layout(StrEnum):
     """How the rows of a micro-batch stand."""
 
     PADDED = "padded"
+    ALONE = "alone"
     PACKED = "packed"
     SHARED = "shared"
+
+
+BESIDE = (Layout.PADDED, Layout.ALONE)
+"""Layouts whose rows stand beside each other, padded on the right."""
 
 
 def choose(packing: bool | None, flash_attention: bool, shares_prompts: bool) -> Layout:
@@ -67,6 +72,14 @@ def same_on_all(layout: Layout, ranks: int) -> Layout:
                 "flash attention on some of them only? Set update.packing = false"
             )
     return layout
+
+
+def on_all(holds: bool, ranks: int, device: torch.device) -> bool:
+    """Whether it holds on all ranks, which all ask."""
+    every = torch.tensor(float(holds), device=device)
+    if ranks > 1:
+        dist.all_reduce(every, dist.ReduceOp.MIN)
+    return bool(every)
 
 
 @dataclass(frozen=True)
@@ -167,6 +180,8 @@ def plan(
     longer than the budget stands alone. A shared prompt counts with each of its rows: attention
     sees it there, and no micro-batch needs more memory than if it were packed.
     """
+    if layout is Layout.ALONE:
+        budget = 1
     if layout is Layout.SHARED:
         bundles = _bundles(rows, budget, ranks)
     else:
@@ -179,7 +194,7 @@ def plan(
         rank = loads.index(min(loads))
         shares[rank].append(index)
         loads[rank] += lengths[index]
-    cut = [_cut(share, lengths, budget, layout is not Layout.PADDED) for share in shares]
+    cut = [_cut(share, lengths, budget, layout not in BESIDE) for share in shares]
     most = max(1, *(len(batches) for batches in cut))
     whole = [[[i for b in batch for i in bundles[b]] for batch in batches] for batches in cut]
     return [batches + [[] for _ in range(most - len(batches))] for batches in whole]
@@ -270,7 +285,7 @@ def collate(
     blank = rows or [Row(tokens[:0], tokens[:0])]
     return MicroBatch(
         tokens_BS=put(tokens.reshape(shape)),
-        positions_BS=None if layout is Layout.PADDED else put(positions.reshape(shape)),
+        positions_BS=None if layout in BESIDE else put(positions.reshape(shape)),
         shared=shared,
         predictors_N=put(np.concatenate(predictors)),
         targets_N=put(np.concatenate(targets)),
@@ -285,7 +300,7 @@ def collate(
 def _places(rows: Sequence[Row], layout: Layout) -> tuple[list[Numbers], tuple[int, int]]:
     """Where the tokens of each row stand, flat, and the shape [B, S] of them all."""
     places: list[Numbers] = []
-    if layout is Layout.PADDED:
+    if layout in BESIDE:
         longest = max((row.length for row in rows), default=1)
         places = [np.arange(row.length) + i * longest for i, row in enumerate(rows)]
         return places, (max(1, len(rows)), longest)

@@ -137,6 +137,7 @@ def load_policy(
         first = str(error).splitlines()[0]
         raise ValueError(f"{folder}: cannot be loaded as a language model ({first})") from error
     _drop_nothing(model)
+    _require_numbers(model, folder)
     _require_plain_logits(model, folder)
     shares_prompts = shared_rows and not flash_attention and share_prompts(model)
     absent = tokens.read(folder).unknown
@@ -157,6 +158,19 @@ def _drop_nothing(model: nn.Module) -> None:
         for name, value in vars(module).items():
             if "dropout" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
+
+
+@torch.no_grad()
+def _require_numbers(model: PreTrainedModel, folder: Path) -> None:
+    for name, value in model.named_parameters():
+        if value.is_floating_point() and value.numel():
+            low, high = value.aminmax()  # both are NaN where one value is
+            if not bool(torch.isfinite(low) & torch.isfinite(high)):
+                what = "NaN" if bool(low.isnan()) else "infinity"
+                raise ValueError(
+                    f"{folder}: the weight {name} holds {what}: these weights are damaged, or came "
+                    "out of a training that diverged; take another folder"
+                )
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from icpo_core.common.files import weight_digests, write_json
 from icpo_core.models.folder import TOKENIZER_FILES
 from icpo_core.store import tables
 from icpo_core.trainer import lora
-from icpo_core.trainer.microbatches import Row, collate
+from icpo_core.trainer.microbatches import Layout, Row, collate
 
 SHARD_SIZE = "1GB"
 """So that a large model's files are hashed side by side."""
@@ -69,7 +69,9 @@ def _gathered(engine: Any, model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def write_probe(engine: Any, rows: list[Row], pad_id: int, file: Path) -> None:
+def write_probe(
+    engine: Any, rows: list[Row], pad_id: int, file: Path, layout: Layout = Layout.PADDED
+) -> None:
     """Sequences of the batch and their logprobs at temperature 1 under the weights in `engine`."""
     # Different prompts as far as there are any, and then what is left.
     there = [row for row in rows if row.length]
@@ -80,10 +82,14 @@ def write_probe(engine: Any, rows: list[Row], pad_id: int, file: Path) -> None:
     chosen = [*first.values(), *(row for row in there if id(row) not in taken)][:PROBE_ROWS]
     sequences = [np.concatenate([r.prompt_ids, r.response_ids])[:PROBE_TOKENS] for r in chosen]
     sequences = sequences or [np.arange(min(16, engine.module.model.config.vocab_size))]
-    micro = collate([Row(ids[:1], ids[1:]) for ids in sequences], pad_id, engine.device)
-    logprobs_N, _ = engine(**micro.inputs, temperature=1.0, entropy=False)
+    whole = [Row(ids[:1], ids[1:]) for ids in sequences]
+    batches = [[row] for row in whole] if layout is Layout.ALONE else [whole]
+    parts: list[Tensor] = []
+    for batch in batches:
+        micro = collate(batch, pad_id, engine.device)
+        logprobs_N, _ = engine(**micro.inputs, temperature=1.0, entropy=False)
+        parts += logprobs_N.cpu().split([len(row.response_ids) for row in batch])
     if dist.get_rank() == 0:
-        parts = logprobs_N.cpu().split([len(ids) - 1 for ids in sequences])
         table = [
             {"token_ids": ids.tolist(), "logprobs": part.tolist()}
             for ids, part in zip(sequences, parts, strict=True)

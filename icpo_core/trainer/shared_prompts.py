@@ -91,7 +91,8 @@ def share_prompts(model: PreTrainedModel) -> bool:
         model.set_attn_implementation(NAME)
         if config._attn_implementation == NAME and _is_exact(model):
             return True
-    except (ValueError, TypeError):  # it has attention of its own, or does not hand `shared` on
+    # It has attention of its own, or does not hand `shared` on.
+    except (ValueError, TypeError, RuntimeError):
         pass
     model.set_attn_implementation(before)
     return False
@@ -122,8 +123,9 @@ def hidden_states(
     more: dict[str, Any] = {}
     if shared is not None:
         # A mask of four dimensions is taken as it is: else one of N x N would be made for nothing.
-        more = {"shared": shared, "attention_mask": tokens.new_zeros(1, 1, 1, 1)}
-    states: Tensor = body(
-        input_ids=tokens, position_ids=positions, use_cache=False, **more
-    ).last_hidden_state
+        # True: what does not hand `shared` on attends to all, which the trial then sees.
+        more = {"shared": shared, "attention_mask": tokens.new_ones(1, 1, 1, 1, dtype=torch.bool)}
+    if positions is not None:
+        more["position_ids"] = positions
+    states: Tensor = body(input_ids=tokens, use_cache=False, **more).last_hidden_state
     return states

@@ -46,7 +46,8 @@ def save(engine: Any, folder: Path, state_id: str, shape: dict[str, Any]) -> Non
 def load(engine: Any, folder: Path, shape: dict[str, Any]) -> str:
     """Load a saved state; its name. Raises ValueError if it is not whole or does not fit."""
     saved = read_json(folder / "state.json")
-    for name, value in shape.items():
+    for name in dict.fromkeys([*shape, "undecayed"]):
+        value = shape.get(name)
         if saved.get(name) != value:
             raise ValueError(
                 f"{folder}: saved with {name} {saved.get(name)}, this trainer has {value}; set "

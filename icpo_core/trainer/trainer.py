@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,22 @@ from torch import Tensor
 from icpo_core.common import plugins
 from icpo_core.common.files import canonical_digest, model_digest, read_json
 from icpo_core.config import LossSection, UpdateSection
-from icpo_core.method.loss import LossOutputs, Totals, has_signal, icpo_loss, uses_kl
+from icpo_core.method.loss import Totals, has_signal, icpo_loss, uses_kl
 from icpo_core.method.policy_losses import LossInputs, policy_loss
 from icpo_core.models.architecture import from_config
 from icpo_core.models.flops import training_flops
 from icpo_core.store import tables
-from icpo_core.trainer import lora, state
+from icpo_core.trainer import decay, lora, state
+from icpo_core.trainer.layouts import choose_proven
 from icpo_core.trainer.learning_rate import learning_rate
 from icpo_core.trainer.microbatches import (
+    BESIDE,
     Layout,
     MicroBatch,
     Row,
     choose,
     collate,
+    on_all,
     padding_share,
     plan,
     rows_of,
@@ -46,7 +50,7 @@ from icpo_core.trainer.microbatches import (
 )
 from icpo_core.trainer.policy import Policy, flash_attention, load_policy
 from icpo_core.trainer.publish import publish, write_probe
-from icpo_core.trainer.update_metrics import Figures
+from icpo_core.trainer.update_metrics import Figures, add_gap
 from icpo_core.workers.jobs import Restore, Save, Saved, Update, Updated
 
 DEFAULT_GAP = {"float32": 1e-4, "bfloat16": 0.1}
@@ -73,6 +77,8 @@ class Trainer:
         self.base_version = model_digest(model)
         self.flash_attention = flash_attention(DTYPES[update.dtype])
         self.engine: Any = None
+        self.layout, self._proven = Layout.PADDED, False
+        self.layout_note = ""
         self.adapted = bool(update.lora.rank)
         self._build()
         # With an adapter the reference is the policy with it switched off.
@@ -90,14 +96,15 @@ class Trainer:
         if self.settings.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable()
         policy.train()
-        self.layout = same_on_all(
+        wanted = same_on_all(
             choose(self.settings.packing, self.flash_attention, policy.shares_prompts), self.ranks
         )
         pad = policy.model.config.pad_token_id
         self.pad_id = pad if isinstance(pad, int) else 0
-        trained = [value for value in policy.parameters() if value.requires_grad]
         self.engine, _, _, _ = deepspeed.initialize(
-            model=policy, model_parameters=trained, config=self._deepspeed()
+            model=policy,
+            model_parameters=decay.groups(policy, self.settings),
+            config=self._deepspeed(),
         )
         self.device = self.engine.device
         self._norm: Tensor | None = None
@@ -105,7 +112,17 @@ class Trainer:
         if self._in_plain_torch():
             self.engine.optimizer.register_step_pre_hook(self._clip)
         self._set_groups()
+        if not self._proven:
+            self._prove(wanted)
         self.state_id = self.base_version
+
+    def _prove(self, wanted: Layout) -> None:
+        """Find the layout that is exact for this model here, and say so if it is another."""
+        agreed = partial(on_all, ranks=self.ranks, device=self.device)
+        module = self.engine.module
+        chosen = choose_proven(module, self.engine, wanted, self.pad_id, self.device, agreed)
+        self.layout, self.layout_note, self._proven = chosen.layout, chosen.note, True
+        print(chosen.note or f"{chosen.layout} rows are exact for this model", flush=True)
 
     def _policy(self) -> Policy:
         return load_policy(
@@ -206,7 +223,7 @@ class Trainer:
         stepped = time.perf_counter()
         folder = job.out / "model"
         weights = publish(self.engine, self.model, folder, self.settings.dtype)
-        write_probe(self.engine, rows, self.pad_id, folder / "probe.parquet")
+        write_probe(self.engine, rows, self.pad_id, folder / "probe.parquet", self.layout)
         timing = {
             "restore": restored - started,
             "step": stepped - restored,
@@ -219,6 +236,8 @@ class Trainer:
             replayed=replayed,
             timing=timing,
             work=work,
+            layout=str(self.layout),
+            layout_note=self.layout_note,
         )
 
     def _work(self) -> dict[str, Any]:
@@ -336,7 +355,7 @@ class Trainer:
         shown = shown_tokens(rows, batches) if self.layout is Layout.SHARED else of_rows
         responses = [len(rows[i].response_ids) for batch in batches for i in batch]
         self._trained = list(zip(of_rows, shown, responses, strict=True))
-        padded = self.layout is Layout.PADDED
+        padded = self.layout in BESIDE
         return {
             "padding_share": padding_share(lengths, batches) if padded else 0.0,
             "shared_share": 1.0 - sum(shown) / max(1, sum(of_rows)),
@@ -358,7 +377,7 @@ class Trainer:
             )
             inputs = self._inputs(micro, [old.get(i) for i in members], logprobs_N, entropy_N)
             outputs = icpo_loss(inputs, self.loss, totals, self.policy_loss)
-            _add_gap(outputs, inputs)
+            add_gap(outputs, inputs)
             figures.add(outputs)
             # DeepSpeed averages gradients over ranks; the loss is already divided by global totals.
             self.engine.backward(outputs.loss * self.ranks)
@@ -448,7 +467,7 @@ class Trainer:
 
     def _shape(self) -> dict[str, Any]:
         """What a saved state fits only if it is the same."""
-        return {
+        return ({"undecayed": True} if decay.spares(self.settings) else {}) | {
             "ranks": self.ranks,
             "zero_stage": int(self.engine.zero_optimization_stage()),
             "dtype": self.settings.dtype,
@@ -463,21 +482,10 @@ class Trainer:
         """Give the optimizer this trainer's settings: a state brings those that it was saved with,
         and in a branch they may be others now. Also where nothing was loaded, for objects of its
         own: a list that it shares with DeepSpeed's settings makes other bytes of a state."""
-        for group in self.engine.optimizer.param_groups:
+        for place, group in enumerate(self.engine.optimizer.param_groups):
             group["betas"] = tuple(self.settings.betas)
             group["eps"] = self.settings.eps
-            group["weight_decay"] = self.settings.weight_decay
-
-
-def _add_gap(outputs: LossOutputs, inputs: LossInputs) -> None:
-    """|trainer - engine| of each on-policy token: expert ones were sampled from another prompt."""
-    assert inputs.behaviour_logprobs_BT is not None
-    assert inputs.behaviour_known_B is not None
-    chosen_BT = inputs.mask_BT & (inputs.behaviour_known_B & ~inputs.expert_B)[:, None]
-    gap_BT = (inputs.logprobs_BT.detach() - inputs.behaviour_logprobs_BT).abs()
-    gap_BT = gap_BT.masked_fill(~chosen_BT, 0.0)
-    outputs.metrics["engine_gap/mean"] = (gap_BT.sum(), chosen_BT.sum())
-    outputs.maxima["engine_gap/max"] = gap_BT.amax()
+            group["weight_decay"] = 0.0 if place else self.settings.weight_decay
 
 
 def has_compiler() -> bool:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from icpo_core.method.loss import LossOutputs
+from icpo_core.method.policy_losses import LossInputs
 
 
 class Figures:
@@ -45,3 +46,14 @@ class Figures:
         }
         means |= dict(zip(self._names[1], maxima.tolist(), strict=True))
         return {"loss": loss / steps, **means}
+
+
+def add_gap(outputs: LossOutputs, inputs: LossInputs) -> None:
+    """|trainer - engine| of each on-policy token: expert ones were sampled from another prompt."""
+    assert inputs.behaviour_logprobs_BT is not None
+    assert inputs.behaviour_known_B is not None
+    chosen_BT = inputs.mask_BT & (inputs.behaviour_known_B & ~inputs.expert_B)[:, None]
+    gap_BT = (inputs.logprobs_BT.detach() - inputs.behaviour_logprobs_BT).abs()
+    gap_BT = gap_BT.masked_fill(~chosen_BT, 0.0)
+    outputs.metrics["engine_gap/mean"] = (gap_BT.sum(), chosen_BT.sum())
+    outputs.maxima["engine_gap/max"] = gap_BT.amax()

@@ -216,6 +216,9 @@ class Updated(Message):
     replayed: list[int]
     timing: dict[str, float]
     work: dict[str, Any] | None = None
+    layout: str = ""
+    """How rows stood in micro-batches, and why not as they were to, if so."""
+    layout_note: str = ""
     waits: dict[str, float] = {}
     """Seconds waited before the job could begin, by what for."""
 

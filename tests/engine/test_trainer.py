@@ -363,6 +363,20 @@ def test_schedule_and_eps_reach_the_optimizer(
     assert step < 1e-2 * RATE
 
 
+@pytest.mark.parametrize("stage", [0, 2])
+def test_norms_do_not_decay_unless_asked(
+    small: Path, stored: list[Path], tmp_path: Path, stage: int
+) -> None:
+    """Of a decay that takes all of a weight in one step a norm's scale shows nothing."""
+    zero = {"zero_optimization": {"stage": stage}}
+    decays = {"weight_decay": 1 / RATE, "deepspeed": zero}
+    spared = train(small, stored[:1], tmp_path / "spared", **decays).weights[0]
+    assert float(spared["model.norm.weight"].mean()) > 0.5
+    assert float(spared["model.layers.0.mlp.up_proj.weight"].abs().max()) <= 1.01 * RATE
+    asked = train(small, stored[:1], tmp_path / "asked", decay_norms=True, **decays).weights[0]
+    assert float(asked["model.norm.weight"].abs().max()) <= 1.01 * RATE
+
+
 def test_a_state_that_is_not_the_parent_is_refused(
     small: Path, stored: list[Path], plain: Steps, tmp_path: Path
 ) -> None:

@@ -31,9 +31,12 @@ def reads(reader: Reader) -> Inputs:
 
 
 def settings(config: Config) -> dict[str, Any]:
+    update = slice_of(config.update)
+    if not config.update.weight_decay:
+        update.pop("decay_norms", None)  # of no decay no part can be left out
     return {
         "loss": slice_of(config.loss),
-        "update": slice_of(config.update),
+        "update": update,
         "rollout.temperature": config.rollout.temperature,
     }
 
@@ -52,7 +55,12 @@ def make(session: Session, work: Work) -> Made:
     figures = {name: value for name, value in reply.metrics.items() if math.isfinite(value)}
     write_json(folder / "metrics.json", figures, durable=False)
     facts: dict[str, Any] = {"replayed": reply.replayed, "timing": reply.timing}
-    facts |= {"work": reply.work, "spans": noted.facts()}
+    facts |= {"work": reply.work, "spans": noted.facts(), "layout": reply.layout}
+    if reply.layout_note:
+        facts["layout_note"] = reply.layout_note
+        before = session.run.store.manifest("update", work.iteration - 1)
+        if before is None or before.facts.get("layout_note") != reply.layout_note:
+            session.observer.decision(f"update {work.iteration}: {reply.layout_note}")
     known = {f"model/{name}": Written(digest) for name, digest in reply.weights.items()}
     return Made(facts, reply.policy_version, known)
 

@@ -228,7 +228,11 @@ def slow_loss(x: LossInputs, s: LossSection, whole: Totals) -> Tensor:
             if s.correction == "truncate":
                 gain = gain * torch.minimum(w, double(cap))
             elif s.correction == "mask":
-                gain = gain * torch.where((w <= cap) & (w >= 1 / cap), w, 0.0)
+                floor = s.correction_floor or 1 / cap
+                gain = gain * torch.where((w <= cap) & (w >= floor), w, 0.0)
+            elif s.correction == "sequence-mask":
+                w = (old.sum() - engine.sum()).exp()
+                gain = gain * (w if (s.correction_floor or 0) <= w <= cap else 0.0)
             loss = -gain
         d = lp - ref
         if s.kl == "k1":
@@ -265,8 +269,9 @@ loss_sections = st.builds(
         ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "constant"]
     ),
     constant_length=st.just(11),
-    correction=st.sampled_from(["off", "truncate", "mask"]),
+    correction=st.sampled_from(["off", "truncate", "mask", "sequence-mask"]),
     correction_cap=st.sampled_from([1.3, 2.0]),
+    correction_floor=st.sampled_from([None, 0.5]),
 )
 
 
@@ -441,6 +446,29 @@ def test_correction_weighs_known_on_policy_tokens_only():
     assert (masked[off] == 0).all()
 
 
+def test_icepop_and_the_mask_of_whole_responses():
+    """IcePop keeps w between 0.5 and 5; TRL drops a response whose product of w is past 3."""
+    w = double([[0.49, 0.51, 4.9, 5.1], [1.5, 1.9, 1.0, 1.0], [2.0, 2.0, 1.0, 1.0]])
+    old = torch.full_like(w, -1.0)
+    inputs = LossInputs(
+        logprobs_BT=old.clone().requires_grad_(),
+        old_logprobs_BT=old,
+        behaviour_logprobs_BT=old - w.log(),
+        advantages_B=double([-1.0, -1.0, -1.0]),
+        mask_BT=torch.ones(3, 4),
+        expert_B=torch.zeros(3, dtype=torch.bool),
+    )
+    plain = LossSection(kl="off", aggregation="seq-mean-token-sum")
+    unweighed = gradient(inputs, plain)
+    icepop = {"correction": "mask", "correction_cap": 5.0, "correction_floor": 0.5}
+    kept = double([[0.0, 0.51, 4.9, 0.0], [1.5, 1.9, 1.0, 1.0], [2.0, 2.0, 1.0, 1.0]])
+    found = gradient(inputs, plain.model_copy(update=icepop))
+    torch.testing.assert_close(found, unweighed * kept)
+    trl = {"correction": "sequence-mask", "correction_cap": 3.0}
+    found = gradient(inputs, plain.model_copy(update=trl))
+    torch.testing.assert_close(found, unweighed * double([[0.0], [2.85], [0.0]]))
+
+
 # --- KL and entropy -----------------------------------------------------------------------------
 
 
@@ -519,7 +547,7 @@ def test_padding_is_by_position_and_may_hold_anything(loss, seed):
 
 
 @pytest.mark.parametrize("policy", ["ppo", "cispo", "gspo"])
-@pytest.mark.parametrize("correction", ["off", "truncate", "mask"])
+@pytest.mark.parametrize("correction", ["off", "truncate", "mask", "sequence-mask"])
 def test_no_gradient_is_infinite_in_float32(policy, correction):
     """The trap: exp overflows in the branch that min did not take, and 0·inf is NaN."""
     far = torch.tensor([[-200.0, -1e-6, -1.0]]).repeat(4, 1)

@@ -133,7 +133,7 @@ def others(kind: Any, value: Any) -> Iterator[Any]:
     elif isinstance(value, dict):
         yield {"zero_optimization": {"stage": 1}}
     elif value is None:
-        yield from (1, 1.5, "heldout")
+        yield from (1, 1.5, 0.5, "heldout")
 
 
 def changed(config: Config, key: str) -> Config:
@@ -164,7 +164,9 @@ def at(config: Config, key: str) -> Any:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plan")
-    run = Run.of(stubs.configuration(folder, "run", "run.iterations=2"))
+    # Without any decay it would not matter what it is for.
+    decay = "update.weight_decay=0.01"
+    run = Run.of(stubs.configuration(folder, "run", "run.iterations=2", decay))
     with stubs.stubbed(run) as session:
         stubs.train(session)
     return run.paths.root
