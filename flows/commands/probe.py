@@ -99,12 +99,23 @@ def show(found: Probe, console: Console) -> None:
     from icpo_core.evaluation.scores import shown
 
     grid = Table(title=f"{found.target} with k worked examples", title_justify="left")
-    for column in ("k", "accuracy [95%]", "gained", "lost", "p", "format", "tokens", "diverse"):
+    for column in (
+        "k",
+        "cut",
+        "accuracy [95%]",
+        "gained",
+        "lost",
+        "p",
+        "format",
+        "tokens",
+        "diverse",
+    ):
         grid.add_column(column, justify="right", no_wrap=True)
     for one in found.shots:
         figures, against = one.evaluation.figures, one.against_bare
         grid.add_row(
             str(one.k) if one.shown == one.k else f"{one.k} ({one.shown:.1f})",
+            _percent(figures["truncated"]),
             shown(figures),
             _percent(one.gained),
             _percent(one.lost),

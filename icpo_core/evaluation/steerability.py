@@ -49,7 +49,7 @@ class Advice(StrEnum):
     STEER = "steer"
     ALREADY_SOLVED = "already_solved"  # without examples it is right nearly always
     NO_GAIN = "no_gain"  # examples do not make it better
-    UNDECIDED = "undecided"  # the gain may be chance: too few problems
+    UNDECIDED = "undecided"  # the gain may be chance, or nothing was right at all
     OUT_OF_REACH = "out_of_reach"  # expert rollouts are too improbable under the bare prompt
 
 
@@ -166,6 +166,13 @@ def judge(bare: Shot, best: Shot, reach: Reach | None, expert_lambda: float) -> 
         return Advice.ALREADY_SOLVED, (
             f"Do not steer: without examples {before:.1%} are right already; harder problems leave "
             "more to learn."
+        )
+    if before == after == 0:
+        cut = max(one.evaluation.figures["truncated"] or 0.0 for one in (bare, best))
+        return Advice.UNDECIDED, (
+            f"Undecided: no answer is right, with examples or without, and up to {cut:.0%} of them "
+            "were cut; raise sampling.max_tokens where many are, read some (icpo show), and try "
+            "another instruction, more examples, or easier problems."
         )
     low, high = change.interval
     if high < NO_GAIN or (change.p_value < CHANCE and change.difference < 0):

@@ -26,7 +26,8 @@ def rewards(table: dict[str, list[float]]) -> pa.Table:
 def shot(k: int, table: dict[str, list[float]], bare: dict[str, list[float]] | None = None) -> Shot:
     accuracy = float(np.mean([np.mean(one) for one in table.values()]))
     evaluation = Evaluation(
-        "m", "b", Path("x"), manifest=None, figures={"accuracy": accuracy}, ids=[], made=0
+        "m", "b", Path("x"), manifest=None, ids=[], made=0,
+        figures={"accuracy": accuracy, "truncated": 0.25},
     )  # fmt: skip
     change = compare(rewards(bare), rewards(table)) if bare else None
     gained, lost = flips(rewards(bare), rewards(table)) if bare else (None, None)
@@ -67,6 +68,7 @@ FAR = Reach(100, 0.5, 1e-9, 1e-7, gradient_share(1e-7, 0.01))
         (EASY, EASY, NEAR, Advice.ALREADY_SOLVED, "right already"),
         (SOME, SOME, NEAR, Advice.NO_GAIN, "examples add nothing"),
         (SOME, HARD, None, Advice.NO_GAIN, "examples add nothing"),
+        (HARD, HARD, None, Advice.UNDECIDED, "up to 25% of them were cut"),
         (
             SOME,
             {**SOME, "p1": [1, 1, 1, 1], "p2": [1, 1, 0, 0]},
