@@ -71,6 +71,7 @@ def child(job: dict[str, Any]) -> None:
     for number in (0, 1, 2):
         os.dup2(out, number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where tests run under nohup
     for name, value in job["environment"].items():
         if value is None:
             os.environ.pop(name, None)
