@@ -256,7 +256,8 @@ def _one_run(
         refusals = refusals + 1 if len(struck) == faults_before else 0
         if refusals >= REFUSALS:
             raise LostError(f"cannot be gone on with: {words}")
-        if place.draw.random() < 0.5 and place.run.is_dir():
+        # Whoever is refused twice does what the line says.
+        if (place.draw.random() < 0.5 or refusals > 1) and place.run.is_dir():
             trains.check(place)
 
 

@@ -8,7 +8,7 @@ import faults
 import ordeal
 import pytest
 
-FAULTS = 25
+FAULTS = 15
 SEED = 7
 
 
