@@ -153,7 +153,9 @@ def test_merged_weights_say_what_the_trainer_says(
             ids = torch.tensor(row["token_ids"])
             logits = model(ids[None]).logits[0].log_softmax(-1)
             said = logits[:-1].gather(1, ids[1:, None]).squeeze(1)
-            assert torch.allclose(said, torch.tensor(row["logprobs"]), atol=2e-6)
+            # Float32 is off by up to 2e-5 from float64 on these tokens, merged or not; what was
+            # learned moves them by 0.13 and more.
+            assert torch.allclose(said, torch.tensor(row["logprobs"]), atol=3e-5)
         theirs, _ = before(micro.tokens_BS, micro.predictors_N, micro.targets_N)
         ours = subject._reference_logprobs(micro)
         assert torch.equal(ours, micro.spread(theirs))
