@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from icpo_core.common.seeds import stable_seed
-from icpo_core.engine.kinds.base import Completion, Engine, Gap, Request, require_alike
+from icpo_core.engine.kinds.base import SHOWN, Completion, Engine, Gap, Request, require_alike
 from icpo_core.models.tokens import end_of_trace
 from icpo_core.store import tables
 from icpo_core.store.tables import Origin
@@ -178,6 +178,9 @@ def handlers(engine: Engine, tokenizer: Any) -> Handlers:
             if compared is not None:
                 facts |= {"weights_compared": compared.tensors}
                 facts |= {"weights_unread": len(compared.unread)}
+                if compared.unread:  # for the log: the logprobs alone prove these
+                    some = ", ".join(compared.unread[:SHOWN])
+                    print(f"{len(compared.unread)} weights are not compared: {some}", flush=True)
             # The base model has no proof; an engine that was started with other weights has one.
             gap = engine.prove(job.proof, job.max_logprob_gap) if job.proof else None
             facts |= gap.facts() if isinstance(gap, Gap) else {}
