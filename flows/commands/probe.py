@@ -52,7 +52,7 @@ def call(arguments: argparse.Namespace) -> int:
     from icpo_core import config
     from icpo_core.evaluation import benchmarks, protocol
     from icpo_core.evaluation.evaluator import Evaluator
-    from icpo_core.evaluation.steerability import probe
+    from icpo_core.evaluation.steerability import NAME, probe
     from icpo_core.run.evaluations import target
 
     place, run = arguments.target, None
@@ -80,7 +80,7 @@ def call(arguments: argparse.Namespace) -> int:
         f"prompting.demonstrations={pool}",
         *arguments.overrides,
     ]
-    rules = protocol.build({"name": "probe", **raw}, given, "probe")
+    rules = protocol.build({"name": NAME, **raw}, given, NAME)
     drawn = benchmarks.read(Path(problems).stem, problems).drawn(arguments.limit, arguments.seed)
     with Counter() as counter, Evaluator(arguments.out, rules, counter.count) as evaluator:
         expert_lambda = run.loss.expert_lambda if run else config.LossSection().expert_lambda

@@ -29,6 +29,8 @@ from icpo_core.method.diagnostics import spread
 from icpo_core.store import tables
 from icpo_core.workers.jobs import Score
 
+NAME = "probe"
+"""Of the protocol of its evaluations."""
 SHOTS = (0, 1, 2, 4)
 SCORED = 256
 """Accepted expert rollouts whose probability is looked at."""

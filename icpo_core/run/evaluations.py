@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from icpo_core.common import files
+from icpo_core.evaluation import steerability
 from icpo_core.evaluation.comparison import Comparison, compare
 from icpo_core.evaluation.evaluator import stored
 from icpo_core.evaluation.target import Target
@@ -69,18 +70,20 @@ class Point:
 
 def history(run: Run, evaluations: Path) -> list[Point]:
     """All evaluations of a run's policies, by iteration: those of training, and those below
-    `evaluations` of models with the same digest."""
+    `evaluations` of models with the same digest; a probe's, with examples or on training problems,
+    are none."""
     points, versions = [], {run.base_version: 0}
     for number in run.paths.iterations():
         updated = run.store.finished("update", number)
         if updated is not None and updated.policy_version is not None:
-            versions[updated.policy_version] = number
+            # An update without a signal leaves the weights of the iteration before.
+            versions.setdefault(updated.policy_version, number)
         if run.store.finished("evaluate", number) is not None:
             scores = files.read_json(run.store.file("evaluate", number, "scores.json"))
             points += [Point(number, name, "training", one) for name, one in scores.items()]
     for path, record in stored(evaluations):
         at = versions.get(str(record.inputs["model"]))
-        if at is not None:
+        if at is not None and record.facts["protocol"] != steerability.NAME:
             protocol = f"{record.facts['protocol']} {path.stem}"
             points.append(Point(at, record.config["benchmark"], protocol, files.read_json(path)))
     return sorted(points, key=lambda one: (one.benchmark, one.protocol, one.iteration))

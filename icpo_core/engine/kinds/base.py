@@ -23,8 +23,9 @@ from icpo_core.workers.process import Say
 
 UPPER = 0.9
 """The quantile of the tokens' gaps in probability that is watched beside their median."""
-FLOOR = {"float32": (2e-6, 1e-5), "bfloat16": (0.02, 0.08), "float16": (0.005, 0.02)}
-"""Median and upper quantile of the gap in probability that are rounding in any case, by dtype."""
+FLOOR = {"float32": (1e-5, 1e-4), "bfloat16": (0.02, 0.08), "float16": (0.005, 0.02)}
+"""Median and upper quantile of the gap in probability that are rounding in any case, by dtype. In
+float32 vLLM's CPU build is off by 1.5e-6 and 1.5e-5 on SmolLM2-135M, 6e-5 nats at most."""
 EXACT = 3e-4
 """float32: the difference in the logprob of one token that is rounding in any case, nats; there it
 tells one tensor that one step has missed, where half precision drowns it."""

@@ -44,6 +44,7 @@ class Group:
     """One problem with its rollouts."""
 
     id: str
+    problem: str
     answer: str
     prompt: str
     """The bare prompt."""
@@ -54,7 +55,12 @@ class Group:
     @property
     def size(self) -> int:
         """UTF-8 bytes of its texts."""
-        texts = [self.prompt, self.expert_prompt or "", *(row.response for row in self.rows)]
+        texts = [
+            self.problem,
+            self.prompt,
+            self.expert_prompt or "",
+            *(row.response for row in self.rows),
+        ]
         return sum(len(text.encode()) for text in texts) + 120 * len(self.rows)
 
 
@@ -94,6 +100,7 @@ def _excerpt(store: Store, iteration: int, budget: int) -> Excerpt:
     for prompt in prompts[:GROUPS]:
         group = Group(
             prompt["prompt_id"],
+            clipped(prompt["problem"]),
             prompt["answer"],
             clipped(prompt["policy_prompt"]),
             clipped(prompt["expert_prompt"]) if prompt["expert_prompt"] else None,

@@ -95,6 +95,19 @@ def test_rounding_of_one_unlikely_token_is_no_alarm(tmp_path: Path) -> None:
     assert stale.policy_version == ""
 
 
+def test_the_rounding_of_a_real_model_in_float32_is_no_alarm(tmp_path: Path) -> None:
+    """What SmolLM2-135M in float32 was off by when it was first loaded."""
+    said = [-0.7] * 100
+    path = proof(tmp_path, said)
+    honest: Any = Scores([3e-6] * 80 + [3e-5] * 19 + [6.3e-5], said)
+    gap = prove(honest, "float32", path, None)
+    assert (gap.median, gap.upper) == pytest.approx((1.5e-6, 1.5e-5), rel=0.02)
+    for off in ([3e-6] * 99 + [4e-4], [3e-6] * 80 + [2.5e-4] * 20, [2.5e-5] * 100):
+        stale: Any = Scores(off, said)
+        with pytest.raises(ValueError, match="does not hold the weights"):
+            prove(stale, "float32", path, None)
+
+
 def test_the_usual_gap_widens_the_limit(tmp_path: Path) -> None:
     said = [-0.7] * 20
     path = proof(tmp_path, said)

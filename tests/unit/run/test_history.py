@@ -2,14 +2,18 @@
 
 import numpy as np
 import pytest
-from shown import evaluated
+from shown import evaluated, put
 
 from icpo.flows.services import alarms
+from icpo_core.common.files import write_json
 from icpo_core.config import load
+from icpo_core.evaluation.evaluator import STAGE
+from icpo_core.evaluation.steerability import NAME
 from icpo_core.run.evaluations import against_best, history
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
-from icpo_core.store import tables
+from icpo_core.store import manifest, tables
+from icpo_core.store.manifest import Manifest
 
 
 @pytest.fixture
@@ -46,9 +50,31 @@ def test_an_evaluation_is_held_against_the_best_before_it(run):
     assert [one.iteration for one in points] == [0, 10, 20, 30]
 
 
-def test_a_fall_in_training_is_an_event(run, monkeypatch):
-    from shown import put
+def test_what_is_evaluated_beside_a_run_stands_where_its_weights_came_first(run, tmp_path):
+    """Updates without a signal leave the base weights; and a probe is no evaluation of the run."""
+    for number in (1, 2):
+        put(run, "update", number, {}, policy_version=run.base_version)
+    put(run, "update", 3, {}, policy_version="learned")
+    folder = tmp_path / "evaluations" / "one"
+    for name, protocol, version in (
+        ("base", "exact", run.base_version), ("third", "exact", "learned"),
+        ("asked", NAME, run.base_version),
+    ):  # fmt: skip
+        made = Manifest(
+            stage=STAGE, iteration=0, fingerprint="f", inputs={"model": version},
+            config={"benchmark": "heldout"}, config_hash="c", code_version=1, seed=0, files=[],
+            parents={}, facts={"protocol": protocol}, libraries={}, prefect={}, git={}, started=0.0,
+            seconds=1.0,
+        )  # fmt: skip
+        manifest.write(folder / f"{name}.manifest.json", made)
+        write_json(folder / f"{name}.json", {"accuracy": 0.5})
+    points = history(run, folder.parent)
+    assert [(one.protocol, one.iteration) for one in points] == [
+        ("exact base", 0), ("exact third", 3),
+    ]  # fmt: skip
 
+
+def test_a_fall_in_training_is_an_event(run, monkeypatch):
     told = []
     monkeypatch.setattr(alarms, "raise_alarm", lambda *facts: told.append(facts))
     words = "heldout fell from 90.0% (iteration 10) to 40.0%, p = 0.0001"

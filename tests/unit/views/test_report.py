@@ -58,6 +58,8 @@ def test_it_reads_what_the_stages_left(two_runs, tmp_path):
     assert {row["origin"] for row in group["rows"][1:]} == {"on_policy"}
     assert group["expert_prompt"].count("Q:") == 2
     assert group["prompt"].count("Q:") == 1
+    # By its problem, not by what a chat template puts first.
+    assert group["prompt"] == f"Q:{group['problem']}\nA:"
     for row in group["rows"]:
         assert (row["reason"] is None) is (row["advantage"] is not None)
         assert row["status"] in ("correct", "wrong")
@@ -137,6 +139,12 @@ def test_the_page_works_in_a_browser_without_network(report, tmp_path):
         assert "Iteration 2" in page.value(
             "document.querySelector('#when svg').getAttribute('aria-label')"
         )
+        # A line says what it is, also where it is the only one of its kind.
+        legend = (
+            "[...document.querySelectorAll('figure')].find((one) => one.querySelector('h3')"
+            ".textContent === 'KL divergence').querySelector('.u-legend').textContent"
+        )
+        assert "icpo to the reference" in page.value(legend)
         # A run can be taken off.
         lines = "document.querySelectorAll('#training-charts figure:first-child .u-series').length"
         before = page.value(lines)

@@ -225,9 +225,10 @@
       ["Gradient norm", "before clipping", [["grad_norm", ""]], smooth],
     ];
     for (const [title, note, names, options] of all) {
-      const used = names.filter(([name]) => data.runs.some((run) => (run.figures[name] || []).some((value) => value)));
-      if (used.length) {
-        chart("training-charts", title, note, lines(used.length > 1 ? used : [[used[0][0], ""]]), options);
+      const known = (name) => data.runs.flatMap((run) => run.figures[name] || []).filter((value) => value != null);
+      const used = names.filter(([name]) => known(name).length);
+      if (used.some(([name]) => known(name).some((value) => value))) {
+        chart("training-charts", title, note, lines(used), options);
       }
     }
   }
@@ -367,7 +368,7 @@
 
   function browserIteration() {
     const chosen = excerpt();
-    fill(browse.problem, chosen ? chosen.groups.map((group, at) => [at, `${at + 1} of ${chosen.groups.length}: ${firstLine(group.prompt)}`]) : []);
+    fill(browse.problem, chosen ? chosen.groups.map((group, at) => [at, `${at + 1} of ${chosen.groups.length}: ${firstLine(group.problem)}`]) : []);
     show();
   }
 
