@@ -312,7 +312,7 @@ def check_sources(config: Config, shape: Shape) -> Iterator[Finding]:
             folder.tokenizer_digest(Path(path))
             yield Finding(Level.OK, "model", path)
             found = tokens.read(Path(path))
-            for line in found.faults(config.prompts.format == "chat"):
+            for line in found.faults(config.prompts.templated):
                 yield Finding(Level.FAIL, "tokens", line)
             for line in found.notes():
                 yield Finding(Level.NOTE, "tokens", line)

@@ -77,19 +77,34 @@ class PromptsSection(Section):
     format: Literal["chat", "raw"] = "chat"
     """`chat`: through the model's chat template, examples inside the user turn; `raw`: plain text,
     as the authors' code does."""
+    expert_format: Annotated[Literal["same", "chat", "raw"], Since("same")] = "same"
+    """Format of the expert prompt. `same`: as `format`. The authors' code has `chat` for the bare
+    prompt and `raw` for this one."""
     thinking: bool | None = None
     """Thinking switch of the chat template, where it has one. Unset: the template's own default."""
+    system: Annotated[str, Since("")] = ""
+    """`chat` format: the system message before the user's, or empty for none; doubled braces stand
+    for single ones."""
     instruction: str = "Please reason step by step, and put your final answer within \\boxed{{}}."
-    """`chat` format: text on the line after the problem, or empty; doubled braces stand for single
-    ones."""
+    """`chat` format: text after the problem, or empty; doubled braces stand for single ones."""
+    joiner: Annotated[str, Since("\n")] = "\n"
+    """`chat` format: what stands between problem and instruction: a line break, or a space for the
+    same line. Between examples, and between them and the problem, stands what ends
+    `example_template`."""
     question_template: str = "Question: {problem}\nAnswer:"
     """`raw` format: how the question is put."""
     example_template: str = "Question: {problem}\nAnswer: {solution}\n\n"
-    """How one worked example is written, in both formats. In `chat` format what stands before
+    """How one worked example is written, in both formats, with what parts it from the next. In
+    `chat` format what stands before
     {problem} is put before the question too, if there are examples."""
     max_tokens: Count = 4096
     """Longest prompt in tokens, bare or expert. A longer bare prompt is an error; where an expert
     prompt is longer, shorter demonstrations are drawn, then fewer, then none."""
+
+    @property
+    def templated(self) -> bool:
+        """Whether any prompt goes through the model's chat template."""
+        return "chat" in (self.format, self.expert_format)
 
 
 class EngineSection(Section):
@@ -228,9 +243,10 @@ class SelectSection(Section):
     random on-policy rollout, so set rollout.on_policy to the full group."""
     delta: float = 1.0
     """Lowest reward with which an expert rollout or a trace is accepted (paper: 1.0)."""
-    bonus: Literal["off", "linear", "cosine", "exponential"] = "off"
+    bonus: Literal["off", "linear", "cosine", "exponential", "constant"] = "off"
     """RS: annealing gamma(t) of the bonus on accepted correct expert rollouts, by the true
-    iteration: t = 0 in the first, 0 bonus past the horizon."""
+    iteration: t = 0 in the first, 0 bonus past the horizon. `constant`: gamma = 1 always, as in the
+    authors' code, which never counts t."""
     alpha: NonNegative = 1.0
     """Size of the bonus at t = 0."""
     bonus_on: Annotated[Literal["reward", "advantage"], Since("reward")] = "reward"
@@ -401,6 +417,8 @@ class EvaluateSection(Section):
     benchmarks: list[Benchmark] = []
     temperature: NonNegative = 0.6
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    top_k: Annotated[CountOrNone, Since(0)] = 0
+    """Only so many of the likeliest tokens are sampled; 0: all."""
     max_tokens: Count = 8192
     verifier: Annotated[Literal["training", "math"], Since("math")] = "training"
     """Who says what is right. `training`: whoever judges in training (`verify.verifier`, or

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from inspect import signature
 from typing import Any
 
 import pyarrow as pa
@@ -132,7 +133,10 @@ def sample_questions(engine: Engine, tokenizer: Any, job: Sample, say: Say) -> S
     ]
     requests = [Request(prompts[place], seed) for place, seed in zip(places, seeds, strict=True)]
     started = time.perf_counter()
-    samples = engine.sample(requests, job.temperature, job.max_tokens, job.top_p, say)
+    if job.top_k and "top_k" not in signature(engine.sample).parameters:
+        raise ValueError("this engine has no top-k: set evaluate.top_k = 0")
+    more = {"top_k": job.top_k} if job.top_k else {}
+    samples = engine.sample(requests, job.temperature, job.max_tokens, job.top_p, say, **more)
     seconds = time.perf_counter() - started
     responses = [sample.response_ids for sample in samples]
     table = pa.table(

@@ -14,8 +14,8 @@ from pydantic import Field, ValidationError
 from icpo_core.common import resources, toml
 from icpo_core.common.keys import Operational, Since, Source, slice_of
 from icpo_core.common.plugins import Pluggable
-from icpo_core.config import Config, EngineSection, PromptsSection, Section
-from icpo_core.config.sections import Count, NonNegative
+from icpo_core.config import Config, EngineSection, EvaluateSection, PromptsSection, Section
+from icpo_core.config.sections import Count, CountOrNone, NonNegative
 from icpo_core.evaluation.benchmarks import ENTRIES, Kind
 from icpo_core.grading.grade import GradingRules
 from icpo_core.workers import devices
@@ -35,6 +35,8 @@ class Sampling(Section):
     temperature: NonNegative = 0.6
     """0: greedy, and then one sample a problem is enough."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    top_k: Annotated[CountOrNone, Since(0)] = 0
+    """Only so many of the likeliest tokens are sampled; 0: all."""
     max_tokens: Count = 8192
     """Longest response in tokens."""
     samples: Annotated[int | None, Field(ge=1)] = None
@@ -55,8 +57,14 @@ class Prompting(Section):
     """`chat`: the model's own chat template; `raw`: plain text by `question_template`."""
     thinking: bool | None = None
     """Thinking switch of the chat template, where it has one."""
+    expert_format: Annotated[Literal["same", "chat", "raw"], Since("same")] = "same"
+    """Format of a prompt with worked examples."""
+    system: Annotated[str, Since("")] = ""
+    """`chat` format: the system message, or empty for none."""
     instruction: str = _PROMPTS.instruction
-    """`chat` format: text on the line after the problem."""
+    """`chat` format: text after the problem."""
+    joiner: Annotated[str, Since("\n")] = "\n"
+    """`chat` format: what stands between problem and instruction."""
     choice_instruction: str = (
         "Please reason step by step, and put the letter of your final answer within \\boxed{{}}."
     )
@@ -150,7 +158,10 @@ class Protocol(Section):
             k=own.shots,
             selection=own.selection,
             format=own.format,
+            expert_format=own.expert_format,
             thinking=own.thinking,
+            system=own.system,
+            joiner=own.joiner,
             instruction=own.choice_instruction if kind == "choice" else own.instruction,
             question_template=own.question_template,
             example_template=own.example_template,
@@ -159,7 +170,9 @@ class Protocol(Section):
 
     def asked(self) -> dict[str, Any]:
         """What decides which tokens are sampled, but for model and benchmark."""
-        sampling = self.sampling.model_dump(include={"temperature", "top_p", "max_tokens", "seed"})
+        sampling = slice_of(self.sampling)
+        for key in ("samples", "limit"):  # how many, not which
+            del sampling[key]
         return {
             "sampling": sampling,
             "prompting": slice_of(self.prompting),
@@ -247,7 +260,8 @@ def of_run(config: Config, whole: bool) -> dict[str, Any]:
         ),
     }
     if whole:
-        made["sampling"] = evaluate.model_dump(include={"temperature", "top_p", "max_tokens"})
+        shared = set(Sampling.model_fields) & set(EvaluateSection.model_fields)
+        made["sampling"] = evaluate.model_dump(include=shared)
         made["benchmarks"] = {
             one.name: {"samples": one.samples, "limit": one.limit} for one in evaluate.benchmarks
         }

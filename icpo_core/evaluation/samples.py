@@ -56,6 +56,7 @@ class Order:
     """Samples a shard: what is lost when the engine dies."""
     kind: Kind = "math"
     engines: int = 1
+    top_k: int = 0
     rows: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     """What verifiers of one's own are told of each problem, by its id."""
 
@@ -96,6 +97,7 @@ def order(protocol: Protocol, benchmark: Benchmark, tokenizer: Any, policy_versi
         limit=None if limit is None or limit >= len(benchmark.problems) else limit,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        top_k=sampling.top_k,
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
         policy_version=policy_version,
@@ -208,6 +210,7 @@ class Shelf:
                     keys=[(place[prompt_id], index) for prompt_id, index in shard],
                     temperature=order.temperature,
                     top_p=order.top_p,
+                    top_k=order.top_k,
                     max_tokens=order.max_tokens,
                     seed=order.seed,
                     policy_version=order.policy_version,

@@ -170,7 +170,8 @@ class PromptMaker:
         while waiting:
             drawn = [self._expert(chosen[at], shown[at]) for at in waiting]
             over = []
-            for at, text, row in zip(waiting, drawn, self._template.tokenize(drawn), strict=True):
+            drawn_ids = self._template.tokenize(drawn, expert=True)
+            for at, text, row in zip(waiting, drawn, drawn_ids, strict=True):
                 if len(row) <= limit:
                     texts[at], ids[at] = text, row
                     continue
@@ -220,7 +221,7 @@ class PromptMaker:
         if self._lengths is None:
             assert self._demonstrations is not None
             texts = [self._template.example(one) for one in self._demonstrations.examples]
-            self._lengths = [len(row) for row in self._template.tokenize(texts)]
+            self._lengths = [len(row) for row in self._template.tokenize(texts, expert=True)]
         return self._lengths
 
     def _require_short(self) -> None:

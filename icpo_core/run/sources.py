@@ -45,7 +45,7 @@ def require(run: Run) -> list[str]:
     check_plugins(config)
     assert run.base_version
     found = tokens.read(run.base_model)
-    if faults := found.faults(prompts.format == "chat"):
+    if faults := found.faults(prompts.templated):
         raise ValueError(faults[0])
     require_installed(config)
     problems = read_problems(prompts.problems)

@@ -166,6 +166,8 @@ class Sample(Job[Sampled]):
     """Row of `questions` and number of the sample."""
     temperature: float
     top_p: float
+    top_k: int = 0
+    """0: all tokens."""
     max_tokens: int
     seed: int
     policy_version: str

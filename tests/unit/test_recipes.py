@@ -1,18 +1,27 @@
 """The paper's recipes resolve under every preset, also with a small model in their place."""
 
 import json
+import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from places import ROOT
+from pydantic import BaseModel
 from recipes import SWAPS
 
+from icpo_core.capacity import doctor, forecast, machine
+from icpo_core.common import keys
 from icpo_core.config import Config, load
 from icpo_core.evaluation.benchmarks import ENTRIES, GROUPS
 from icpo_core.run import plan, sources
 from icpo_core.run.run import Run
 
-PAPER = sorted(ROOT.glob("configs/paper/*.toml"))
+ALL = sorted(ROOT.glob("configs/paper/*.toml"))
+RELEASED = [file for file in ALL if file.stem.endswith("-released")]
+PAPER = [file for file in ALL if file not in RELEASED]
 PRESETS = ("grpo", "icpo", "icpo-rs", "luffy")
 
 
@@ -45,6 +54,63 @@ def test_settings_of_the_papers_scripts(file: Path, preset: str) -> None:
     assert samples == {name: ENTRIES[name].samples for name in GROUPS["math"]}
     # No benchmark may be shown as a worked example.
     assert {one.problems for one in config.evaluate.benchmarks} == set(config.prompts.exclude)
+
+
+# --- what the authors' scripts set, by docs/released.md -------------------------------------------
+
+ROW = re.compile(r"^\|.*\| `([a-z_.0-9]+)` \| `(.+)` \| `(.+)` \|$", re.M)
+SCRIPTS = {
+    key: dict(zip(("1.7b", "8b"), values, strict=True))
+    for key, *values in ROW.findall((ROOT / "docs/released.md").read_text("utf-8"))
+}
+OURS = {
+    "prompts.problems", "prompts.demonstrations", "prompts.exclude", "rollout.shards",
+    "update.token_budget", "update.ranks", "update.deepspeed", "evaluate.benchmarks",
+}  # fmt: skip
+"""Data, and how the work is cut up."""
+
+
+def stated(part: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in part.items():
+        if isinstance(value, dict):
+            yield from stated(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def switches(section: BaseModel, above: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Key, value and default of what can change a result."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from switches(value, f"{above}{name}.")
+        elif keys.mark(field) is None:
+            yield f"{above}{name}", value, field.default
+
+
+@pytest.mark.parametrize("file", RELEASED, ids=lambda file: file.stem)
+def test_released_recipes_are_the_scripts(file: Path) -> None:
+    size = file.stem.split("-")[1]
+    table = {key: tomllib.loads(f"x = {of[size]}")["x"] for key, of in SCRIPTS.items()}
+    assert len(table) > 50
+    pinned = dict(stated(tomllib.loads(file.read_text("utf-8"))))
+    assert {key: pinned.get(key) for key in table} == table
+    config = load(file)
+    found = {key: (value, default) for key, value, default in switches(config)}
+    others = set(found) - set(table) - OURS
+    assert not others & set(pinned), "pinned, and not in docs/released.md"
+    assert {key for key in others if found[key][0] != found[key][1]} == set()
+
+
+@pytest.mark.parametrize("file", RELEASED, ids=lambda file: file.stem)
+def test_released_recipes_fit_where_the_scripts_ran(file: Path) -> None:
+    config = load(file)
+    assert {one.samples for one in config.evaluate.benchmarks} == {2}
+    stated_ = machine.read(ROOT / "configs" / "machines" / "eight-h100.toml")
+    said = doctor.check_run(config, stated_, forecast.forecast(config, stated_))
+    assert not [one for one in said if one.level == doctor.Level.FAIL]
+    constant = load(file, ["select.bonus=constant"]).select
+    assert (constant.bonus, constant.alpha) == ("constant", 1.0)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -139,8 +139,10 @@ class Engine(Protocol):
         max_tokens: int,
         top_p: float = 1.0,
         on_progress: Say | None = None,
+        top_k: int = 0,
     ) -> list[Completion]:
-        """Sample every request with its own seed; samples in the order given."""
+        """Sample every request with its own seed; samples in the order given. top_k: only among so
+        many of the likeliest tokens; 0: all. One's own engine may leave that argument out."""
 
 
 def gap_to(engine: Engine, proof: Path) -> Gap:

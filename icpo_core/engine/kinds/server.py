@@ -183,6 +183,7 @@ class ServedEngine:
         max_tokens: int,
         top_p: float = 1.0,
         on_progress: Say | None = None,
+        top_k: int = 0,
     ) -> list[Completion]:
         """Sample every request with its own seed, in the order given. What the server fails at for
         one request again and again, while it answers others, is a completion of `error`."""
@@ -192,6 +193,7 @@ class ServedEngine:
                 {
                     "temperature": temperature,
                     "top_p": top_p,
+                    "top_k": top_k,
                     "max_tokens": max_tokens,
                     "seed": request.seed & 0x7FFFFFFFFFFFFFFF,
                     "logprobs": 0,

@@ -222,6 +222,7 @@ class VllmEngine:
         max_tokens: int,
         top_p: float = 1.0,
         on_progress: Say | None = None,
+        top_k: int = 0,
     ) -> list[Completion]:
         """Sample every request with its own seed; samples in the order given.
 
@@ -235,6 +236,7 @@ class VllmEngine:
             SamplingParams(
                 temperature=temperature,
                 top_p=top_p,
+                top_k=top_k,
                 max_tokens=max_tokens,
                 seed=request.seed & 0x7FFFFFFFFFFFFFFF,
                 logprobs=0,

@@ -40,7 +40,8 @@ def reads(reader: Reader) -> Inputs:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    shaping = {"format", "thinking", "instruction", "question_template", "example_template"}
+    shaping = {"format", "thinking", "system", "instruction", "joiner"}
+    shaping |= {"question_template", "example_template"}
     evaluate = slice_of(config.evaluate)
     judges: dict[str, Any] = {}
     evaluate.pop("verifier", None)  # what it comes to counts
@@ -54,7 +55,7 @@ def settings(config: Config) -> dict[str, Any]:
         "rollout.engine": slice_of(config.rollout.engine),
         "verify.seconds": config.verify.seconds,
         "verify.memory_mb": config.verify.memory_mb,
-        "prompts": config.prompts.model_dump(include=shaping),
+        "prompts": {k: v for k, v in slice_of(config.prompts).items() if k in shaping},
     }
 
 

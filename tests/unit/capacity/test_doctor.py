@@ -21,7 +21,7 @@ from icpo_core.models.architecture import KNOWN, shape_of
 from icpo_core.run import sources
 from icpo_core.run.run import Run
 
-PAPER = sorted(ROOT.glob("configs/paper/*.toml"))
+PAPER = [one for one in sorted(ROOT.glob("configs/paper/*.toml")) if "released" not in one.stem]
 EIGHT = ROOT / "configs" / "machines" / "eight-h100.toml"
 SMALL_GPU = ROOT / "configs" / "machines" / "one-24gb.toml"
 

@@ -71,6 +71,7 @@ def test_another_seed_protocol_or_model_is_another_evaluation(small_protocol, ba
         fingerprint(changed(small_protocol, temperature=0.5)),
         fingerprint(changed(small_protocol, samples=2)),
         fingerprint(changed(small_protocol, limit=10)),
+        fingerprint(changed(small_protocol, top_k=50)),
         fingerprint(small_protocol, Target("x", base.folder, "another")),
     ]
-    assert len({plain, *others}) == 6
+    assert len({plain, *others}) == 7

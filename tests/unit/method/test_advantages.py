@@ -238,3 +238,4 @@ def test_annealing_needs_a_time_and_a_horizon():
     with pytest.raises(ValueError, match="horizon"):
         gamma("linear", 0, None, 5.0)
     assert gamma("off", 0, None, 5.0) == 0.0
+    assert [gamma("constant", t, 10, 5.0) for t in (0, 10, 399)] == [1.0] * 3

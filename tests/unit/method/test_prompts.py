@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from places import REAL, SMALL
+from places import REAL, ROOT, SMALL
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from icpo_core.config import PromptsSection
+from icpo_core.config import PromptsSection, load
 from icpo_core.method.problems import read_problems
 from icpo_core.method.prompts import PromptMaker
 from icpo_core.store import tables
@@ -376,6 +376,51 @@ def test_programs_as_demonstrations(byte_level: Any) -> None:
         assert program in byte_level.decode(row["expert_prompt_ids"])
 
 
+def test_the_released_scripts_prompts(byte_level: Any) -> None:
+    """The bare prompt goes through the chat template, the expert prompt does not; written out from
+    the authors' prompt_builder.py and openr1_math_220k-8192.py (docs/released.md)."""
+    file = ROOT / "configs" / "paper" / "qwen3-1.7b-released.toml"
+    section = load(file).prompts.model_copy(update={"batch_size": 1})
+    [row] = PromptMaker(TWO, DEMO, [], byte_level, section, 0).batch(1).to_pylist()
+    ask = "Let's think step by step and output the final answer within \\boxed{}"
+    assert row["policy_prompt"] == (
+        f"<s><|im_start|>user\np 0? {ask}.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert row["expert_prompt"] == (
+        f"Question: d 0? {ask}. {ask}\nAnswer: $x^{{2}}$ $x^{{2}}$"
+        f"\n\n\nQuestion: p 0? {ask[:-2]}{{{{}}}}\nAnswer:"
+    )
+    # The chat template wrote its BOS; the text gets the one that the tokenizer gives a text.
+    bare, expert = row["policy_prompt_ids"], row["expert_prompt_ids"]
+    assert expert == byte_level(row["expert_prompt"])["input_ids"][:-1]
+    assert [ids.count(byte_level.bos_token_id) for ids in (bare, expert)] == [1, 1]
+
+
+@pytest.mark.parametrize("bare", ["chat", "raw"])
+@pytest.mark.parametrize("expert", ["chat", "raw"])
+def test_each_prompt_is_as_in_a_run_of_its_format(bare: str, expert: str, byte_level: Any) -> None:
+    def row(**changes: Any) -> dict[str, Any]:
+        section = chat_section(**changes)
+        [found] = PromptMaker(TWO, DEMO, [], byte_level, section, 0).batch(1).to_pylist()
+        return found
+
+    mixed, theirs = row(format=bare, expert_format=expert), row(format=expert)
+    for key in ("policy_prompt", "policy_prompt_ids"):
+        assert mixed[key] == row(format=bare)[key]
+    for key in ("expert_prompt", "expert_prompt_ids", "demo_ids"):
+        assert mixed[key] == theirs[key]
+
+
+def test_system_message_and_joiner(byte_level: Any) -> None:
+    section = chat_section(system="Use {{braces}}.", joiner="\n\n", instruction="Go!")
+    [row] = PromptMaker(TWO, DEMO, [], byte_level, section, 0).batch(1).to_pylist()
+    start = "<s><|im_start|>system\nUse {braces}.<|im_end|>\n<|im_start|>user\n"
+    end = "p 0?\n\nGo!<|im_end|>\n<|im_start|>assistant\n"
+    assert row["policy_prompt"] == start + end
+    assert row["expert_prompt"].startswith(f"{start}Question: d 0?")
+    assert row["expert_prompt"].endswith(f"\n\nQuestion: {end}")
+
+
 # --- errors --------------------------------------------------------------------------------------
 
 
@@ -403,6 +448,16 @@ def test_errors_name_the_mend(train: pa.Table, pool: pa.Table, characters: Any) 
     refusing = byte_tokenizer(["x"], "{{ raise_exception('a system turn is needed') }}")
     with pytest.raises(ValueError, match=r"refuses .*a system turn is needed.*format = raw"):
         PromptMaker(TWO, None, [], refusing, chat_section(), 0)
+    with pytest.raises(
+        ValueError, match=r"refuses a prompt of a system .*leave prompts\.system out"
+    ):
+        PromptMaker(TWO, None, [], refusing, chat_section(system="Hm."), 0)
+    deaf = byte_tokenizer(["x"], "{{ messages[-1]['content'] }}")
+    with pytest.raises(ValueError, match=r"drops the system message: leave prompts\.system out"):
+        PromptMaker(TWO, None, [], deaf, chat_section(system="Hm."), 0)
+    assert "prompts.system" in message(train, pool, system="{name}")
+    with pytest.raises(ValueError, match=r"no chat template: set prompts\.format = raw"):
+        PromptMaker(TWO, None, [], plain, chat_section(format="raw", expert_format="chat"), 0)
 
 
 @needs_real
