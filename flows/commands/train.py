@@ -72,6 +72,7 @@ def call(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace, run: Run, waiting: Waiting) -> None:
     from icpo_core.common.lock import RefusedError, require_free
+    from icpo_core.method import published
     from icpo_core.run import plan, sources, trust
     from icpo_core.store.paths import MANIFEST
 
@@ -79,6 +80,8 @@ def _train(arguments: argparse.Namespace, run: Run, waiting: Waiting) -> None:
     trust.require(run)
     for note in sources.require(run):
         Console(stderr=True).print(f"{run.config.model.path}: {note}", soft_wrap=True)
+    for note in published.notes(run.config):
+        Console(stderr=True).print(note, soft_wrap=True, highlight=False)
     require_free(run.paths.lock)
     if not arguments.rerun:
         plan.require_same(run, plan.plan(run))

