@@ -231,6 +231,15 @@ def check_run(config: Config, machine: Machine, found: Forecast) -> Iterator[Fin
             f"{shape.positions} tokens: shorten prompts.max_tokens and rollout.max_tokens, or take "
             "a model with a longer context",
         )
+    if prompts := found.prompts:
+        limit, most = config.prompts.max_tokens, config.rollout.max_tokens
+        said = (
+            f"bare prompts of {prompts.mean:.0f} tokens, {prompts.longest} at most "
+            f"({prompts.problems} problems), and up to {most} of a response"
+        )
+        if prompts.longest > limit:
+            said += f"; prompts.max_tokens = {limit} refuses them: -o prompts.max_tokens=N"
+        yield Finding(Level.FAIL if prompts.longest > limit else Level.OK, "lengths", said)
     if shape.heads % engine.tensor_parallel:
         yield Finding(
             Level.FAIL,

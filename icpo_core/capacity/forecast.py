@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from icpo_core.capacity.machine import Machine, Rates
 from icpo_core.capacity.memory import Layout, Load
 from icpo_core.config import Config
 from icpo_core.method.problems import read_problems
+from icpo_core.method.templates import Template
 from icpo_core.models.architecture import Shape, shape_of
+from icpo_core.models.folder import load_tokenizer
 from icpo_core.run.run import stored_config
 from icpo_core.store import tables
 from icpo_core.store.paths import RunPaths
@@ -21,8 +23,20 @@ from icpo_core.store.store import Store
 from icpo_core.workers.launcher import slots
 from icpo_core.workers.placement import Placement, place
 
+LOOKED_AT = 1000
+"""Problems whose prompts are measured at most."""
 RECENT = 5
 """Iterations of a run whose rates are averaged."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Bare prompts of the run's problems, tokens."""
+
+    problems: int
+    """How many were looked at."""
+    mean: float
+    longest: int
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,8 @@ class Forecast:
     """What a run would take on a machine."""
 
     shape: Shape
+    prompts: Lengths | None
+    """None where model or problems are not on disk."""
     placement: Placement
     loads: list[Load]
     disk: dict[str, float]
@@ -42,6 +58,7 @@ class Forecast:
         """For programs: everything in bytes and seconds."""
         return {
             "parameters": self.shape.parameters,
+            "prompts": asdict(self.prompts) if self.prompts else None,
             "engines": self.placement.engines,
             "ranks": self.placement.ranks,
             "memory": [
@@ -62,17 +79,38 @@ def placement_on(config: Config, machine: Machine) -> Placement:
 def forecast(config: Config, machine: Machine) -> Forecast:
     """Raises ValueError as `placement_on` does, and where the model's shape is not known."""
     shape, placement = shape_of(config.model.path), placement_on(config, machine)
+    prompts, rates = lengths(config), machine.rates
+    if prompts and rates.prompt_tokens is None:
+        rates = rates.model_copy(update={"prompt_tokens": prompts.mean})
+        machine = machine.model_copy(update={"rates": rates})
     layout = Layout(len(placement.engines), placement.ranks, placement.shared)
     loads = memory.memory(shape, config, machine, layout)
     fits, rows = all(load.fits for load in loads), _rows(config)
     return Forecast(
         shape,
+        prompts,
         placement,
         loads,
         memory.disk(shape, config, machine.rates, rows),
         memory.seconds(shape, config, machine, layout, rows),
         [] if fits else memory.what_helps(shape, config, machine, layout),
     )
+
+
+def lengths(config: Config) -> Lengths | None:
+    """Of the bare prompts of problems that are spread evenly over the set; fetches nothing."""
+    model, problems = Path(config.model.path), Path(config.prompts.problems)
+    if not (model.is_dir() and problems.is_file()):
+        return None
+    try:
+        template = Template(load_tokenizer(model), config.prompts)
+        texts = read_problems(str(problems))["problem"].to_pylist()
+    except ValueError:
+        return None  # `doctor` says of model and problems what is wrong with them
+    texts = texts[:: -(-len(texts) // LOOKED_AT)]
+    ids = template.tokenize([template.render(text) for text in texts])
+    found = [len(one) for one in ids]
+    return Lengths(len(found), sum(found) / len(found), max(found))
 
 
 def measured(root: Path, ranks: int) -> Rates | None:

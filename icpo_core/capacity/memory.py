@@ -145,13 +145,32 @@ def activation_bytes(shape: Shape, update: UpdateSection) -> float:
     return kept
 
 
-def trainer_memory(shape: Shape, config: Config, ranks: int) -> Parts:
+def micro_batch_tokens(config: Config, machine: Machine) -> float:
+    """Tokens that the trainer computes at once at most: as many rows as the budget takes, of the
+    lengths that are known. Without devices a prompt stands once for all its responses."""
+    longest = config.prompts.max_tokens + config.rollout.max_tokens
+    prompt, response = mean_lengths(config, machine.rates)
+    row = prompt + response
+    rows = (config.update.mini_batch or config.prompts.batch_size) * group_size(config)
+    tokens = min(max(config.update.token_budget, longest), rows * row)
+    if not machine.devices.count and config.update.packing is not False:
+        tokens *= (response + prompt / group_size(config)) / row
+    return tokens
+
+
+def mean_lengths(config: Config, rates: Rates) -> tuple[float, float]:
+    """Tokens of a bare prompt and of a response; the longest allowed where they are not known."""
+    return (
+        rates.prompt_tokens or config.prompts.max_tokens,
+        rates.response_tokens or config.rollout.max_tokens,
+    )
+
+
+def trainer_memory(shape: Shape, config: Config, machine: Machine, ranks: int) -> Parts:
     """One rank at its highest, without its process."""
     update = config.update
     b, layer = BYTES[update.dtype], activation_bytes(shape, update)
-    longest = config.prompts.max_tokens + config.rollout.max_tokens
-    rows = (update.mini_batch or config.prompts.batch_size) * group_size(config)
-    tokens = min(max(update.token_budget, longest), rows * longest)
+    tokens = micro_batch_tokens(config, machine)
     parts = state_memory(shape, update, ranks)
     if config.loss.kl != "off" and not update.lora.rank:
         sharded = update.deepspeed.get("zero_optimization", {}).get("stage", 0) == 3
@@ -184,7 +203,7 @@ def memory(shape: Shape, config: Config, machine: Machine, layout: Layout) -> li
     host = host_memory(shape, config, layout)
     room = machine.host.memory_gib * GIB
     engine = config.rollout.engine
-    trainer = trainer_memory(shape, config, layout.ranks)
+    trainer = trainer_memory(shape, config, machine, layout.ranks)
     if not machine.devices.count:
         weights = shape.parameters * BYTES[engine.dtype]
         host["engine: weights"] = layout.engines * weights
@@ -234,8 +253,13 @@ def what_helps(shape: Shape, config: Config, machine: Machine, layout: Layout) -
         if left < best:
             kept, best = changes, left
 
-    attempt("update.gradient_checkpointing=true")
-    attempt(f"update.token_budget={min(config.update.token_budget, longest)}")
+    budget = f"update.token_budget={min(config.update.token_budget, longest)}"
+    # On the CPU smaller micro-batches cost nothing, and a second forward pass a third.
+    if not machine.devices.count:
+        attempt(budget)
+    if best:
+        attempt("update.gradient_checkpointing=true")
+    attempt(budget)
     for name in ("zero2", "zero3") if layout.ranks > 1 else ():
         attempt(f"update.deepspeed={ZERO / name}.json")
     attempt(f"update.deepspeed={ZERO / 'offload'}.json")
@@ -333,8 +357,7 @@ def seconds(
     rates = machine.rates
     if rates.sample_tokens_per_second is None or rates.train_tokens_per_second is None:
         return None
-    response = rates.response_tokens or config.rollout.max_tokens
-    prompt = rates.prompt_tokens or config.prompts.max_tokens
+    prompt, response = mean_lengths(config, rates)
     rollouts = config.prompts.batch_size * group_size(config)
     samplers = layout.engines or len(config.rollout.endpoints)
     wide = samplers * config.rollout.engine.tensor_parallel

@@ -4,11 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import DEMO
 from safetensors import safe_open
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from icpo_core.capacity import doctor
 from icpo_core.capacity import memory as estimate
-from icpo_core.config import LoraSection, UpdateSection
+from icpo_core.capacity.forecast import forecast, lengths
+from icpo_core.capacity.machine import Devices, Host, Machine, Rates
+from icpo_core.config import LoraSection, UpdateSection, load, override
+from icpo_core.method.problems import read_problems
 from icpo_core.models.architecture import KNOWN, Shape, shape_of
 from icpo_core.trainer.lora import inject
 from icpo_core.trainer.policy import load_policy
@@ -72,3 +77,38 @@ def test_activations(dtype: str, rank: int) -> None:
     shape = Shape(1, 128, 4, 2, 64, 512, 32, 4096, True)
     measured = (kept(3) - kept(1)) / 2 / 256
     assert estimate.activation_bytes(shape, update) == pytest.approx(measured, rel=0.05)
+
+
+def test_micro_batches_follow_the_data() -> None:
+    """The demo's problems have 11 characters, a token each, in `Q:{problem}\\nA:`; its limit is 128
+    tokens. On the CPU a prompt stands once for its group."""
+    config = load(DEMO, ["update.token_budget=100000"])
+    found = lengths(config)
+    assert found is not None
+    rows = read_problems(config.prompts.problems).num_rows
+    assert (found.problems, found.longest) == (rows // 2, 16)
+    assert found.mean == 16
+    host = Host(cores=2, memory_gib=8, shared_memory_gib=1, disk_free_gib=10)
+    told = Machine(host=host, rates=Rates(prompt_tokens=found.mean))
+    assert estimate.micro_batch_tokens(config, told) == pytest.approx(16 * (8 * 64 + 16))
+    beside = override(config, ["update.packing=false"])
+    assert estimate.micro_batch_tokens(beside, told) == pytest.approx(16 * 8 * (64 + 16))
+    devices = told.model_copy(update={"devices": Devices(count=1, memory_gib=24.0)})
+    assert estimate.micro_batch_tokens(config, devices) == pytest.approx(16 * 8 * (64 + 16))
+    # Mean lengths that a run has had count for more than what is allowed.
+    known = Rates(prompt_tokens=16, response_tokens=20)
+    tokens = estimate.micro_batch_tokens(config, told.model_copy(update={"rates": known}))
+    assert tokens == pytest.approx(16 * (8 * 20 + 16))
+    # The forecast measures by itself, and says so; a limit below the data is a failure.
+    alone = Machine(host=host)
+    [whole] = forecast(config, alone).loads
+    shape = shape_of(config.model.path)
+    assert whole.parts["trainer: activations"] == pytest.approx(
+        16 * (8 * 64 + 16) * (shape.layers + 1) * estimate.activation_bytes(shape, config.update)
+    )
+    short = override(config, ["prompts.max_tokens=15"])
+    for one, level in ((config, doctor.Level.OK), (short, doctor.Level.FAIL)):
+        said = {a.what: a for a in doctor.check_run(one, alone, forecast(one, alone))}["lengths"]
+        assert said.level is level
+        assert "bare prompts of 16 tokens, 16 at most" in said.said
+    assert lengths(override(config, ["model.path=Qwen/Qwen3-8B"])) is None
