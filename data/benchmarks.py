@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from icpo.data.sources import from_hub
 from icpo_core.common.files import atomic_path, write_json
-from icpo_core.evaluation.benchmarks import ENTRIES, GROUPS, Benchmark, read
+from icpo_core.evaluation.benchmarks import Benchmark, read
+from icpo_core.evaluation.registry import ENTRIES, GROUPS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -55,7 +56,11 @@ def fetch(name: str, folder: Path) -> Path:
     known, path = ENTRIES[name], folder / f"{name}.parquet"
     if path.is_file():
         return path
-    assert known.hub is not None
+    if known.hub is None:
+        raise ValueError(
+            f"--bench {name}: is not on the hub; download {known.home} and give the file, as "
+            f"{name}=FILE"
+        )
     source = from_hub(known.hub, known.config, known.split, None, streaming=False)
     rows = [dict(row) for row in source.rows]
     if known.sizes and len(rows) not in known.sizes:

@@ -36,6 +36,7 @@ async def run(
     protocol: ProtocolName = "",
     overrides: list[Override] = [],  # noqa: B006
     directory: str = "evaluations",
+    after: str = "",
 ) -> dict[str, Any]:
     """Evaluate models or runs and compare them with the first.
 
@@ -47,10 +48,12 @@ async def run(
             for a model.
         overrides: Changes to it, each as section.key=value.
         directory: Folder of all evaluations.
+        after: The models' cut-off, as 2025-06. Benchmarks that are not newer are marked; without
+            benchmarks, the newer ones are taken.
 
     Raises ValueError for a user's mistake.
     """
-    table = await _filled(open_targets(targets), benchmarks, protocol, overrides, directory)
+    table = await _filled(open_targets(targets), benchmarks, protocol, overrides, directory, after)
     return table.as_json()
 
 
@@ -101,12 +104,13 @@ async def _filled(
     protocol: str,
     overrides: Sequence[str],
     directory: str,
+    after: str = "",
 ) -> Table:
     """The table, with GPU slots held meanwhile."""
     chosen = protocol or None
     placed = protocol_of(targets[0], chosen, overrides).placed()
     async with slots.held(sum(map(len, placed))):
-        table = fill(targets, benchmarks, chosen, overrides, Path(directory), _quiet)
+        table = fill(targets, benchmarks, chosen, overrides, Path(directory), _quiet, after)
     for label, row in table.rows.items():
         for name, one in row.items():
             low, high = one.figures["interval"]

@@ -19,7 +19,7 @@ def add_parser(subparsers: Any) -> None:
         "add to those that are there.",
     )
     parser.add_argument(
-        "targets", nargs="+", metavar="MODEL_OR_RUN",
+        "targets", nargs="*", metavar="MODEL_OR_RUN",
         help="a model's folder, a hub id, a run's folder (its newest checkpoint), or RUN@ITERATION",
     )  # fmt: skip
     parser.add_argument(
@@ -31,6 +31,15 @@ def add_parser(subparsers: Any) -> None:
         "--protocol", metavar="NAME_OR_FILE",
         help="paper, greedy, quick, run (as in training) or a TOML file; default: run for a run, "
         "paper for a model",
+    )  # fmt: skip
+    parser.add_argument(
+        "--after", default="", metavar="YYYY-MM",
+        help="the model's cut-off: take the benchmarks that came out later, or mark those of "
+        "--bench that did not",
+    )  # fmt: skip
+    parser.add_argument(
+        "--list", action="store_true",
+        help="sample nothing: the known benchmarks with their dates, with --after the newer ones",
     )  # fmt: skip
     parser.add_argument("--samples", type=int, metavar="K", help="samples a problem (avg@k)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
@@ -56,10 +65,18 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
+    from icpo.flows.ui.table import fill, list_known, open_targets, show
+
+    if arguments.list:
+        known = list_known(arguments.after, Console(stderr=arguments.json))
+        if arguments.json:
+            print(json.dumps(known, indent=2))
+        return 0
+    if not arguments.targets:
+        raise ValueError("name a model or a run: icpo eval MODEL --bench NAME; --list: benchmarks")
     if arguments.history:
         return _history(arguments)
     from icpo.flows.ui.counter import Counter
-    from icpo.flows.ui.table import fill, open_targets, show
 
     with Counter() as counter:
         table = fill(
@@ -69,6 +86,7 @@ def call(arguments: argparse.Namespace) -> int:
             overrides(arguments),
             arguments.out,
             counter.count,
+            arguments.after,
         )
     if arguments.json:
         print(json.dumps(table.as_json(), indent=2))

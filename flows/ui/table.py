@@ -15,6 +15,7 @@ from icpo_core.evaluation.benchmarks import Benchmark
 from icpo_core.evaluation.comparison import Comparison, compare
 from icpo_core.evaluation.evaluator import Evaluation, Evaluator, Progress
 from icpo_core.evaluation.protocol import RUN, Protocol, load
+from icpo_core.evaluation.registry import ENTRIES, entry, month, newer_than
 from icpo_core.evaluation.scores import shown
 from icpo_core.evaluation.target import Target
 from icpo_core.run.evaluations import target
@@ -22,6 +23,8 @@ from icpo_core.run.evaluations import target
 DATA = "data"
 """Folder, below that of the evaluations, of what came from the hub."""
 FLIPS_SHOWN = 8
+MARKS: dict[bool | None, str] = {True: " *", False: "", None: " ?"}
+"""Behind a benchmark's name: is it older than the models' cut-off?"""
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,17 @@ class Table:
 
     rows: dict[str, dict[str, Evaluation]]
     """By target, then benchmark."""
+    cutoff: str = ""
+    """Month (YYYY-MM) of the models' training data; older benchmarks are marked."""
 
     @property
     def benchmarks(self) -> list[str]:
         return list(dict.fromkeys(name for row in self.rows.values() for name in row))
+
+    def older(self, name: str) -> bool | None:
+        """Whether the models may have seen a benchmark; None where no day or cut-off is known."""
+        newer = entry(name).newer(self.cutoff) if self.cutoff else None
+        return None if newer is None else not newer
 
     def comparisons(self) -> dict[str, dict[str, Comparison]]:
         """Every target but the first against the first, by benchmark."""
@@ -59,6 +69,8 @@ class Table:
                             "folder": str(one.folder),
                             "made": one.made,
                             "protocol": one.manifest.facts["protocol"],
+                            "released": entry(name).released or None,
+                            "older": self.older(name),
                         }
                         for name, one in row.items()
                     },
@@ -79,15 +91,18 @@ def fill(
     overrides: Sequence[str],
     root: Path,
     on_progress: Progress,
+    after: str = "",
 ) -> Table:
     """Evaluate every target on every benchmark, as far as it is not done.
 
     names: as `icpo.data.benchmarks.gather` takes them; empty: the benchmarks of the run. protocol:
     a preset or a file; None: a run's own for a run, the paper's for a model. root: folder of all
-    evaluations.
+    evaluations. after: the models' cut-off, YYYY-MM; without names, what is newer is taken.
 
     Raises ValueError with one line for a user's mistake, WorkerError if an engine fails.
     """
+    if after and not names:
+        names = newer_than(month(after))
     rows: dict[str, dict[str, Evaluation]] = {}
     evaluator: Evaluator | None = None
     try:
@@ -102,7 +117,7 @@ def fill(
     finally:
         if evaluator is not None:
             evaluator.close()
-    return Table(rows)
+    return Table(rows, after and month(after))
 
 
 def protocol_of(one: Target, name: str | None, overrides: Sequence[str]) -> Protocol:
@@ -141,7 +156,9 @@ def show(table: Table, console: Console) -> None:
     grid.add_column("")
     for name in names:
         evaluation = next(row[name] for row in table.rows.values() if name in row)
-        grid.add_column(f"{name}\n{evaluation.manifest.config['samples']} a problem")
+        since, mark = entry(name).released[:7], MARKS[table.older(name)] if table.cutoff else ""
+        lines = [name + mark, f"{evaluation.manifest.config['samples']} a problem"]
+        grid.add_column("\n".join([*lines, f"since {since}"] if since else lines))
     if len(names) > 1:
         grid.add_column("mean", justify="right")
     for label, row in table.rows.items():
@@ -149,6 +166,12 @@ def show(table: Table, console: Console) -> None:
         mean = [f"{100 * _mean(row):.1f}"] if len(names) > 1 else []
         grid.add_row(label, *cells, *mean)
     console.print(grid)
+    if table.cutoff:
+        console.print(
+            f"* public by {table.cutoff}: a model with this cut-off may have seen it; "
+            "? its day is not known",
+            highlight=False,
+        )
     for label, row in table.rows.items():
         for name, one in row.items():
             figures = one.figures
@@ -181,6 +204,23 @@ def show(table: Table, console: Console) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def list_known(cutoff: str, console: Console) -> list[dict[str, Any]]:
+    """Print the registry, or what of it is newer than a month; the same for JSON."""
+    names = newer_than(month(cutoff)) if cutoff else list(ENTRIES)
+    grid = RichTable()
+    for column in ("benchmark", "problems", "answers", "since", "from"):
+        grid.add_column(column, no_wrap=column != "from", overflow="fold")
+    rows = []
+    for one in map(entry, names):
+        place = ", ".join(filter(None, [one.hub or one.home, one.config, one.hub and one.split]))
+        sizes = " or ".join(map(str, one.sizes))
+        since = one.released or "not known"
+        grid.add_row(one.name, sizes, one.answers, since, place)
+        rows.append({**vars(one), "sizes": list(one.sizes)})
+    console.print(grid)
+    return rows
 
 
 def _mean(row: dict[str, Evaluation]) -> float:

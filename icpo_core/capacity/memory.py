@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from icpo_core.capacity.machine import GIB, Machine, Rates
 from icpo_core.common import resources
 from icpo_core.config import Config, EngineSection, UpdateSection, override
-from icpo_core.evaluation.benchmarks import ENTRIES
+from icpo_core.evaluation.registry import ENTRIES
 from icpo_core.models.architecture import Shape
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

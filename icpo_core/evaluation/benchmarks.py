@@ -1,9 +1,7 @@
-"""The benchmarks that the method is judged on, and how any file becomes one.
+"""Benchmarks that were read: the problems of a file, in one form whatever its columns.
 
-An entry of the registry says where a benchmark is had, which columns hold what, how many problems
-it must have, how many samples the paper takes, and what its authors ask of those who use it. Ids,
-configurations, splits, columns and sizes are those of the Hugging Face hub's data set cards. A
-local file, of the hub's columns or of `id, problem, answer, solution`, serves as well.
+A local file, of the hub's columns (`icpo_core.evaluation.registry`) or of `id, problem, answer,
+solution`, serves as well.
 """
 
 from __future__ import annotations
@@ -13,161 +11,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from icpo_core.common.files import canonical_digest
 from icpo_core.common.seeds import generator
+from icpo_core.evaluation.registry import Entry, Kind, entry
+from icpo_core.grading.extraction import extract
 from icpo_core.method.problems import as_json, problem_id, read_rows, text_of
 from icpo_core.store.tables import EXTRA
 
-Kind = Literal["math", "choice"]
-
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _GOLD_MARK = "####"  # GSM8K
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is known of a benchmark. Of several columns the first that a row has counts; a dot
-    leads into a nested value."""
-
-    name: str
-    about: str
-    licence: str
-    hub: str | None = None
-    config: str | None = None
-    split: str = "test"
-    sizes: tuple[int, ...] = ()
-    """Numbers of problems that the published versions have; empty: any."""
-    samples: int = 1
-    """Samples a problem in the paper's protocol (avg@k); 1: pass@1."""
-    kind: Kind = "math"
-    private: bool = False
-    """Its authors ask that its text is not published: it stays out of logs and reports."""
-    id: tuple[str, ...] = ("id",)
-    problem: tuple[str, ...] = ("problem", "question")
-    answer: tuple[str, ...] = ("answer", "answerKey")
-    solution: tuple[str, ...] = ("solution",)
-    subject: tuple[str, ...] = ("subject", "meta.subject")
-    level: tuple[str, ...] = ("level", "meta.level")
-    options: tuple[str, ...] = ("options", "choices.text", "choices")
-    """Columns with the list of a multiple choice's options."""
-    labels: tuple[str, ...] = ("choices.label",)
-    """Columns with the options' own names, where the answer is one of these."""
-    wrong: tuple[str, ...] = ()
-    """Columns with one wrong option each, where `answer` has the text of the right one."""
-
-
-ENTRIES: dict[str, Entry] = {
-    entry.name: entry
-    for entry in (
-        Entry(
-            "aime2024",
-            "AIME 2024 I and II, integer answers from 0 to 999",
-            "problems are the MAA's",
-            hub="HuggingFaceH4/aime_2024",
-            split="train",
-            sizes=(30,),
-            samples=32,
-        ),
-        Entry(
-            "aime2025",
-            "AIME 2025 I and II, integer answers from 0 to 999",
-            "problems are the MAA's",
-            hub="math-ai/aime25",
-            sizes=(30,),
-            samples=32,
-        ),
-        Entry(
-            "amc2023",
-            "AMC 12 2023 A and B, the problems with integer answers",
-            "problems are the MAA's",
-            hub="math-ai/amc23",
-            sizes=(40,),
-            samples=32,
-        ),
-        Entry(
-            "math500",
-            "MATH-500, by subject and level",
-            "MIT",
-            hub="HuggingFaceH4/MATH-500",
-            sizes=(500,),
-            id=("id", "unique_id"),
-        ),
-        Entry(
-            "minerva",
-            "Minerva Math: MIT OpenCourseWare problems with numeric and symbolic answers",
-            "MIT OpenCourseWare, CC BY-NC-SA 4.0",
-            hub="math-ai/minervamath",
-            sizes=(272,),
-            subject=("type", "meta.type"),
-        ),
-        Entry(
-            "olympiadbench",
-            "OlympiadBench, English text-only open-ended mathematics (OE_TO_maths_en_COMP)",
-            "Apache-2.0",
-            hub="Hothan/OlympiadBench",
-            config="OE_TO_maths_en_COMP",
-            split="train",
-            sizes=(674, 675),  # the hub's; the one of Qwen2.5-Math's evaluation
-            answer=("final_answer", "answer"),
-            subject=("subfield", "meta.subfield"),
-            level=(),
-        ),
-        Entry(
-            "gsm8k",
-            "GSM8K test, integer answers after ####",
-            "MIT",
-            hub="openai/gsm8k",
-            config="main",
-            sizes=(1319,),
-        ),
-        Entry(
-            "mmlu-pro",
-            "MMLU-Pro, up to ten options, by category",
-            "MIT",
-            hub="TIGER-Lab/MMLU-Pro",
-            sizes=(12032,),
-            kind="choice",
-            id=("id", "question_id"),
-            answer=("answer_index", "answer"),
-            subject=("category",),
-        ),
-        Entry(
-            "gpqa-diamond",
-            "GPQA-Diamond, four options; gated on the hub",
-            "CC BY 4.0; its authors ask not to reveal examples in plain text or images online",
-            hub="Idavidrein/gpqa",
-            config="gpqa_diamond",
-            split="train",
-            sizes=(198,),
-            kind="choice",
-            private=True,
-            id=("Record ID", "id"),
-            problem=("Question", "question"),
-            answer=("Correct Answer",),
-            wrong=("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"),
-            subject=("High-level domain",),
-            level=("Subdomain",),
-        ),
-        Entry(
-            "arc-c",
-            "ARC-Challenge test, mostly four options",
-            "CC BY-SA 4.0",
-            hub="allenai/ai2_arc",
-            config="ARC-Challenge",
-            sizes=(1172,),
-            kind="choice",
-        ),
-    )
-}
-
-GROUPS: dict[str, tuple[str, ...]] = {
-    "math": ("aime2024", "aime2025", "amc2023", "math500", "minerva", "olympiadbench"),
-    "ood": ("arc-c", "gpqa-diamond", "mmlu-pro"),
-}
-GROUPS["paper"] = GROUPS["math"] + GROUPS["ood"]
-"""Names that stand for several benchmarks: the columns of the paper's tables."""
 
 
 @dataclass(frozen=True)
@@ -239,12 +93,6 @@ class Benchmark:
         }
 
 
-def entry(name: str) -> Entry:
-    """The registry's entry, or one for a file that it does not know: math, or multiple choice
-    where the file has options."""
-    return ENTRIES.get(name, Entry(name, "a local file", "yours to know"))
-
-
 def read(name: str, path: str, option_seed: int | None = 0) -> Benchmark:
     """Read a benchmark from a Parquet, JSONL, JSON or CSV file.
 
@@ -312,9 +160,12 @@ def _problem(known: Entry, row: Mapping[str, Any], where: str) -> Problem:
     if options is not None:
         answer = LETTERS[_right_option(known, row, options, answer, where)]
     else:
-        answer = _after_mark(answer)
+        answer = _gold(answer)
+    named = text(known.id)
+    if named and known.instance:
+        named = f"{named}-{text((known.instance,))}"
     return Problem(
-        id=text(known.id) or problem_id(problem),
+        id=named or problem_id(problem),
         problem=problem.strip(),
         answer=answer,
         solution=text(known.solution),
@@ -363,9 +214,13 @@ def _shuffled(problem: Problem, seed: int, name: str) -> Problem:
     )
 
 
-def _after_mark(answer: str) -> str:
+def _gold(answer: str) -> str:
+    """What a gold answer is without GSM8K's worked solution, and without a box around it."""
     _, mark, after = answer.rpartition(_GOLD_MARK)
-    return re.sub(r"(?<=\d),(?=\d{3})", "", after.strip()) if mark else answer.strip()
+    if mark:
+        return re.sub(r"(?<=\d),(?=\d{3})", "", after.strip())
+    boxed = answer.strip().startswith(r"\boxed")
+    return (extract(answer, "boxed").answer if boxed else None) or answer.strip()
 
 
 def _at(row: Any, column: str) -> Any:

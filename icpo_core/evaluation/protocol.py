@@ -16,7 +16,7 @@ from icpo_core.common.keys import Operational, Since, Source, slice_of
 from icpo_core.common.plugins import Pluggable
 from icpo_core.config import Config, EngineSection, EvaluateSection, PromptsSection, Section
 from icpo_core.config.sections import Count, CountOrNone, NonNegative
-from icpo_core.evaluation.benchmarks import ENTRIES, Kind
+from icpo_core.evaluation.registry import ENTRIES, Kind
 from icpo_core.grading.grade import GradingRules
 from icpo_core.workers import devices
 from icpo_core.workers.placement import place_engines

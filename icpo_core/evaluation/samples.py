@@ -17,9 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icpo_core.evaluation.benchmarks import Benchmark, Kind
+from icpo_core.evaluation.benchmarks import Benchmark
 from icpo_core.evaluation.protocol import Protocol
 from icpo_core.evaluation.questions import questions
+from icpo_core.evaluation.registry import Kind
 from icpo_core.grading.grade import GradingRules, Question, VerdictStatus
 from icpo_core.grading.pool import Judges
 from icpo_core.grading.rewards import Judging

@@ -176,3 +176,46 @@ def test_a_private_benchmark_leaves_no_text_behind(engine, small_protocol, base,
     assert not list(done.folder.glob("questions-*"))
     for path in tmp_path.rglob("*.json"):
         assert secret not in path.read_text()
+
+
+def test_every_new_benchmark_is_evaluated_from_the_command_line(
+    engine, small, root, tmp_path, monkeypatch, capsys
+):
+    """`icpo eval` on made rows of each shape, with the engine of this file."""
+    from made_rows import NEW, write
+
+    from icpo.flows.cli import main
+
+    class Borrowed(Evaluator):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)
+            self._engines, self._architecture = engine._engines, engine._architecture
+
+        def close(self) -> None:
+            self._engines = None
+            super().close()
+
+    engine.engines(target(str(small / "base")))
+    monkeypatch.setattr("icpo.flows.ui.table.Evaluator", Borrowed)
+    files = [f"{name}={write(name, tmp_path)}" for name in NEW]
+    protocol = tmp_path / "tiny.toml"
+    protocol.write_text(
+        '[sampling]\nsamples = 2\nlimit = 2\nmax_tokens = 16\n[prompting]\nformat = "raw"\n'
+        'question_template = "Q:{problem}\\nA:"\n[engine]\nmax_model_len = 512\ndtype = "float32"\n'
+    )
+    words = ["eval", str(small / "base"), "--bench", *files, "--protocol", str(protocol)]
+    for more in (["--json"], []):
+        with pytest.raises(SystemExit) as stop:
+            main([*words, *more, "--after", "2025-06", "--out", str(tmp_path / "out")])
+        assert not stop.value.code
+        if more:
+            found = json.loads(capsys.readouterr().out)["targets"][0]["benchmarks"]
+    assert list(found) == list(NEW)
+    for name, figures in found.items():
+        assert (figures["problems"], figures["samples"], figures["made"]) == (2, 4, 4), name
+    assert found["aime2026"]["older"] is False
+    assert found["gsm-plus"]["older"] is True
+    assert found["beyondaime"]["older"] is None
+    shown = capsys.readouterr().out
+    assert "public by 2025-06" in shown
+    assert "found again" in shown

@@ -15,7 +15,7 @@ from recipes import SWAPS
 from icpo_core.capacity import doctor, forecast, machine
 from icpo_core.common import keys
 from icpo_core.config import Config, load
-from icpo_core.evaluation.benchmarks import ENTRIES, GROUPS
+from icpo_core.evaluation.registry import ENTRIES, GROUPS
 from icpo_core.run import plan, sources
 from icpo_core.run.run import Run
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from icpo_core.evaluation.benchmarks import entry
 from icpo_core.evaluation.comparison import compare
+from icpo_core.evaluation.registry import entry
 from icpo_core.run import metrics, timeline
 from icpo_core.run.evaluations import Point, history, rewards, run_at
 from icpo_core.run.run import Run
