@@ -40,6 +40,8 @@ CEILING = 0.95
 NO_GAIN = 0.02
 """A gain that is surely smaller is none."""
 CHANCE = 0.05
+CUT = 0.5
+"""Where more than this share of the answers is cut, no gain says little."""
 REACHED = 1e-3
 """Least share of the largest gradient at the rarest step. The small model that ships with us learns
 at 0.1 (probability 2.5e-4), and not at 4e-5 (probability 1e-7)."""
@@ -169,14 +171,19 @@ def judge(bare: Shot, best: Shot, reach: Reach | None, expert_lambda: float) -> 
             f"Do not steer: without examples {before:.1%} are right already; harder problems leave "
             "more to learn."
         )
+    cut = max(one.evaluation.figures["truncated"] or 0.0 for one in (bare, best))
     if before == after == 0:
-        cut = max(one.evaluation.figures["truncated"] or 0.0 for one in (bare, best))
         return Advice.UNDECIDED, (
             f"Undecided: no answer is right, with examples or without, and up to {cut:.0%} of them "
             "were cut; raise sampling.max_tokens where many are, read some (icpo show), and try "
             "another instruction, more examples, or easier problems."
         )
     low, high = change.interval
+    if cut > CUT and low <= NO_GAIN:
+        return Advice.UNDECIDED, (
+            f"Undecided: {moved}, and {cut:.0%} of the answers were cut before their end; raise "
+            "sampling.max_tokens, or ask for short ones (prompting.instruction)."
+        )
     if high < NO_GAIN or (change.p_value < CHANCE and change.difference < 0):
         return Advice.NO_GAIN, (
             f"Do not steer: {moved}, so examples add nothing that could be learned; try other "

@@ -23,15 +23,29 @@ def rewards(table: dict[str, list[float]]) -> pa.Table:
     )
 
 
-def shot(k: int, table: dict[str, list[float]], bare: dict[str, list[float]] | None = None) -> Shot:
+def shot(
+    k: int,
+    table: dict[str, list[float]],
+    bare: dict[str, list[float]] | None = None,
+    cut: float = 0.25,
+) -> Shot:
     accuracy = float(np.mean([np.mean(one) for one in table.values()]))
     evaluation = Evaluation(
         "m", "b", Path("x"), manifest=None, ids=[], made=0,
-        figures={"accuracy": accuracy, "truncated": 0.25},
+        figures={"accuracy": accuracy, "truncated": cut},
     )  # fmt: skip
     change = compare(rewards(bare), rewards(table)) if bare else None
     gained, lost = flips(rewards(bare), rewards(table)) if bare else (None, None)
     return Shot(k, float(k), evaluation, None, change, gained, lost)
+
+
+def test_where_most_answers_are_cut_no_gain_decides_nothing():
+    for steered in (SOME, HARD):
+        found, sentence = judge(shot(0, SOME, cut=0.83), shot(1, steered, SOME, 0.92), NEAR, 0.01)
+        assert found is Advice.UNDECIDED
+        assert "92% of the answers were cut" in sentence
+    found, _ = judge(shot(0, SOME, cut=0.83), shot(1, EASY, SOME, 0.92), NEAR, 0.01)
+    assert found is Advice.STEER
 
 
 def test_flips_pair_every_sample_with_every_other():
