@@ -107,9 +107,9 @@ async def _filled(
     after: str = "",
 ) -> Table:
     """The table, with GPU slots held meanwhile."""
-    chosen = protocol or None
-    placed = protocol_of(targets[0], chosen, overrides).placed()
+    placed = protocol_of(targets[0], protocol, overrides).placed()
     async with slots.held(sum(map(len, placed))):
+        chosen = [protocol] if protocol else []
         table = fill(targets, benchmarks, chosen, overrides, Path(directory), _quiet, after)
     for label, row in table.rows.items():
         for name, one in row.items():

@@ -28,9 +28,9 @@ def add_parser(subparsers: Any) -> None:
         "default: a run's own",
     )  # fmt: skip
     parser.add_argument(
-        "--protocol", metavar="NAME_OR_FILE",
-        help="paper, greedy, quick, run (as in training) or a TOML file; default: run for a run, "
-        "paper for a model",
+        "--protocol", nargs="+", default=[], metavar="NAME_OR_FILE",
+        help="paper, greedy, quick, long, run (as in training) or a TOML file; several: a row "
+        "each; default: run for a run, paper for a model",
     )  # fmt: skip
     parser.add_argument(
         "--after", default="", metavar="YYYY-MM",
@@ -42,6 +42,14 @@ def add_parser(subparsers: Any) -> None:
         help="sample nothing: the known benchmarks with their dates, with --after the newer ones",
     )  # fmt: skip
     parser.add_argument("--samples", type=int, metavar="K", help="samples a problem (avg@k)")
+    parser.add_argument(
+        "--budgets", type=int, nargs="+", metavar="TOKENS",
+        help="accuracy at these numbers of tokens too, from the same samples, cut there",
+    )  # fmt: skip
+    parser.add_argument(
+        "--judges", nargs="+", default=[], metavar="NAME",
+        help="who judges: math, math-verify, or your own; several side by side on the same samples",
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
     parser.add_argument("--seed", type=int, help="root of the sampling seeds")
     parser.add_argument(
@@ -87,6 +95,7 @@ def call(arguments: argparse.Namespace) -> int:
             arguments.out,
             counter.count,
             arguments.after,
+            arguments.judges,
         )
     if arguments.json:
         print(json.dumps(table.as_json(), indent=2))
@@ -101,6 +110,7 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
         "sampling.samples": arguments.samples,
         "sampling.limit": arguments.limit,
         "sampling.seed": arguments.seed,
+        "sampling.budgets": arguments.budgets,
     }
     single = [f"{key}={value}" for key, value in given.items() if value is not None]
     return [*single, *arguments.overrides]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from icpo.data.benchmarks import gather
 from icpo_core.common.console import Console
 from icpo_core.evaluation.benchmarks import Benchmark
-from icpo_core.evaluation.comparison import Comparison, compare
+from icpo_core.evaluation.comparison import Comparison, agreement, compare
 from icpo_core.evaluation.evaluator import Evaluation, Evaluator, Progress
 from icpo_core.evaluation.protocol import RUN, Protocol, load
 from icpo_core.evaluation.registry import ENTRIES, entry, month, newer_than
@@ -35,6 +35,10 @@ class Table:
     """By target, then benchmark."""
     cutoff: str = ""
     """Month (YYYY-MM) of the models' training data; older benchmarks are marked."""
+    budgets: dict[str, dict[str, dict[int, dict[str, Any]]]] = field(default_factory=dict)
+    """Figures at smaller token budgets, by target, benchmark and budget."""
+    judges: dict[str, dict[str, dict[str, Evaluation]]] = field(default_factory=dict)
+    """The same samples by other judges, by target, benchmark and judge."""
 
     @property
     def benchmarks(self) -> list[str]:
@@ -71,6 +75,15 @@ class Table:
                             "protocol": one.manifest.facts["protocol"],
                             "released": entry(name).released or None,
                             "older": self.older(name),
+                            "cost": vars(one.cost),
+                            "budgets": self.budgets.get(label, {}).get(name, {}),
+                            "judges": {
+                                judge: {
+                                    **said.figures,
+                                    **vars(agreement(one.rewards, said.rewards)),
+                                }
+                                for judge, said in self.judges.get(label, {}).get(name, {}).items()
+                            },
                         }
                         for name, one in row.items()
                     },
@@ -87,41 +100,59 @@ class Table:
 def fill(
     targets: Sequence[Target],
     names: Sequence[str],
-    protocol: str | None,
+    protocols: Sequence[str],
     overrides: Sequence[str],
     root: Path,
     on_progress: Progress,
     after: str = "",
+    judges: Sequence[str] = (),
 ) -> Table:
     """Evaluate every target on every benchmark, as far as it is not done.
 
-    names: as `icpo.data.benchmarks.gather` takes them; empty: the benchmarks of the run. protocol:
-    a preset or a file; None: a run's own for a run, the paper's for a model. root: folder of all
-    evaluations. after: the models' cut-off, YYYY-MM; without names, what is newer is taken.
+    names: as `icpo.data.benchmarks.gather` takes them; empty: the benchmarks of the run.
+    protocols: presets or files, a row of the table each; empty: a run's own for a run, the paper's
+    for a model. root: folder of all evaluations. after: the models' cut-off, YYYY-MM; without
+    names, what is newer is taken. judges: who judges; the first one's verdicts are the table's, and
+    the others' stand beside them.
 
     Raises ValueError with one line for a user's mistake, WorkerError if an engine fails.
     """
     if after and not names:
         names = newer_than(month(after))
-    rows: dict[str, dict[str, Evaluation]] = {}
+    changes = [*overrides, *(f"judging.verifier={one}" for one in judges[:1])]
+    table = Table({}, after and month(after))
     evaluator: Evaluator | None = None
     try:
         for one in targets:
-            rules = protocol_of(one, protocol, overrides)
-            if evaluator is None or evaluator.protocol != rules:
-                if evaluator is not None:
-                    evaluator.close()
-                evaluator = Evaluator(root, rules, on_progress)
-            asked = benchmarks_of(one, names, root, rules)
-            rows[one.label] = {bench.name: evaluator.evaluate(one, bench) for bench in asked}
+            for protocol in protocols or [""]:
+                rules = protocol_of(one, protocol, changes)
+                if evaluator is not None and evaluator.shares(rules):
+                    evaluator.follow(rules)
+                else:
+                    if evaluator is not None:
+                        evaluator.close()
+                    evaluator = Evaluator(root, rules, on_progress)
+                label = f"{one.label}, {rules.name}" if len(protocols) > 1 else one.label
+                row = table.rows[label] = {}
+                for bench in benchmarks_of(one, names, root, rules):
+                    row[bench.name] = done = evaluator.evaluate(one, bench)
+                    cuts = evaluator.at_budgets(one, bench, done)
+                    table.budgets.setdefault(label, {})[bench.name] = cuts
+                    # A multiple choice is judged by its letter.
+                    for judge in judges[1:] if bench.kind == "math" else ():
+                        other = protocol_of(one, protocol, [*changes, f"judging.verifier={judge}"])
+                        with Evaluator(root, other, on_progress) as second:
+                            said = table.judges.setdefault(label, {}).setdefault(bench.name, {})
+                            said[judge] = second.evaluate(one, bench)
     finally:
         if evaluator is not None:
             evaluator.close()
-    return Table(rows, after and month(after))
+    return table
 
 
-def protocol_of(one: Target, name: str | None, overrides: Sequence[str]) -> Protocol:
-    """The protocol of a target. Raises ValueError as `protocol.load` does."""
+def protocol_of(one: Target, name: str, overrides: Sequence[str]) -> Protocol:
+    """The protocol of a target; no name: its own, or the paper's. Raises ValueError as
+    `protocol.load` does."""
     return load(name or (RUN if one.config else "paper"), list(overrides), one.config)
 
 
@@ -155,14 +186,12 @@ def show(table: Table, console: Console) -> None:
     grid = RichTable(title="accuracy in percent [95% interval, by problem]", title_justify="left")
     grid.add_column("")
     for name in names:
-        evaluation = next(row[name] for row in table.rows.values() if name in row)
         since, mark = entry(name).released[:7], MARKS[table.older(name)] if table.cutoff else ""
-        lines = [name + mark, f"{evaluation.manifest.config['samples']} a problem"]
-        grid.add_column("\n".join([*lines, f"since {since}"] if since else lines))
+        grid.add_column(f"{name}{mark}\nsince {since}" if since else name + mark)
     if len(names) > 1:
         grid.add_column("mean", justify="right")
     for label, row in table.rows.items():
-        cells = [shown(row[name].figures) if name in row else "" for name in names]
+        cells = [_cell(row[name]) if name in row else "" for name in names]
         mean = [f"{100 * _mean(row):.1f}"] if len(names) > 1 else []
         grid.add_row(label, *cells, *mean)
     console.print(grid)
@@ -193,6 +222,8 @@ def show(table: Table, console: Console) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
+            for line in _beside(table, label, name):
+                console.print(f"  {line}", highlight=False, soft_wrap=True)
     for label, against in table.comparisons().items():
         for name, change in against.items():
             low, high = change.interval
@@ -204,6 +235,29 @@ def show(table: Table, console: Console) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def _cell(one: Evaluation) -> str:
+    """Accuracy, samples a problem, and what these cost: seconds of what was sampled for it."""
+    cost, k = one.cost, one.figures["k"]
+    seconds = f", {cost.seconds:.0f} s" if cost.made == cost.tokens else ""
+    if 0 < cost.made < cost.tokens:
+        seconds = f", {cost.made:,} of them in {cost.seconds:.0f} s"
+    return f"{shown(one.figures)}\navg@{k}, {cost.tokens:,} tokens{seconds}"
+
+
+def _beside(table: Table, label: str, name: str) -> Iterator[str]:
+    """A line each token budget and each other judge of an evaluation."""
+    one = table.rows[label][name]
+    for budget, figures in table.budgets.get(label, {}).get(name, {}).items():
+        yield f"at {budget:,} tokens {shown(figures)}, {figures['truncated']:.1%} cut"
+    for judge, said in table.judges.get(label, {}).get(name, {}).items():
+        found = agreement(one.rewards, said.rewards)
+        yield (
+            f"judged by {judge} {shown(said.figures)}, {found.share:.1%} of the verdicts alike; "
+            f"right for it alone: {len(found.only_second)} problems{_some(found.only_second)}; "
+            f"wrong for it alone: {len(found.only_first)}{_some(found.only_first)}"
+        )
 
 
 def list_known(cutoff: str, console: Console) -> list[dict[str, Any]]:

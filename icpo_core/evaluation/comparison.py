@@ -48,6 +48,29 @@ class Comparison:
         }
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """Two judges on the same samples."""
+
+    share: float
+    """Of the samples that have the same verdict."""
+    only_first: list[str]
+    """Problems with a sample that only the first judge calls right."""
+    only_second: list[str]
+
+
+def agreement(first: pa.Table, second: pa.Table) -> Agreement:
+    """Two tables of the same samples, by two judges: `prompt_id`, `sample_index`, `reward`."""
+    x, y = (
+        {(row["prompt_id"], row["sample_index"]): row["reward"] > 0 for row in one.to_pylist()}
+        for one in (first, second)
+    )
+    assert x.keys() == y.keys(), "other samples"
+    apart = [key for key in x if x[key] != y[key]]
+    parts = [sorted({key[0] for key in apart if said[key]}) for said in (x, y)]
+    return Agreement(1.0 - len(apart) / len(x), *parts)
+
+
 def compare(a: pa.Table, b: pa.Table) -> Comparison:
     """Compare two tables of samples of one benchmark, paired by problem.
 

@@ -26,8 +26,9 @@ from icpo_core.common import files, plugins
 from icpo_core.common.closing import Closing
 from icpo_core.common.lock import RunLock
 from icpo_core.evaluation.benchmarks import Benchmark
+from icpo_core.evaluation.budgets import at_budget
 from icpo_core.evaluation.protocol import Protocol
-from icpo_core.evaluation.samples import Shelf, order
+from icpo_core.evaluation.samples import Shelf, keys_of, order
 from icpo_core.evaluation.scores import scores
 from icpo_core.evaluation.target import Target
 from icpo_core.grading.pool import Judges
@@ -98,6 +99,18 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What an evaluation's samples cost."""
+
+    tokens: int
+    """Of all its samples."""
+    made: int
+    """Tokens that were sampled for it; the others were there."""
+    seconds: float
+    """That the engines took for these."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """A finished evaluation."""
 
@@ -117,6 +130,12 @@ class Evaluation:
     def rewards(self) -> pa.Table:
         """Problem, number and reward of each of its samples."""
         return self.read("prompt_id", "sample_index", "reward")
+
+    @property
+    def cost(self) -> Cost:
+        figures, facts = self.figures, self.manifest.facts
+        total = round(figures["mean_tokens"] * figures["samples"])
+        return Cost(total, int(facts["tokens"]), float(facts["sampling_seconds"]))
 
     def read(self, *columns: str) -> pa.Table:
         """Columns of its samples, among them `prompt_id` and `sample_index`, in no set order."""
@@ -157,10 +176,14 @@ class Evaluator(Closing):
             judges.close()
         self._judges.clear()
 
+    def shares(self, protocol: Protocol) -> bool:
+        """Whether engine and judges serve another protocol as well."""
+        kept = {"engine", "process", "grading", "judging"}
+        return protocol.model_dump(include=kept) == self.protocol.model_dump(include=kept)
+
     def follow(self, protocol: Protocol) -> None:
         """Go on under another protocol, on the same engine and judges."""
-        kept = {"engine", "process", "grading", "judging"}
-        assert protocol.model_dump(include=kept) == self.protocol.model_dump(include=kept)
+        assert self.shares(protocol)
         self.protocol = protocol
 
     def work(self, target: Target, benchmark: Benchmark) -> Work:
@@ -211,6 +234,31 @@ class Evaluator(Closing):
         Raises ValueError with one line for a user's mistake, WorkerError if the engine fails.
         """
         return self.find(target, benchmark) or self._make(target, benchmark)
+
+    def at_budgets(
+        self, target: Target, benchmark: Benchmark, done: Evaluation
+    ) -> dict[int, dict[str, Any]]:
+        """Figures of an evaluation's samples at each of the protocol's `sampling.budgets`, as
+        `scores.scores` gives them; kept beside the samples once they are known."""
+        budgets = sorted(set(self.protocol.sampling.budgets))
+        known = files.canonical_digest([VERSION, done.manifest.fingerprint, budgets])
+        path = done.folder / f"budgets-{known[:_DIGITS]}.json"
+        if budgets and not path.is_file():
+            asked, rows = self.questions(target, benchmark), benchmark.rows
+            place = {key: at for at, key in enumerate(done.ids)}
+            whole = done.read(*tables.TABLES["samples"].names)
+            ordered = sorted(
+                enumerate(keys_of(whole)), key=lambda one: (place[one[1][0]], one[1][1])
+            )
+            samples = whole.take([at for at, _ in ordered])
+            found = {}
+            for budget in budgets:
+                judges = self.judges(benchmark)
+                table = at_budget(samples, budget, target.tokenizer, asked, judges, rows)
+                found[str(budget)] = scores(table, asked)[benchmark.name]
+            files.write_json(path, found)
+        stored = files.read_json(path) if budgets else {}
+        return {int(budget): figures for budget, figures in stored.items()}
 
     def engines(self, target: Target) -> Engines:
         """Engines that hold the target's weights, started if need be."""

@@ -39,6 +39,8 @@ class Sampling(Section):
     """Only so many of the likeliest tokens are sampled; 0: all."""
     max_tokens: Count = 8192
     """Longest response in tokens."""
+    budgets: Annotated[list[Count], Operational] = Field(default=[])
+    """Accuracy is told at these numbers of tokens too, from the same samples, cut there."""
     samples: Annotated[int | None, Field(ge=1)] = None
     """Samples a problem. Unset: the registry's number for the benchmark (the paper's: 32 for AIME
     and AMC), else 1."""
@@ -307,6 +309,11 @@ def _require_possible(protocol: Protocol) -> None:
             f"sampling.max_tokens = {sampling.max_tokens} leaves no room for a prompt in "
             f"engine.max_model_len = {engine.max_model_len}: -o sampling.max_tokens=N or "
             "-o engine.max_model_len=N"
+        )
+    if sampling.budgets and max(sampling.budgets) > sampling.max_tokens:
+        raise ValueError(
+            f"sampling.budgets has {max(sampling.budgets)}, and no response is longer than "
+            f"sampling.max_tokens = {sampling.max_tokens}: -o sampling.max_tokens=N"
         )
     if prompting.shots and not prompting.demonstrations:
         raise ValueError(

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 import pytest
 
 from icpo_core.evaluation.benchmarks import Benchmark, read
+from icpo_core.evaluation.budgets import at_budget
 from icpo_core.evaluation.evaluator import Evaluator, stored
 from icpo_core.evaluation.protocol import Protocol
 from icpo_core.evaluation.samples import LABEL, keys_of
@@ -178,12 +179,48 @@ def test_a_private_benchmark_leaves_no_text_behind(engine, small_protocol, base,
         assert secret not in path.read_text()
 
 
-def test_every_new_benchmark_is_evaluated_from_the_command_line(
-    engine, small, root, tmp_path, monkeypatch, capsys
+def test_budgets_of_one_run_are_runs_at_each_budget(
+    engine, small_protocol, base, heldout, tmp_path
 ):
-    """`icpo eval` on made rows of each shape, with the engine of this file."""
-    from made_rows import NEW, write
+    """Sample by sample: tokens, text, why it ended, verdict; and every figure."""
+    budgets = [1, 8, 9, 10, 11, 14, 64]
+    free = {"limit": 24, "samples": 4, "temperature": 1.3, "seed": 5}
+    rules = changed(small_protocol, max_tokens=64, budgets=budgets, **free)
+    whole = evaluate(engine, tmp_path, rules, base, heldout)
+    cuts = engine.at_budgets(base, heldout, whole)
+    assert list(cuts) == budgets
+    names = [name for name in tables.TABLES["samples"].names if name != "seconds"]
+    ids = {one: at for at, one in enumerate(whole.ids)}
 
+    def rows(table):
+        return sorted(
+            table.select(names).to_pylist(),
+            key=lambda row: (ids[row["prompt_id"]], row["sample_index"]),
+        )
+
+    asked = engine.questions(base, heldout)
+    truncated = []
+    for budget in budgets:
+        alone = changed(small_protocol, max_tokens=budget, **free)
+        done = evaluate(engine, tmp_path, alone, base, heldout)
+        table = at_budget(
+            whole.read(*tables.TABLES["samples"].names), budget, base.tokenizer, asked,
+            engine.judges(heldout), heldout.rows,
+        )  # fmt: skip
+        assert rows(table) == rows(done.read(*names)), budget
+        assert cuts[budget] == done.figures, budget
+        truncated.append(done.figures["truncated"])
+    assert truncated[0] == 1.0
+    assert 0.0 < truncated[3] < 1.0, "no budget cuts some and leaves some"
+    # Found again, without judges.
+    engine.follow(rules)
+    assert engine.at_budgets(base, heldout, whole) == cuts
+    assert len(list(whole.folder.glob("budgets-*.json"))) == 1
+
+
+@pytest.fixture
+def icpo(engine, base, monkeypatch, capsys):
+    """`icpo` as typed, with the engine of this file."""
     from icpo.flows.cli import main
 
     class Borrowed(Evaluator):
@@ -195,27 +232,73 @@ def test_every_new_benchmark_is_evaluated_from_the_command_line(
             self._engines = None
             super().close()
 
-    engine.engines(target(str(small / "base")))
+    engine.engines(base)
     monkeypatch.setattr("icpo.flows.ui.table.Evaluator", Borrowed)
+
+    def run(*words: object) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        found = capsys.readouterr()
+        assert not stop.value.code, found.err
+        return found.out
+
+    return run
+
+
+TINY = """[sampling]
+samples = 2
+max_tokens = 16
+{}
+[prompting]
+format = "raw"
+question_template = "Q:{{problem}}\\nA:"
+[engine]
+max_model_len = 512
+dtype = "float32"
+"""
+
+
+def test_protocols_judges_and_budgets_stand_side_by_side(icpo, small, tmp_path):
+    sampled, greedy = tmp_path / "sampled.toml", tmp_path / "greedy.toml"
+    sampled.write_text(TINY.format("temperature = 1.0\nbudgets = [4, 12]"))
+    greedy.write_text(TINY.format("temperature = 0.0"))
+    words = [
+        "eval", small / "base", "--bench", small / "heldout.parquet", "--limit", 12,
+        "--protocol", sampled, greedy, "--judges", "math", "math-verify", "--out", tmp_path / "out",
+    ]  # fmt: skip
+    found = json.loads(icpo(*words, "--json"))
+    names = [one["target"] for one in found["targets"]]
+    assert names == [f"{small / 'base'}, sampled", f"{small / 'base'}, greedy"]
+    first, second = (one["benchmarks"]["heldout"] for one in found["targets"])
+    assert list(first["budgets"]) == ["4", "12"]
+    assert first["budgets"]["4"]["accuracy"] <= first["budgets"]["12"]["accuracy"]
+    assert second["budgets"] == {}
+    assert [list(one["judges"]) for one in (first, second)] == [["math-verify"]] * 2
+    assert first["judges"]["math-verify"]["share"] > 0.9
+    assert first["cost"]["tokens"] == first["cost"]["made"] > 0 < first["cost"]["seconds"]
+    assert found["comparisons"][names[1]]["heldout"]["problems"] == 12
+    shown = icpo(*words, "--budgets", 4)
+    assert "at 4 tokens" in shown
+    assert "judged by math-verify" in shown
+    assert "avg@2" in shown
+
+
+def test_every_new_benchmark_is_evaluated_from_the_command_line(icpo, small, tmp_path):
+    """`icpo eval` on made rows of each shape."""
+    from made_rows import NEW, write
+
     files = [f"{name}={write(name, tmp_path)}" for name in NEW]
     protocol = tmp_path / "tiny.toml"
-    protocol.write_text(
-        '[sampling]\nsamples = 2\nlimit = 2\nmax_tokens = 16\n[prompting]\nformat = "raw"\n'
-        'question_template = "Q:{problem}\\nA:"\n[engine]\nmax_model_len = 512\ndtype = "float32"\n'
-    )
-    words = ["eval", str(small / "base"), "--bench", *files, "--protocol", str(protocol)]
-    for more in (["--json"], []):
-        with pytest.raises(SystemExit) as stop:
-            main([*words, *more, "--after", "2025-06", "--out", str(tmp_path / "out")])
-        assert not stop.value.code
-        if more:
-            found = json.loads(capsys.readouterr().out)["targets"][0]["benchmarks"]
+    protocol.write_text(TINY.format("limit = 2"))
+    words = ["eval", small / "base", "--bench", *files, "--protocol", protocol]
+    words += ["--after", "2025-06", "--out", tmp_path / "out"]
+    found = json.loads(icpo(*words, "--json"))["targets"][0]["benchmarks"]
     assert list(found) == list(NEW)
     for name, figures in found.items():
         assert (figures["problems"], figures["samples"], figures["made"]) == (2, 4, 4), name
     assert found["aime2026"]["older"] is False
     assert found["gsm-plus"]["older"] is True
     assert found["beyondaime"]["older"] is None
-    shown = capsys.readouterr().out
+    shown = icpo(*words)
     assert "public by 2025-06" in shown
     assert "found again" in shown

@@ -43,7 +43,12 @@ def test_every_local_benchmark_runs_on_a_real_language_model(tmp_path):
     names = [f"{name}={REAL / file}.jsonl" for name, file in FILES.items()]
     targets = open_targets([str(model)])
     table = fill(
-        targets, [*names, str(easy), str(choice)], "paper", CHANGES, tmp_path / "e", lambda *_: None
+        targets,
+        [*names, str(easy), str(choice)],
+        ["paper"],
+        CHANGES,
+        tmp_path / "e",
+        lambda *_: None,
     )
     [row] = table.rows.values()
     assert list(row) == [*FILES, "easy", "choice"]
