@@ -107,7 +107,7 @@ class Written(Instant):
 
     def sample(self, job: Job[Sampled]) -> Sampled:
         assert isinstance(job, Rollout)
-        prompts = shard_of(tables.read("prompts", job.prompts), job.shard, job.shards).to_pylist()
+        prompts = [prompt for _, prompt in shard_of(tables.read("prompts", job.prompts), job)]
         keys, requests, samples, texts, ids = [], [], [], [], []
         for prompt in prompts:
             for index in range(GROUP):

@@ -29,7 +29,7 @@ from rich.table import Table
 from icpo_core.common.console import Console
 from icpo_core.common.files import model_digest
 from icpo_core.config import Config, load
-from icpo_core.engine.jobs import rollout_shard, shard_of
+from icpo_core.engine.jobs import rollout_shard
 from icpo_core.engine.kinds.vllm import VllmEngine, keep_to_cores
 from icpo_core.models import folder as models
 from icpo_core.run.perform import perform
@@ -84,7 +84,7 @@ def plain(engine: VllmEngine, config: Config, file: Path, seed: int, as_written:
         "stop_token_ids": engine.eos_ids,
         "ignore_eos": True,
     }
-    rows = shard_of(tables.read("prompts", file), 0, 1).to_pylist()
+    rows = tables.read("prompts", file).to_pylist()
     prompts, params = [], []
     for place, row in enumerate(rows):
         for kind, count in (("policy", settings.on_policy), ("expert", settings.expert)):

@@ -91,6 +91,7 @@ def part(job: Rollout, do: Callable[[], Sampled]) -> Sampled:
     if job.shards == 1:
         return do()
     name = f"rollout it-{job.iteration:04d} part {job.shard:02d}"
+    name += f" round {job.round}" if job.round else ""
     settings: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
     sampled: Sampled = task(name="rollout part", task_run_name=name, **settings)(do)()
     return sampled

@@ -275,8 +275,8 @@ def what_helps(shape: Shape, config: Config, machine: Machine, layout: Layout) -
 
 
 def group_size(config: Config) -> int:
-    """Rollouts of a problem."""
-    return config.rollout.on_policy + config.rollout.expert
+    """Rollouts of a problem, at most."""
+    return config.rollout.on_policy + config.rollout.expert * config.rollout.expert_tries
 
 
 # --- disk -------------------------------------------------------------------------------------

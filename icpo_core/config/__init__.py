@@ -107,6 +107,11 @@ class Config(Section):
         other = verify.verifier != "math" or bool(verify.rewards)
         return other and self.evaluate.verifier == "training"
 
+    @property
+    def in_rounds(self) -> bool:
+        """Whether what is sampled next depends on verdicts (`icpo_core.method.rounds`)."""
+        return self.rollout.steer == "failed" or self.prompts.fill > 0
+
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, raw: dict[str, Any]) -> dict[str, Any]:
@@ -124,6 +129,10 @@ class Config(Section):
         if scheduled and value("update", "horizon", None) is None:
             iterations = value("run", "iterations", RunSection().iterations)
             raw["update"] = {**raw["update"], "horizon": iterations}
+        fades = value("rollout", "steer_schedule", "constant") != "constant"
+        if fades and value("rollout", "steer_horizon", None) is None:
+            iterations = value("run", "iterations", RunSection().iterations)
+            raw["rollout"] = {**raw["rollout"], "steer_horizon": iterations}
         constant = value("loss", "aggregation", "") == "constant"
         if constant and value("loss", "constant_length", None) is None:
             longest = value("rollout", "max_tokens", RolloutSection().max_tokens)
@@ -156,6 +165,7 @@ class Config(Section):
                 "select.errs = replace puts expert rollouts in the place of on-policy ones: "
                 "rollout.expert must not exceed rollout.on_policy"
             )
+        self._require_steering()
         rewards = [reward.name for reward in self.verify.rewards]
         if len(set(rewards)) < len(rewards) or TAKEN & set(rewards):
             raise ValueError(
@@ -255,6 +265,41 @@ class Config(Section):
                     "layers between embedding and head, leave it out"
                 )
         return self
+
+    def _require_steering(self) -> None:
+        """Refuse settings of steering that nothing would come of."""
+        rollout = self.rollout
+        failed = rollout.steer == "failed"
+        for key, set_ in (
+            ("rollout.steer_below", rollout.steer_below > 0.0),
+            ("rollout.expert_tries", rollout.expert_tries > 1),
+        ):
+            if set_ and not failed:
+                raise ValueError(f"{key} is for rollout.steer = failed: set that, or leave it out")
+        if self.prompts.k_growth and rollout.expert_tries == 1:
+            raise ValueError(
+                "prompts.k_growth is for further tries: set rollout.expert_tries >= 2, or leave it "
+                "out"
+            )
+        if rollout.expert_tries > 1 and rollout.expert_source == "traces":
+            raise ValueError(
+                "rollout.expert_source = traces has one trace a problem: rollout.expert_tries = 1"
+            )
+        if failed and not rollout.on_policy:
+            raise ValueError(
+                "rollout.steer = failed asks what bare rollouts come to: set rollout.on_policy >= 1"
+            )
+        steers = failed or rollout.steer_share < 1.0 or rollout.steer_schedule != "constant"
+        if steers and not rollout.expert:
+            raise ValueError(
+                "rollout.steer and rollout.steer_share are about expert rollouts: set "
+                "rollout.expert >= 1, or leave them out"
+            )
+        if rollout.steer_schedule == "constant" and rollout.steer_horizon is not None:
+            raise ValueError(
+                "rollout.steer_horizon is for a steer_schedule that is not constant: set that, or "
+                "leave it out"
+            )
 
 
 def load(file: Path, overrides: list[str] | None = None, name: str | None = None) -> Config:
@@ -367,7 +412,10 @@ def plugin_sources(config: Config, stage: str) -> dict[str, str]:
     again. Raises ValueError, in one line that names the fix, if a source is not there.
     """
     found = {}
-    executed = {stage, "verify"} if stage == "evaluate" and config.own_judges else {stage}
+    judges = (stage == "evaluate" and config.own_judges) or (
+        stage == "rollout" and config.in_rounds
+    )
+    executed = {stage, "verify"} if judges else {stage}
     for plugged, stages in PLUGGED.items():
         for key, spec in _named(config, plugged).items() if executed & {*stages} else ():
             digest = plugins.source_digest(spec)

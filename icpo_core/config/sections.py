@@ -69,8 +69,15 @@ class PromptsSection(Section):
     question itself and near-duplicates of it are never shown with it."""
     batch_size: Count = 128
     """Problems an iteration."""
+    fill: Annotated[int, Field(ge=0), Since(0)] = 0
+    """Dynamic sampling (DAPO): while fewer than `batch_size` groups carry signal, the next batch of
+    problems is sampled too, at most so many more an iteration. A group carries signal where the
+    rewards of those who take part are not all equal; the others leave the batch (`no_signal`,
+    `surplus`). 0: one batch, as it is."""
     k: CountOrNone = 1
     """Demonstrations in an expert prompt (paper: 1). Fewer, where the limit leaves no room."""
+    k_growth: Annotated[int, Field(ge=0), Since(0)] = 0
+    """Demonstrations more in each further try (`rollout.expert_tries`)."""
     selection: Literal["random", "similar", "best"] = "random"
     """How demonstrations are drawn: `random`, anew each iteration; `similar`, nearest problems by
     BM25, the nearest next to the question; `best`, highest column `score` of the pool."""
@@ -145,6 +152,27 @@ class RolloutSection(Section):
     expert_source: Literal["in_context", "traces"] = "in_context"
     """`in_context`: sampled with demonstrations (IEF); `traces`: the data set's own solutions, one
     a problem (LUFFY)."""
+    steer: Annotated[Literal["always", "failed"], Since("always")] = "always"
+    """Which groups get expert rollouts. `always` (the paper): all; `failed`: bare rollouts first,
+    which are judged at once, then expert rollouts for groups that the bare prompt does not solve
+    (`steer_below`)."""
+    steer_below: Annotated[Probability, Since(0.0)] = 0.0
+    """`failed`: the largest share of right ones among a group's bare rollouts with which it gets
+    expert rollouts; 0: none is right."""
+    expert_tries: Annotated[int, Field(ge=1), Since(1)] = 1
+    """`failed`: rounds of `expert` expert rollouts, each with other demonstrations, until one of a
+    group is accepted (select.delta)."""
+    steer_share: Annotated[Probability, Since(1.0)] = 1.0
+    """Probability that a group may get expert rollouts, drawn by the seed; the others stay with
+    their bare ones."""
+    steer_schedule: Annotated[Literal["constant", "linear", "cosine"], Since("constant")] = (
+        "constant"
+    )
+    """How `steer_share` changes: not, or from its value in the first iteration down to 0 after
+    `steer_horizon`."""
+    steer_horizon: Annotated[int | None, Field(ge=1), Since(None)] = None
+    """Iterations until `steer_share` is 0. Unset: the run's iterations, as they were at its
+    start."""
     temperature: Positive = 1.0
     """Divides the logits; the recorded logprobs are those of the divided ones. Training uses the
     same temperature. top-p and top-k are off: they would make those logprobs wrong."""

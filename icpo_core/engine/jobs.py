@@ -18,7 +18,7 @@ from icpo_core.common.seeds import stable_seed
 from icpo_core.engine.kinds.base import SHOWN, Completion, Engine, Gap, Request, require_alike
 from icpo_core.models.tokens import end_of_trace
 from icpo_core.store import tables
-from icpo_core.store.tables import Origin
+from icpo_core.store.tables import ROUND, TRIES, Origin
 from icpo_core.workers.jobs import (
     Done,
     Load,
@@ -33,28 +33,42 @@ from icpo_core.workers.jobs import (
 from icpo_core.workers.process import Handlers, Say
 
 
-def shard_of(prompts: pa.Table, index: int, count: int) -> pa.Table:
-    """The prompts of one shard: every `count`-th group, so that shards are alike in cost."""
-    return prompts.take(pa.array(range(index, prompts.num_rows, count), pa.int64()))
+def shard_of(prompts: pa.Table, job: Rollout) -> list[tuple[int, dict[str, Any]]]:
+    """The prompts of one shard with their rows: every so-manieth of those that are asked for, so
+    that shards are alike in cost."""
+    places = range(prompts.num_rows) if job.groups is None else job.groups
+    mine = list(places[job.shard :: job.shards])
+    return list(zip(mine, prompts.take(pa.array(mine, pa.int64())).to_pylist(), strict=True))
+
+
+def _expert_ids(prompt: dict[str, Any], attempt: int) -> list[int] | None:
+    """The expert prompt of a try; None where there is none."""
+    if not attempt:
+        ids: list[int] | None = prompt["expert_prompt_ids"]
+        return ids
+    tries = prompt[TRIES]
+    return tries[attempt - 1]["expert_prompt_ids"] if attempt <= len(tries) else None
 
 
 def rollout_shard(engine: Engine, tokenizer: Any, job: Rollout, say: Say) -> Sampled:
     """Sample one shard of prompts and write its part, without prompts that the engine fails at."""
-    prompts = shard_of(tables.read("prompts", job.prompts), job.shard, job.shards).to_pylist()
+    prompts = shard_of(tables.read("prompts", job.prompts), job)
+    steered = None if job.steered is None else set(job.steered)
     in_context = job.expert_source == "in_context"
     keys: list[tuple[str, int, Origin]] = []
     requests: list[Request] = []
     traces: list[dict[str, Any]] = []
-    for prompt in prompts:
+    for place, prompt in prompts:
         sources = [(Origin.ON_POLICY, prompt["policy_prompt_ids"])] * job.on_policy
-        if in_context and prompt["expert_prompt_ids"] is not None:
-            sources += [(Origin.EXPERT, prompt["expert_prompt_ids"])] * job.expert
-        for index, (origin, ids) in enumerate(sources):
+        experts = job.expert if steered is None or place in steered else 0
+        if in_context and (expert_ids := _expert_ids(prompt, job.attempt)) is not None:
+            sources += [(Origin.EXPERT, expert_ids)] * experts
+        for index, (origin, ids) in enumerate(sources, job.first):
             keys.append((prompt["prompt_id"], index, origin))
             row_seed = stable_seed(job.seed, "rollout", job.iteration, prompt["prompt_id"], index)
             requests.append(Request(ids, row_seed))
-        if not in_context and job.expert:
-            row = _trace(prompt, job.on_policy, tokenizer, engine, job.max_tokens)
+        if not in_context and experts:
+            row = _trace(prompt, job.first + job.on_policy, tokenizer, engine, job.max_tokens)
             traces += [row] if row else []
     started = time.perf_counter()
     samples = engine.sample(requests, job.temperature, job.max_tokens, on_progress=say)
@@ -64,6 +78,8 @@ def rollout_shard(engine: Engine, tokenizer: Any, job: Rollout, say: Say) -> Sam
     rows = [row for row in rows + traces if row["prompt_id"] not in failed]
     rows = sorted(rows, key=lambda row: (row["prompt_id"], row["sample_index"]))
     table = tables.table("rollout", rows)
+    if job.round is not None:
+        table = table.append_column(ROUND, pa.array([job.round] * len(rows), pa.int32()))
     written = tables.write("rollout", table, job.out, job.fingerprint)
     tokens = sum(len(sample.response_ids) for sample in samples)
     return Sampled(tokens=tokens, sampling_seconds=sampling, **asdict(written))

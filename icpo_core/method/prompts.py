@@ -14,7 +14,7 @@ from icpo_core.config import PromptsSection
 from icpo_core.method.demonstrations import Demonstrations
 from icpo_core.method.templates import Template
 from icpo_core.store import tables
-from icpo_core.store.tables import EXTRA
+from icpo_core.store.tables import BATCH, EXTRA, TRIES
 
 JOINT_TOKENS = 2
 """Tokens that an example may lose where it is joined to the next text."""
@@ -26,6 +26,7 @@ class PromptMaker:
     problems: the training set, table "problems". pool: demonstrations, or None for none.
     excluded: problem sets that are never shown as demonstrations. tokenizer: the policy's.
     seed: the run's. traces: fill column `trace` with the data set's own solutions (LUFFY).
+    tries: expert prompts a problem, each with other examples.
 
     `left_out` counts the pool's rows that are never shown, by reason.
 
@@ -43,6 +44,7 @@ class PromptMaker:
         settings: PromptsSection,
         seed: int,
         traces: bool = False,
+        tries: int = 1,
     ) -> None:
         if settings.batch_size > problems.num_rows:
             raise ValueError(
@@ -53,7 +55,7 @@ class PromptMaker:
         self._seed = seed
         self._rows: list[dict[str, Any]] = problems.to_pylist()
         self._has_extra = EXTRA in problems.column_names
-        self._traces = traces
+        self._traces, self._tries = traces, tries
         if traces:
             _require_traces(self._rows)
         self._template = Template(tokenizer, settings)
@@ -73,8 +75,11 @@ class PromptMaker:
             self._demonstrations = shown
             self.left_out = shown.left_out
 
-    def batch(self, iteration: int) -> pa.Table:
-        """Table "prompts" of an iteration, counted from 1: a function of seed and iteration alone.
+    def batch(self, iteration: int, cursor: int | None = None) -> pa.Table:
+        """Table "prompts" of an iteration, counted from 1: a function of seed, iteration, cursor.
+
+        `cursor`: batches that earlier iterations took; None: one each. With `settings.fill` all
+        batches that the iteration may come to are there, told apart by column `batch`.
 
         Batches are consecutive parts of an endless stream of epochs, each a seeded permutation of
         the set. No problem stands twice in a batch, also where it reaches over an epoch's end.
@@ -85,13 +90,18 @@ class PromptMaker:
         """
         assert iteration >= 1, iteration
         with self._lock:
-            return self._batch(iteration)
+            return self._batch(iteration, iteration - 1 if cursor is None else cursor)
 
-    def _batch(self, iteration: int) -> pa.Table:
-        chosen = self.places(iteration)
+    def _batch(self, iteration: int, cursor: int) -> pa.Table:
+        # Where batches reach over an epoch's end a problem may be in two: the first has it.
+        batches: dict[int, int] = {}
+        for number in range(self._settings.fill + 1):
+            for place in self.places(cursor + 1 + number):
+                batches.setdefault(place, number)
+        chosen = list(batches)
         bare = [self._template.render(self._rows[place]["problem"]) for place in chosen]
         bare_ids = self._template.tokenize(bare)
-        shown, expert, expert_ids = self._with_examples(chosen, iteration)
+        shown, expert, expert_ids = self._with_examples(chosen, iteration, 0)
         rows = []
         for order, place in enumerate(chosen):
             row = self._rows[place]
@@ -114,12 +124,28 @@ class PromptMaker:
         if self._has_extra:
             extras = [self._rows[place].get(EXTRA) for place in chosen]
             made = made.append_column(EXTRA, pa.array(extras, pa.string()))
+        if self._settings.fill:
+            made = made.append_column(BATCH, pa.array(list(batches.values()), pa.int32()))
+        if self._tries > 1:
+            made = made.append_column(TRIES, self._further(chosen, iteration))
         return made
 
-    def places(self, iteration: int) -> list[int]:
-        """Rows of the training set that make up an iteration's batch."""
+    def _further(self, chosen: list[int], iteration: int) -> pa.Array:
+        """Column `tries`: the expert prompts after the first, as long as there are examples."""
+        tries: list[list[dict[str, Any]]] = [[] for _ in chosen]
+        for attempt in range(1, self._tries):
+            found = zip(tries, *self._with_examples(chosen, iteration, attempt), strict=True)
+            for row, shown, text, ids in found:
+                if ids is not None and len(row) == attempt - 1:
+                    assert self._demonstrations is not None
+                    names = [self._demonstrations.ids[example] for example in shown]
+                    row.append({"expert_prompt": text, "expert_prompt_ids": ids, "demo_ids": names})
+        return pa.array(tries, tables.MORE["prompts"][TRIES].type)
+
+    def places(self, number: int) -> list[int]:
+        """Rows of the training set that make up a batch, counted from 1."""
         size, total = self._settings.batch_size, len(self._rows)
-        start = (iteration - 1) * size
+        start = (number - 1) * size
         epoch, offset = divmod(start, total)
         first = self._epoch(epoch)[offset : offset + size]
         rest = self._epoch(epoch + 1)[: size - len(first)] if len(first) < size else first[:0]
@@ -154,17 +180,22 @@ class PromptMaker:
         return np.concatenate([order[own], np.delete(order, own)])
 
     def _with_examples(
-        self, chosen: list[int], iteration: int
+        self, chosen: list[int], iteration: int, attempt: int
     ) -> tuple[list[list[int]], list[str | None], list[list[int] | None]]:
-        """Examples shown, expert prompts and their token ids, one a chosen problem."""
+        """Examples shown, expert prompts and their token ids, one a chosen problem.
+
+        Further attempts show the examples that come next in the order.
+        """
         shown: list[list[int]] = [[] for _ in chosen]
         texts: list[str | None] = [None] * len(chosen)
         ids: list[list[int] | None] = [None] * len(chosen)
         pool, limit = self._demonstrations, self._settings.max_tokens
         if pool is None:
             return shown, texts, ids
-        orders = [pool.choices(place, iteration) for place in chosen]
-        shown = [order[: self._settings.k].tolist() for order in orders]
+        counts = [self._settings.k + at * self._settings.k_growth for at in range(attempt + 1)]
+        *before, count = counts
+        orders = [pool.choices(place, iteration)[sum(before) :] for place in chosen]
+        shown = [order[:count].tolist() for order in orders]
         waiting = [at for at in range(len(chosen)) if shown[at]]
         room: dict[int, int] = {}  # tokens for examples, where the first choice was too long
         while waiting:
@@ -181,7 +212,7 @@ class PromptMaker:
                 joints = JOINT_TOKENS * len(shown[at])
                 left = sum(sizes[one] for one in shown[at]) + joints - (len(row) - limit)
                 room[at] = min(left, room[at] - 1) if at in room else left
-                shown[at] = self._fitting(orders[at], room[at])
+                shown[at] = self._fitting(orders[at], room[at], count)
                 if shown[at]:
                     over.append(at)
             waiting = over
@@ -195,13 +226,13 @@ class PromptMaker:
             self._rows[place]["problem"], [pool[example] for example in reversed(examples)]
         )
 
-    def _fitting(self, order: np.ndarray, room: int) -> list[int]:
-        """The first choices of at most `room` tokens together: k of them, or fewer, or none.
+    def _fitting(self, order: np.ndarray, room: int, most: int) -> list[int]:
+        """The first choices of at most `room` tokens together: `most`, or fewer, or none.
 
         The longest is given up for the next choice that is shorter, until they fit.
         """
         sizes = self._sizes()
-        for count in range(min(self._settings.k, len(order)), 0, -1):
+        for count in range(min(most, len(order)), 0, -1):
             held: list[int] = order[:count].tolist()
             total = sum(sizes[one] for one in held)
             for spare in order[count:].tolist():

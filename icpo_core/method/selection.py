@@ -34,6 +34,8 @@ _ORIGINS = list(Origin)
 _REASONS = list(RejectReason)
 _UNKNOWN = [VerdictStatus.timeout.value, VerdictStatus.error.value, VerdictStatus.abstained.value]
 _KEPT = -1  # in place of a reason
+_SWITCHED = {RejectReason.TRUNCATED, RejectReason.NO_SIGNAL, RejectReason.SURPLUS}
+"""Reasons that only a switch brings."""
 
 
 class Selection(NamedTuple):
@@ -79,6 +81,7 @@ def select(
     seed: int,
     source: str | None = None,
     max_tokens: int | None = None,
+    fill: int | None = None,
 ) -> Selection:
     """Batch and rejects of one iteration (counted from 1), in an order free of sharding.
 
@@ -87,6 +90,7 @@ def select(
     statistic.
     `source`: sha256 that the source of one's own estimator must have, where that is to be held.
     `max_tokens`: the longest response, which `select.truncated = shaped` measures its penalty from.
+    `fill`: with `prompts.fill`, how many groups make a batch: the first that carry signal.
     Raises ValueError, naming the row, if keys are not unique, a rollout has no verdict or no
     prompt, a verdict no rollout, or a rollout not one logprob a token; if the estimator cannot be
     loaded or does not return one finite number a rollout; and if `max_tokens` is needed and absent.
@@ -94,10 +98,14 @@ def select(
     _check_logprobs(rollouts)
     rows = join(prompts, rollouts, verdicts)
     reason_N = _reject(rows, prompts, settings, iteration, seed)
+    carries_G = _signal(rows, reason_N, prompts.num_rows)
+    takes_part_N = _counted(reason_N)
+    if fill is not None:
+        _leave_out(rows, carries_G, fill, reason_N)
     kept_N = reason_N == _KEPT
 
     factor = gamma(settings.bonus, iteration - 1, settings.horizon, settings.decay)
-    accepted_N = ~rows.policy & (rows.reward >= _delta(settings))
+    accepted_N = ~rows.policy & (rows.reward >= delta(settings))
     bonus_N = settings.alpha * factor * (kept_N & accepted_N & rows.correct)
     on_reward = settings.bonus_on == "reward"
     shaped_N = rows.reward + bonus_N if on_reward else rows.reward
@@ -107,7 +115,7 @@ def select(
             raise ValueError("select.truncated = shaped needs rollout.max_tokens: pass max_tokens")
         penalty_N = penalty(rows.length, max_tokens, settings.overlong_tokens)
         shaped_N = shaped_N + penalty_N
-    counted_N = kept_N | (reason_N == _REASONS.index(RejectReason.MASKED))
+    counted_N = _counted(reason_N)
     advantage_N = advantages(
         settings.advantage,
         shaped_N,
@@ -140,15 +148,60 @@ def select(
         reason=pa.array([reason.value for reason in _REASONS]).take(reason_N[~kept_N]),
     )
     assert batch.num_rows + rejects.num_rows == rollouts.num_rows
-    summary = _summary(rows, reason_N, counted_N, bonus_N, shaped_N, settings)
+    summary = _summary(rows, reason_N, takes_part_N, bonus_N, shaped_N, settings)
     summary["bonus/gamma"] = factor
     # What only a switch brings is told of only where it is on: a run that an earlier version began
     # goes on with the same summaries, to the byte.
     if settings.bonus != "off":
         summary |= _of_bonus(rows, kept_N, counted_N, advantage_N)
+    if fill is not None:
+        for reason in (RejectReason.NO_SIGNAL, RejectReason.SURPLUS):
+            summary[f"rejects/{reason}"] = int((reason_N == _REASONS.index(reason)).sum())
+        summary["fill/signal"] = int(carries_G.sum())
+        summary["fill/missing"] = max(0, fill - int(carries_G.sum()))
     if settings.truncated != "wrong":
         summary |= _overlong(rows, reason_N, counted_N, penalty_N, settings)
     return Selection(batch, rejects, summary, rows)
+
+
+def signal(
+    prompts: pa.Table,
+    rollouts: pa.Table,
+    verdicts: pa.Table,
+    settings: SelectSection,
+    iteration: int,
+    seed: int,
+) -> Bools:
+    """Which groups carry signal, (G,): the rewards of those who take part are not all equal.
+
+    Rewards are those before bonus and length penalty, as in DAPO, whose filter looks at accuracy.
+    Raises ValueError as `select`.
+    """
+    rows = join(prompts, rollouts, verdicts)
+    return _signal(rows, _reject(rows, prompts, settings, iteration, seed), prompts.num_rows)
+
+
+def _counted(reason_N: Ints) -> Bools:
+    """Who counts in the group's statistics."""
+    counted_N: Bools = (reason_N == _KEPT) | (reason_N == _REASONS.index(RejectReason.MASKED))
+    return counted_N
+
+
+def _signal(rows: Rows, reason_N: Ints, groups: int) -> Bools:
+    counted_N = _counted(reason_N)
+    low, high = np.full(groups, np.inf), np.full(groups, -np.inf)
+    np.minimum.at(low, rows.group[counted_N], rows.reward[counted_N])
+    np.maximum.at(high, rows.group[counted_N], rows.reward[counted_N])
+    carries_G: Bools = low < high
+    return carries_G
+
+
+def _leave_out(rows: Rows, carries_G: Bools, fill: int, reason_N: Ints) -> None:
+    """Dynamic sampling. Marks `reason_N` of all groups but the first `fill` with signal."""
+    kept_N = reason_N == _KEPT
+    surplus_G = carries_G & (np.cumsum(carries_G) > fill)
+    reason_N[kept_N & ~carries_G[rows.group]] = _REASONS.index(RejectReason.NO_SIGNAL)
+    reason_N[kept_N & surplus_G[rows.group]] = _REASONS.index(RejectReason.SURPLUS)
 
 
 def _reject(
@@ -177,7 +230,7 @@ def _reject_experts(
 ) -> None:
     """ERRS. Marks `reason_N` in place."""
     usable_N = reason_N == _KEPT
-    below_N = usable_N & ~rows.policy & (rows.reward < _delta(settings))
+    below_N = usable_N & ~rows.policy & (rows.reward < delta(settings))
     why = RejectReason.MASKED if settings.errs == "mask" else RejectReason.BELOW_DELTA
     reason_N[below_N] = _REASONS.index(why)
     if settings.errs == "replace":
@@ -185,7 +238,7 @@ def _reject_experts(
         _replace(rows, prompts, usable_N & rows.policy, accepted_N, reason_N, iteration, seed)
 
 
-def _delta(settings: SelectSection) -> float:
+def delta(settings: SelectSection) -> float:
     """δ in the precision that rewards are stored in: 0.9 must not exceed a reward of 0.9."""
     return float(np.float32(settings.delta))
 
@@ -332,7 +385,7 @@ def _summary(
     kept_N, groups = reason_N == _KEPT, int(rows.group.max(initial=-1)) + 1
     judged_N = rows.known & ~rows.empty
     expert_N = judged_N & ~rows.policy
-    accepted_N = expert_N & (rows.reward >= _delta(settings))
+    accepted_N = expert_N & (rows.reward >= delta(settings))
 
     def per_group(mask_N: Bools) -> Ints:
         return np.bincount(rows.group[mask_N], minlength=groups)
@@ -363,7 +416,7 @@ def _summary(
         "flips": int((wrong & (per_group(right_N & ~rows.policy) > 0)).sum()),
     }
     for index, reason in enumerate(_REASONS):
-        if reason is RejectReason.TRUNCATED:
+        if reason in _SWITCHED:
             continue
         summary[f"rejects/{reason}"] = int((reason_N == index).sum())
     if expert_N.any():

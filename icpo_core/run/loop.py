@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 
 from icpo_core.run import checkpoints, metrics, plan
 from icpo_core.run.perform import perform, samples_ahead
 from icpo_core.run.session import Session
 from icpo_core.run.stages import prompts
+from icpo_core.run.stages.base import NotReadyError
 
 Do = Callable[[Session, str, int], object]
 """Makes a stage of an iteration, as `perform` does."""
@@ -84,5 +85,7 @@ def _ahead(session: Session, number: int, do: Do) -> Iterator[None]:
 
 
 def _draw_ahead(session: Session, number: int) -> None:
-    if number <= session.run.config.run.iterations:
+    if number > session.run.config.run.iterations:
+        return
+    with suppress(NotReadyError):  # the cursor waits for what is sampled meanwhile
         prompts.make_ahead(session, plan.work(session.run, "prompts", number))

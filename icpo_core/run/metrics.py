@@ -47,6 +47,10 @@ def row(run: Run, iteration: int) -> dict[str, float]:
                 figures["rollout/off_policy_steps"] = float(found.facts["off_policy_steps"])
             if found.facts.get("lost_prompts"):
                 figures["rollout/lost_prompts"] = float(found.facts["lost_prompts"])
+            if found.facts.get("groups"):
+                figures["steer/share"] = found.facts["steered"] / found.facts["groups"]
+                for name in ("rounds", "batches"):
+                    figures[f"rollout/{name}"] = float(found.facts[name])
             for name in ("probe_gap", "probe_median", "probe_upper"):
                 if found.facts.get(name) is not None:
                     figures[f"rollout/{name}"] = found.facts[name]

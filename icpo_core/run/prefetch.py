@@ -53,6 +53,15 @@ class Ahead:
             future = self._pool.submit(_timed, make)
             self._held[place] = source, future
 
+    def look(self, stage: str, iteration: int, part: str) -> Any:
+        """What is ahead for a part, waited for; it can still be taken. Raises what `make` raised.
+
+        For whoever started it.
+        """
+        with self._lock:
+            _, future = self._held[stage, iteration, part]
+        return future.result().value
+
     def take(self, stage: str, iteration: int, part: str, source: str) -> Done | None:
         """What is ahead for a part, waited for if it is under way; None if there is nothing, or if
         it was made from something else. It can be taken once. Raises what `make` raised, and then

@@ -108,6 +108,7 @@ class Tools:
             prompts,
             self.config.run.seed,
             traces=rollout.expert_source == "traces" and rollout.expert > 0,
+            tries=rollout.expert_tries,
         )
 
     @property

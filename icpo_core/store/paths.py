@@ -141,8 +141,9 @@ class RunPaths:
         path = self.stage(stage, iteration) / checked(name)
         return self.inside(path.parent) / path.name
 
-    def part(self, stage: str, iteration: int, index: int, count: int) -> Path:
-        return self.stage(stage, iteration) / f"part-{index:05d}-of-{count:05d}.parquet"
+    def part(self, stage: str, iteration: int, index: int, count: int, round_: int = 0) -> Path:
+        name = f"part-{index:05d}-of-{count:05d}" + (f"-round-{round_:02d}" if round_ else "")
+        return self.stage(stage, iteration) / f"{name}.parquet"
 
     def attempt(self, number: int) -> Path:
         return self.root / "logs" / f"attempt-{number:04d}"

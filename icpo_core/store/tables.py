@@ -41,6 +41,9 @@ class RejectReason(StrEnum):
     UNJUDGED = "unjudged"  # the judge timed out, failed or abstained: no reward is known
     EMPTY = "empty"  # no token was sampled
     TRUNCATED = "truncated"  # select.truncated `drop`: cut off at rollout.max_tokens
+    # prompts.fill: of a group whose rewards are all equal; of one more than the batch asks for.
+    NO_SIGNAL = "no_signal"
+    SURPLUS = "surplus"
 
 
 def _field(
@@ -172,9 +175,28 @@ REWARD = "reward/"
 """Beginning of the columns of `verdicts` that say what a reward is made of."""
 EXTRA = "extra"
 """What a data set knows of a problem that is for the verifier alone, as JSON."""
+BATCH = "batch"
+"""Which of an iteration's batches a problem is of, from 0 (`prompts.fill`)."""
+TRIES = "tries"
+"""Expert prompts of the tries after the first (`rollout.expert_tries`), each with other
+demonstrations; fewer where the pool is used up."""
+ROUND = "round"
+"""Which of an iteration's rounds a rollout was sampled in, from 0."""
+_TRY = pa.struct(
+    [
+        _field("expert_prompt", pa.string()),
+        _field("expert_prompt_ids", _IDS),
+        _field("demo_ids", pa.list_(pa.field("element", pa.string(), nullable=False))),
+    ]
+)
 MORE: dict[str, dict[str, pa.Field]] = {
     "problems": {EXTRA: _field(EXTRA, pa.string(), nullable=True)},
-    "prompts": {EXTRA: _field(EXTRA, pa.string(), nullable=True)},
+    "prompts": {
+        EXTRA: _field(EXTRA, pa.string(), nullable=True),
+        BATCH: _field(BATCH, pa.int32()),
+        TRIES: _field(TRIES, pa.list_(pa.field("element", _TRY, nullable=False))),
+    },
+    "rollout": {ROUND: _field(ROUND, pa.int32())},
     "verdicts": {REWARD: _field("", pa.float32(), nullable=True)},
 }
 """Columns that a table may have beside those of its schema, by name, or by what their names begin
@@ -355,6 +377,9 @@ def _update_digest(digest: hashlib._Hash, column: pa.ChunkedArray | pa.Array) ->
         lengths = pc.fill_null(pc.list_value_length(array), 0)
         digest.update(lengths.to_numpy(zero_copy_only=False).tobytes())
         _update_digest(digest, pc.list_flatten(array))
+    elif pa.types.is_struct(array.type):
+        for part in array.flatten():
+            _update_digest(digest, part)
     elif pa.types.is_string(array.type):
         lengths = pc.fill_null(pc.binary_length(array), 0)
         digest.update(lengths.to_numpy(zero_copy_only=False).tobytes())

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from icpo_core.run.run import Run
-from icpo_core.store.tables import REWARD
+from icpo_core.store.tables import BATCH, REWARD
 
 Key = tuple[str, int, str]
 """prompt_id, sample_index and origin, which name a rollout within its iteration."""
@@ -99,7 +99,9 @@ def read(run: Run, iteration: int) -> list[Group]:
     names = [
         "prompt_id", "problem", "answer", "source", "policy_prompt", "expert_prompt", "demo_ids",
     ]  # fmt: skip
-    prompts = store.table("prompts", iteration, "prompts").select(names)
+    prompts = store.table("prompts", iteration, "prompts")
+    spare = BATCH in prompts.column_names
+    prompts = prompts.select(names)
     return [
         Group(
             **row,
@@ -107,6 +109,7 @@ def read(run: Run, iteration: int) -> list[Group]:
             rollouts=sorted(rollouts.get(row["prompt_id"], []), key=lambda one: one.sample_index),
         )
         for number, row in enumerate(prompts.to_pylist(), 1)
+        if row["prompt_id"] in rollouts or not spare  # drawn, and then not needed
     ]
 
 

@@ -148,6 +148,16 @@ class Rollout(Job[Sampled]):
     on_policy: int
     expert: int
     expert_source: Literal["in_context", "traces"]
+    groups: list[int] | None = None
+    """Rows of `prompts` that the shards are of. None: all."""
+    steered: list[int] | None = None
+    """Those among them that get expert rollouts. None: all."""
+    attempt: int = 0
+    """Which expert prompt of a row: 0, or a further try from 1."""
+    first: int = 0
+    """`sample_index` of a group's first rollout."""
+    round: int | None = None
+    """For the rows, where an iteration is sampled in rounds."""
     temperature: float
     max_tokens: int
     seed: int

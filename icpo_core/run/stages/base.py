@@ -22,6 +22,9 @@ from icpo_core.store.tables import Written
 from icpo_core.store.work import Work
 from icpo_core.workers.process import EndedError, WorkerError
 
+CURSOR = "cursor"
+"""Fact of stage `rollout`: batches of problems that were taken up to then (`prompts.fill`)."""
+
 Inputs = dict[str, str | None]
 """Digest of everything that a stage reads, by name."""
 
@@ -50,6 +53,14 @@ class Reader:
     def fingerprint(self, stage: str, iteration: int) -> str | None:
         """Fingerprint of a stage, by which the trainer's state after it is known."""
         return self._digest(stage, iteration, lambda found: found.fingerprint)
+
+    def cursor(self) -> str | None:
+        """Batches of problems that earlier iterations took, where that hangs on what they sampled
+        (`prompts.fill`)."""
+        before = self.iteration - 1
+        if before == 0:
+            return "0"
+        return self._digest("rollout", before, lambda found: str(found.facts.get(CURSOR, before)))
 
     def policy(self, iteration: int) -> str | None:
         """Digest of the weights after an iteration; 0: of the base model."""

@@ -12,7 +12,7 @@ from icpo_core.config import Config, slice_of
 from icpo_core.models import tokens
 from icpo_core.run.session import Session
 from icpo_core.run.sources import sources
-from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of
+from icpo_core.run.stages.base import CURSOR, Inputs, Made, Reader, Stage, folder_of
 from icpo_core.run.timeline import Recorder
 from icpo_core.store import tables
 from icpo_core.store.work import Work
@@ -21,13 +21,17 @@ from icpo_core.store.work import Work
 def reads(reader: Reader) -> Inputs:
     named = sources(reader.run.config)
     inputs = {key: value for key, value in named.items() if key.startswith("prompts.")}
-    return inputs | {"tokenizer": reader.run.model_settings["tokenizer"]}
+    inputs |= {"tokenizer": reader.run.model_settings["tokenizer"]}
+    return inputs | ({CURSOR: reader.cursor()} if reader.run.config.prompts.fill else {})
 
 
 def settings(config: Config) -> dict[str, Any]:
     # Only whether the pool or the traces are used matters here, not how often.
     source = config.rollout.expert_source if config.rollout.expert else "none"
-    return {"prompts": slice_of(config.prompts), "rollout.expert_source": source}
+    part: dict[str, Any] = {"prompts": slice_of(config.prompts), "rollout.expert_source": source}
+    if config.rollout.expert_tries > 1:
+        part["rollout.expert_tries"] = config.rollout.expert_tries
+    return part
 
 
 def make(session: Session, work: Work) -> Made:
@@ -37,13 +41,18 @@ def make(session: Session, work: Work) -> Made:
         table = done.value
         noted.add("prompts", "made ahead", done.started, done.seconds)
     else:
-        table = tools.prompt_maker.batch(work.iteration)
+        table = tools.prompt_maker.batch(work.iteration, _cursor(work))
     _require_rows(table, tokens.rows(session.run.base_model))
     path = folder_of(session, work) / "prompts.parquet"
     written = tables.write("prompts", table, path, work.fingerprint)
     without = table["expert_prompt"].null_count if tools.config.prompts.k else 0
     facts = {"rows": table.num_rows, "without_demonstrations": without}
     return Made(facts | {"spans": noted.facts()}, known={path.name: written})
+
+
+def _cursor(work: Work) -> int | None:
+    cursor = work.inputs.get(CURSOR)
+    return None if cursor is None else int(cursor)
 
 
 def _require_rows(table: pa.Table, rows: int) -> None:
@@ -62,7 +71,7 @@ def make_ahead(session: Session, work: Work) -> None:
     that is resumed has its problems read."""
     tools = session.tools(work.iteration)
     if tools.has_prompts and not session.run.store.status(work).done:
-        do = partial(tools.prompt_maker.batch, work.iteration)
+        do = partial(tools.prompt_maker.batch, work.iteration, _cursor(work))
         session.ahead.start("prompts", work.iteration, "", work.fingerprint, do)
 
 

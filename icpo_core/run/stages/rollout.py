@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from icpo_core.config import Config, slice_of
+from icpo_core.method.rounds import Round, Rounds
 from icpo_core.run.session import Session
 from icpo_core.run.stages import verify
 from icpo_core.run.stages.base import (
+    CURSOR,
     Inputs,
     Made,
     Reader,
@@ -23,9 +27,13 @@ from icpo_core.run.stages.base import (
     reporter,
 )
 from icpo_core.run.timeline import Recorder
+from icpo_core.store import tables
 from icpo_core.store.tables import Written
 from icpo_core.store.work import Work
 from icpo_core.workers.jobs import Rollout, Sampled
+
+TAKES_PART = ("errs", "delta", "truncated")
+"""Keys of `select` that say which rollouts take part, and which expert ones are accepted."""
 
 
 def reads(reader: Reader) -> Inputs:
@@ -37,89 +45,190 @@ def reads(reader: Reader) -> Inputs:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    return {"rollout": slice_of(config.rollout)}
+    part: dict[str, Any] = {"rollout": slice_of(config.rollout)}
+    if config.in_rounds:  # what is sampled next hangs on verdicts, and on who takes part
+        chosen = slice_of(config.select)
+        part |= {"verify": slice_of(config.verify)}
+        part |= {f"select.{key}": chosen[key] for key in TAKES_PART if key in chosen}
+    if config.prompts.fill:
+        part["prompts.batch_size"] = config.prompts.batch_size
+    return part
 
 
 def make(session: Session, work: Work) -> Made:
-    """Sample every shard that is not there yet, on an engine that is proven to hold the policy.
+    """Sample every part that is not there yet, on an engine that is proven to hold the policy.
 
-    Each shard is judged ahead of `verify`, while the engines are at others or, off-policy, the
-    trainer is at work.
+    Each part is judged ahead of `verify`, while the engines are at others or, off-policy, the
+    trainer is at work. Where what is sampled next depends on verdicts, it comes in rounds.
     """
-    run, tools = session.run.at(work.iteration), session.tools(work.iteration)
-    folder, rollout = folder_of(session, work), tools.config.rollout
-    shards = rollout.shards
-    sampled_from = session.run.sampling_policy(work.iteration)
-    wanted = [run.paths.part("rollout", work.iteration, index, shards) for index in range(shards)]
-    kept = set(run.store.parts(work))
-    facts: dict[str, Any] = {
-        "kept_parts": len(kept),
-        "off_policy_steps": work.iteration - 1 - sampled_from,
-    }
-    noted = Recorder()
-    if kept != set(wanted):
-        facts |= load_policy(session, noted, work.iteration, sampled_from)
-    version = session.run.policy(sampled_from).version
-    prompts = run.store.file("prompts", work.iteration, "prompts.parquet")
-    alongside = shards > 1 or rollout.off_policy_steps > 0
-    judge_ahead = verify.ahead(session, work, prompts) if alongside else lambda path: None
+    sampling, config = _Sampling(session, work), session.tools(work.iteration).config
+    rollout = config.rollout
+    steers_all = rollout.steer_share == 1.0 and rollout.steer_schedule == "constant"
+    if steers_all and not config.in_rounds:
+        sampling.sample(None)
+        return sampling.made()
+    rounds = Rounds(config, tables.read("prompts", sampling.prompts), work.iteration)
+    one: Round | None = rounds.first()
+    while one is not None:
+        sampling.sample(one)
+        one = rounds.following(*sampling.judged()) if config.in_rounds else None
+    facts = rounds.facts()
+    if config.prompts.fill:
+        facts[CURSOR] = sampling.cursor + rounds.batches
+    return sampling.made(facts)
 
-    context = copy_context()  # an engine's thread has none of its own
 
-    def around(job: Rollout, do: Callable[[], Sampled]) -> Sampled:
-        reply = context.copy().run(session.observer.part, job, do)
-        judge_ahead(job.out)
-        return reply
+class _Sampling:
+    """The parts of an iteration, round by round."""
 
-    jobs = [
-        Rollout(
-            prompts=prompts,
-            shard=index,
-            shards=shards,
-            on_policy=rollout.on_policy,
-            expert=rollout.expert,
-            expert_source=rollout.expert_source,
-            temperature=rollout.temperature,
-            max_tokens=rollout.max_tokens,
-            seed=tools.config.run.seed,
-            iteration=work.iteration,
-            policy_version=version,
-            out=path,
-            fingerprint=work.fingerprint,
+    def __init__(self, session: Session, work: Work) -> None:
+        self.session, self.work = session, work
+        self.run, self.tools = session.run.at(work.iteration), session.tools(work.iteration)
+        self.config = self.tools.config
+        self.prompts = self.run.store.file("prompts", work.iteration, "prompts.parquet")
+        self.sampled_from = session.run.sampling_policy(work.iteration)
+        self.version = session.run.policy(self.sampled_from).version
+        self.kept, self.wanted = set(self.run.store.parts(work)), list[Path]()
+        self.names = tables.read("prompts", self.prompts)["prompt_id"].combine_chunks()
+        self.asked = 0
+        self.known: dict[str, Written] = {}
+        self.replies: list[Sampled] = []
+        self.noted = Recorder()
+        self.facts: dict[str, Any] = {
+            "kept_parts": len(self.kept),
+            "off_policy_steps": work.iteration - 1 - self.sampled_from,
+        }
+        self.loaded = False
+        rollout = self.config.rollout
+        alongside = rollout.shards > 1 or rollout.off_policy_steps > 0 or self.config.in_rounds
+        self.judges = verify.JudgedAhead(session, work, self.prompts) if alongside else None
+
+    @property
+    def cursor(self) -> int:
+        """Batches of problems that earlier iterations took."""
+        found = self.run.store.manifest("prompts", self.work.iteration)
+        assert found is not None
+        return int(found.inputs.get(CURSOR) or 0)
+
+    def sample(self, one: Round | None) -> None:
+        """The parts of a round; of all groups, each with expert rollouts, where there is none."""
+        work, rollout, shards = self.work, self.config.rollout, self.config.rollout.shards
+        if one is not None and one.number:
+            shards = min(shards, len(one.groups))
+        number = one.number if one else 0
+        wanted = [
+            self.run.paths.part("rollout", work.iteration, index, shards, number)
+            for index in range(shards)
+        ]
+        self.wanted += wanted
+        if one is not None:
+            self._drop_foreign(one, wanted)
+        if one is None:
+            self.asked += len(self.names)
+        elif one.first == 0:
+            self.asked += len(one.groups)
+        jobs = [
+            Rollout(
+                prompts=self.prompts,
+                shard=index,
+                shards=shards,
+                on_policy=one.on_policy if one else rollout.on_policy,
+                expert=rollout.expert,
+                expert_source=rollout.expert_source,
+                groups=one.groups if one else None,
+                steered=one.steered if one else None,
+                attempt=one.attempt if one else 0,
+                first=one.first if one else 0,
+                round=number if self.config.in_rounds else None,
+                temperature=rollout.temperature,
+                max_tokens=rollout.max_tokens,
+                seed=self.config.run.seed,
+                iteration=work.iteration,
+                policy_version=self.version,
+                out=path,
+                fingerprint=work.fingerprint,
+            )
+            for index, path in enumerate(wanted)
+            if path not in self.kept
+        ]
+        if jobs and not self.loaded:
+            self.facts |= load_policy(self.session, self.noted, work.iteration, self.sampled_from)
+            self.loaded = True
+        if self.judges is not None and (jobs or self.config.in_rounds):
+            for path in sorted(self.kept & set(wanted)):
+                self.judges.start(path)
+        if not jobs:
+            return
+        timed = self.noted.parts(self._around(), _name_of)
+        say = reporter(self.session, work, 0, 1)
+        replies = self.tools.workers.sample_all(jobs, say, timed)
+        self.replies += replies
+        for job, reply in zip(jobs, replies, strict=True):
+            self.known[job.out.name] = Written(reply.sha256, reply.rows, reply.content)
+
+    def _drop_foreign(self, one: Round, wanted: list[Path]) -> None:
+        """Remove kept parts that are not of this round: a judge that failed in one of two attempts
+        makes other rounds."""
+        names = self.names.take(one.groups)
+        for path in self.kept & set(wanted):
+            columns = ["prompt_id", "sample_index"]
+            part = pq.read_table(path, columns=columns, partitioning=None)
+            mine = pc.all(pc.is_in(part["prompt_id"], value_set=names)).as_py() is not False
+            first = pc.min(part["sample_index"]).as_py()
+            if not mine or (first is not None and first < one.first):
+                path.unlink()
+                self.kept.remove(path)
+
+    def _around(self) -> Callable[[Rollout, Callable[[], Sampled]], Sampled]:
+        context = copy_context()  # an engine's thread has none of its own
+
+        def around(job: Rollout, do: Callable[[], Sampled]) -> Sampled:
+            reply = context.copy().run(self.session.observer.part, job, do)
+            if self.judges is not None:
+                self.judges.start(job.out)
+            return reply
+
+        return around
+
+    def judged(self) -> tuple[pa.Table, pa.Table]:
+        """All rollouts so far, and the verdicts on them."""
+        assert self.judges is not None
+        rollouts = [tables.read("rollout", path) for path in self.wanted]
+        verdicts = [self.judges.verdicts(path) for path in self.wanted]
+        join = partial(pa.concat_tables, promote_options="default")
+        return join(rollouts), join(verdicts)
+
+    def made(self, facts: Mapping[str, Any] | None = None) -> Made:
+        folder = folder_of(self.session, self.work)
+        assert all(path.parent == folder for path in self.wanted)
+        for path in self.kept - set(self.wanted):  # of a round that an earlier attempt came to
+            path.unlink()
+            self.kept.remove(path)
+        sampled = sum(reply.tokens for reply in self.replies)
+        if self.config.rollout.endpoints and (missing := self.asked - groups_in(self.wanted)):
+            self.facts["lost_prompts"] = missing
+        return Made(
+            {
+                **self.facts,
+                **(facts or {}),
+                "tokens": sampled + sum(map(_tokens, self.kept)),
+                "sampled_tokens": sampled,
+                "sampling_seconds": sum(reply.sampling_seconds for reply in self.replies),
+                "spans": self.noted.facts(),
+            },
+            self.version,
+            self.known,
         )
-        for index, path in enumerate(wanted)
-        if path not in kept
-    ]
-    for path in sorted(kept) if jobs else ():
-        judge_ahead(path)
-    timed = noted.parts(around, lambda job: f"part {job.shard}")
-    say = reporter(session, work, 0, 1)
-    replies = tools.workers.sample_all(jobs, say, timed) if jobs else []
-    sampled = sum(reply.tokens for reply in replies)
-    assert all(path.parent == folder for path in wanted)
-    if rollout.endpoints and (missing := lost(prompts, wanted)):
-        facts["lost_prompts"] = missing
-    return Made(
-        {
-            **facts,
-            "tokens": sampled + sum(map(_tokens, kept)),
-            "sampled_tokens": sampled,
-            "sampling_seconds": sum(reply.sampling_seconds for reply in replies),
-            "spans": noted.facts(),
-        },
-        version,
-        {
-            job.out.name: Written(reply.sha256, reply.rows, reply.content)
-            for job, reply in zip(jobs, replies, strict=True)
-        },
-    )
 
 
-def lost(prompts: Path, parts: list[Path]) -> int:
-    """How many prompts have no rollouts: a server failed at them again and again."""
+def _name_of(job: Rollout) -> str:
+    return f"part {job.shard}" + (f" of round {job.round}" if job.round else "")
+
+
+def groups_in(parts: list[Path]) -> int:
+    """How many prompts have rollouts: a server may fail at some again and again."""
     ids = [pq.read_table(path, columns=["prompt_id"], partitioning=None) for path in parts]
-    there = {one for table in ids for one in table["prompt_id"].unique().to_pylist()}
-    return int(pq.read_metadata(prompts).num_rows) - len(there)
+    return len({one for table in ids for one in table["prompt_id"].unique().to_pylist()})
 
 
 def _tokens(part: Path) -> int:

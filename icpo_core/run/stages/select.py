@@ -26,6 +26,8 @@ def settings(config: Config) -> dict[str, Any]:
     part: dict[str, Any] = {"select": slice_of(config.select)}
     if config.select.truncated == "shaped":  # the penalty is measured from there
         part["rollout.max_tokens"] = config.rollout.max_tokens
+    if config.prompts.fill:
+        part["prompts.batch_size"] = config.prompts.batch_size
     return part
 
 
@@ -44,6 +46,7 @@ def make(session: Session, work: Work) -> Made:
         config.run.seed,
         source,
         work.config.get("rollout.max_tokens"),
+        config.prompts.batch_size if config.prompts.fill else None,
     )
     folder = folder_of(session, work)
     known = {

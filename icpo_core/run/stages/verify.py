@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,18 +69,33 @@ def make(session: Session, work: Work) -> Made:
     return Made(facts | {"parts_ahead": taken, "spans": noted.facts()}, known=known)
 
 
-def ahead(session: Session, rollouts: Work, prompts: Path) -> Callable[[Path], None]:
-    """What has a part of the rollouts judged in the background, for `verify` to take."""
-    tools = session.tools(rollouts.iteration)
-    sources = plugin_sources(tools.config, "verify")
-    judges = tools.judges("verify", sources)
-    source = _judged_from(tools.config, rollouts.fingerprint, sources)
+class JudgedAhead:
+    """Has parts of the rollouts judged in the background, for `verify` to take."""
 
-    def judge(part: Path) -> None:
-        do = partial(verdicts.judge_part, prompts, part, judges)
-        session.ahead.start("verify", rollouts.iteration, part.name, source, do)
+    def __init__(self, session: Session, rollouts: Work, prompts: Path) -> None:
+        """`rollouts`: the work that makes them; `prompts`: its file."""
+        self._session, self._iteration, self._prompts = session, rollouts.iteration, prompts
+        self._config = session.tools(rollouts.iteration).config
+        sources = plugin_sources(self._config, "verify")
+        self._judges = session.tools(rollouts.iteration).judges("verify", sources)
+        self._source = _judged_from(self._config, rollouts.fingerprint, sources)
 
-    return judge
+    def start(self, part: Path) -> None:
+        do = partial(verdicts.judge_part, self._prompts, part, self._judges)
+        self._session.ahead.start("verify", self._iteration, part.name, self._source, do)
+
+    def verdicts(self, part: Path) -> pa.Table:
+        """On a part that was started, waited for. What failed while engines were at work is given
+        another try. Raises ValueError if too many failed."""
+        table: pa.Table
+        for again in (True, False):
+            _, table = self._session.ahead.look("verify", self._iteration, part.name)
+            if not (again and verdicts.failure_rate(table)):
+                break
+            self.start(part)
+        limit = self._config.verify.max_failure_rate
+        verdicts.require_few_failures(table, limit, str(part))
+        return table
 
 
 def _is_source(key: str) -> bool:

@@ -252,7 +252,7 @@ def test_one_prompt_that_a_server_fails_at_costs_that_prompt(
     tokenizer = SimpleNamespace(decode=lambda ids, **_: str(ids))
     assert rollout_shard(there, tokenizer, job, lambda done, all_: None).rows == 2
     assert set(tables.read("rollout", out)["prompt_id"].to_pylist()) == {"good"}
-    assert rollout.lost(prompts, [out]) == 1
+    assert rollout.groups_in([out]) == 1
 
 
 def test_a_server_that_fails_at_everything_is_no_server(stub: Stub, small: Path) -> None:

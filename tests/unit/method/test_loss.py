@@ -683,6 +683,9 @@ def test_presets_are_the_published_methods():
     assert not any(c.loss.kl_coefficient for n, c in configs.items() if n not in kl)
     assert (configs["dapo"].loss.clip_low, configs["dapo"].loss.clip_high) == (0.2, 0.28)
     assert configs["dapo"].loss.aggregation == "token-mean"
+    assert {n for n, c in configs.items() if c.prompts.fill} == {"dapo"}
+    assert {n for n, c in configs.items() if c.select.truncated == "shaped"} == {"dapo"}
+    assert not any(c.rollout.steer != "always" for c in configs.values())
     gspo, cispo = configs["gspo"].loss, configs["cispo"].loss
     assert (gspo.policy, gspo.clip_low, gspo.clip_high) == ("gspo", 3e-4, 4e-4)
     assert gspo.aggregation == "seq-mean-token-mean"

@@ -27,6 +27,10 @@ from icpo_core.store import tables
 from icpo_core.store.work import Standing
 
 NOBODY = frozenset[str]()
+ROUNDS = {
+    "prompts.fill", "prompts.k_growth", "rollout.steer", "rollout.steer_below",
+    "rollout.steer_horizon", "rollout.expert_tries",
+}  # fmt: skip
 
 # Which stages read a key, by the longest prefix that is here. A new key of a section is read by its
 # stage unless it is named here; a new section has to be.
@@ -49,6 +53,9 @@ READERS: dict[str, frozenset[str]] = {
     "rollout.temperature": frozenset({"rollout", "update"}),
     # Traces come with the prompts, and examples only where they are used.
     "rollout.expert_source": frozenset({"prompts", "rollout"}),
+    # An expert prompt a try; batches that are drawn, sampled and selected from.
+    "rollout.expert_tries": frozenset({"prompts", "rollout"}),
+    "prompts.fill": frozenset({"prompts", "rollout", "select"}),
     # Evaluation samples on the same engine and is judged by the same pool.
     "rollout.engine": frozenset({"rollout", "evaluate"}),
     "verify.seconds": frozenset({"verify", "evaluate"}),
@@ -173,8 +180,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Reruns other stages than its own, or says nothing where training is judged by `math`: see
-# `test_one_step_off_policy_…`, and test_own_reward.
-ELSEWHERE = {"rollout.off_policy_steps", "evaluate.verifier"}
+# `test_one_step_off_policy_…`, and test_own_reward. What makes rounds: test_rounds.
+ELSEWHERE = {"rollout.off_policy_steps", "evaluate.verifier", *ROUNDS}
 
 
 @pytest.mark.parametrize("key", sorted(KEYS.keys() - SOURCES - ELSEWHERE))
@@ -256,7 +263,7 @@ def test_no_stage_reads_what_its_fingerprint_does_not_hold(
     for stage, spec in list(STAGES.items()):
         monkeypatch.setitem(STAGES, stage, replace(spec, make=recorded(stage, spec.make)))
     for stage, module, name in (
-        ("verify", verify, "ahead"),
+        ("verify", verify, "JudgedAhead"),
         ("verify", verdicts, "judge_part"),
         ("prompts", prompts, "make_ahead"),
         ("prompts", Tools.prompt_maker, "func"),  # made before the first stage

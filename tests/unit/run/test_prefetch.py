@@ -80,8 +80,8 @@ def test_the_next_prompts_are_made_while_the_trainer_works(tmp_path, monkeypatch
     batch = PromptMaker.batch
     asked: list[int] = []
 
-    def noted(self: PromptMaker, iteration: int) -> Any:
-        table = batch(self, iteration)
+    def noted(self: PromptMaker, iteration: int, cursor: int | None) -> Any:
+        table = batch(self, iteration, cursor)
         asked.append(iteration)
         made[iteration].set()
         return table
