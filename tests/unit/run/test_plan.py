@@ -47,6 +47,8 @@ READERS: dict[str, frozenset[str]] = {
     "prompts.format": frozenset({"prompts", "evaluate"}),
     "prompts.thinking": frozenset({"prompts", "evaluate"}),
     "prompts.instruction": frozenset({"prompts", "evaluate"}),
+    "prompts.system": frozenset({"prompts", "evaluate"}),
+    "prompts.joiner": frozenset({"prompts", "evaluate"}),
     "prompts.question_template": frozenset({"prompts", "evaluate"}),
     "prompts.example_template": frozenset({"prompts", "evaluate"}),
     # Logprobs are those of the temperature that was sampled at.
@@ -277,6 +279,8 @@ def test_no_stage_reads_what_its_fingerprint_does_not_hold(
         allowed |= {key for key in KEYS.keys() - SOURCES if stage in readers(key)}
         if stage == "prompts":
             allowed.add("rollout.expert")  # whether there are any
+        if stage == "evaluate":
+            allowed.add("prompts.expert_format")  # of prompts that an evaluation has none of
         if stage == "checkpoint":
             allowed.add("loss.policy")  # held against what replayed updates learned with
         assert (seen[stage] & KEYS.keys()) <= allowed, stage
