@@ -31,6 +31,9 @@ FLOW_PROCESS = int(0.55 * GIB)
 PREFECT_SERVER = int(0.25 * GIB)
 JUDGE_PROCESS = int(0.10 * GIB)
 
+KEPT = GIB // 2
+"""What glibc keeps of freed memory in a worker (workers/process.py)."""
+
 STAGE_BYTES = 35_000
 """Manifests, figures and the fixed part of the Parquet files of an iteration."""
 BOOKKEEPING = 0.4
@@ -184,12 +187,15 @@ def trainer_memory(shape: Shape, config: Config, machine: Machine, ranks: int) -
 
 def host_memory(shape: Shape, config: Config, layout: Layout) -> Parts:
     """The machine's own memory while everything is up."""
+    weights = shape.parameters * BYTES[config.rollout.engine.dtype]
     judges = config.verify.workers * (2 if config.evaluate.benchmarks else 1)
     parts: Parts = {
         "flow and Prefect": FLOW_PROCESS + PREFECT_SERVER,
         "judges": judges * JUDGE_PROCESS,
         "engine processes": layout.engines * ENGINE_PROCESS,
         "trainer processes": layout.ranks * TRAINER_PROCESS,
+        # Built anew beside every reload (engine/contents.py).
+        "engine: weights compared": layout.engines * weights,
     }
     if "offload_optimizer" in config.update.deepspeed.get("zero_optimization", {}):
         parts["offloaded optimizer"] = (
@@ -207,6 +213,9 @@ def memory(shape: Shape, config: Config, machine: Machine, layout: Layout) -> li
     if not machine.devices.count:
         weights = shape.parameters * BYTES[engine.dtype]
         host["engine: weights"] = layout.engines * weights
+        host["engine: kept for the next reload"] = layout.engines * min(KEPT, weights)
+        work = engine_memory(shape, engine)["engine: work"]
+        host["engine: work"] = layout.engines * work
         host["engine: KV cache"] = layout.engines * engine.cpu_kv_cache_gib * GIB
         return [Load("whole run", host | {k: v * layout.ranks for k, v in trainer.items()}, room)]
     device = machine.devices.memory_gib * GIB

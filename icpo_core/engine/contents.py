@@ -49,6 +49,7 @@ def compare(runner: Any, folder: Path, seed: int) -> dict[str, Any]:
                 if isinstance(value, Tensor) and value.numel():
                     these[kind] = these[kind] or _same(held.get(name), kind, value, draw)
         found |= these
+    _release(plain, held)
     answers = list(found.values())
     return asdict(
         Compared(
@@ -79,6 +80,17 @@ def _plain(config: Any, folder: Path) -> tuple[nn.Module, set[int]]:
     names = model.load_weights(loader.get_all_weights(settings, model))
     parameters = dict(model.named_parameters(remove_duplicate=False))
     return model, {id(parameters[name]) for name in names or parameters if name in parameters}
+
+
+def _release(plain: nn.Module, held: dict[str, nn.Module]) -> None:
+    """Give the second model's memory back now. Its layers hold each other in circles, which Python
+    finds some iterations and models later."""
+    shared = {id(module) for module in held.values()}  # tables of positions, for one
+    for module in plain.modules():
+        if id(module) not in shared:
+            vars(module).pop("cpu_linear", None)
+            for value in module.parameters(recurse=False):
+                value.data = value.data.new_empty(0)
 
 
 def _process(module: nn.Module, device: torch.device) -> bool:

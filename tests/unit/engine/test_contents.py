@@ -60,6 +60,26 @@ def test_what_lies_otherwise_is_not_called_stale() -> None:
     assert same(SimpleNamespace(weight=torch.ones(4)), torch.ones(2, 2)) is None  # type: ignore[arg-type]
 
 
+def test_the_second_model_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight knows its layer by its loader, as in vLLM; what both models share stays."""
+    table = torch.nn.Embedding(4, 2)
+
+    def model() -> torch.nn.Module:
+        layer = torch.nn.Linear(3, 4)
+        layer.weight.weight_loader = layer.forward  # type: ignore[assignment]
+        return torch.nn.ModuleDict({"layer": layer, "positions": table})
+
+    held, second = model(), model()
+    second.load_state_dict(held.state_dict())
+    weights = list(second["layer"].parameters())  # type: ignore[index]
+    monkeypatch.setattr(contents, "_plain", lambda *_: (second, set(map(id, weights))))
+    runner = SimpleNamespace(model=held, vllm_config=None, device=torch.device("cpu"))
+    assert contents.compare(runner, Path(), 0) == {"tensors": 2, "unread": [], "other": []}
+    assert [value.untyped_storage().nbytes() for value in weights] == [0, 0]
+    assert held["layer"].weight.shape == (4, 3)  # type: ignore[index,union-attr]
+    assert table.weight.shape == (4, 2)
+
+
 class Scores:
     """An engine that is off by given amounts, in nats."""
 
