@@ -47,6 +47,8 @@ def row(run: Run, iteration: int) -> dict[str, float]:
                 figures["rollout/off_policy_steps"] = float(found.facts["off_policy_steps"])
             if found.facts.get("lost_prompts"):
                 figures["rollout/lost_prompts"] = float(found.facts["lost_prompts"])
+            if "ids_without_token" in found.facts:
+                figures["rollout/ids_without_token"] = float(found.facts["ids_without_token"])
             if found.facts.get("groups"):
                 figures["steer/share"] = found.facts["steered"] / found.facts["groups"]
                 for name in ("rounds", "batches"):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from icpo_core.config import Config, slice_of
 from icpo_core.method.rounds import Round, Rounds
+from icpo_core.models import tokens as model_tokens
 from icpo_core.run.session import Session
 from icpo_core.run.stages import verify
 from icpo_core.run.stages.base import (
@@ -207,6 +208,8 @@ class _Sampling:
         sampled = sum(reply.tokens for reply in self.replies)
         if self.config.rollout.endpoints and (missing := self.asked - groups_in(self.wanted)):
             self.facts["lost_prompts"] = missing
+        if absent := _absent(self.run.base_model):
+            self.facts["ids_without_token"] = sum(without_token(p, absent) for p in self.wanted)
         return Made(
             {
                 **self.facts,
@@ -234,6 +237,20 @@ def groups_in(parts: list[Path]) -> int:
 def _tokens(part: Path) -> int:
     responses = pq.read_table(part, columns=["response_ids"], partitioning=None)["response_ids"]
     return pc.sum(pc.list_value_length(responses)).as_py() or 0
+
+
+@cache
+def _absent(model: Path) -> tuple[tuple[int, int], ...]:
+    return model_tokens.read(model).unknown
+
+
+def without_token(part: Path, absent: Sequence[tuple[int, int]]) -> int:
+    """Sampled ids of a part that no token has, by `Tokens.unknown`: of an engine that masks them,
+    none; one's own may not."""
+    table = pq.read_table(part, columns=["response_ids"], partitioning=None)
+    ids = pc.list_flatten(table["response_ids"])
+    inside = (pc.and_(pc.greater_equal(ids, a), pc.less(ids, b)) for a, b in absent)
+    return sum(pc.sum(one).as_py() or 0 for one in inside)
 
 
 STAGE = Stage(

@@ -1,13 +1,19 @@
 """What a run does with an advantage, a loss and a verifier that its configuration names."""
 
+import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import stubs
+from places import SMALL as SMALL_DATA
 
-from icpo_core.run import checkpoints, plan, sources
+from icpo_core.common.files import read_json, write_json
+from icpo_core.run import checkpoints, metrics, plan, sources
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
+from icpo_core.run.stages import rollout
+from icpo_core.store import tables
 from icpo_core.store.work import Standing
 
 ADVANTAGE = "def centred(groups):\n    return groups.centred_N\n"
@@ -78,3 +84,20 @@ def test_the_verifier_that_is_named_judges(tmp_path: Path) -> None:
     )
     assert "correct" in first
     assert "correct" not in second
+
+
+def test_ids_that_no_token_has_are_counted(tmp_path: Path) -> None:
+    """Of a model whose vocabulary is padded to 128 rows; its engine may be anybody's."""
+    model = tmp_path / "padded"
+    shutil.copytree(SMALL_DATA / "base", model)
+    config = read_json(model / "config.json")
+    write_json(model / "config.json", config | {"vocab_size": 128})
+    run = trained(tmp_path, f"model.path={model}", "run.iterations=1")
+    assert metrics.row(run, 1)["rollout/ids_without_token"] == 0.0
+    part = next(run.paths.stage("rollout", 1).glob("*.parquet"))
+    rows = pq.read_table(part, partitioning=None).to_pylist()
+    for row, ids in zip(rows, ([98, 99, 127, 128], [], [120]), strict=False):
+        row["response_ids"] = ids
+        row["logprobs"] = [0.0] * len(ids)
+    tables.write("rollout", tables.table("rollout", rows[:3]), tmp_path / "three.parquet")
+    assert rollout.without_token(tmp_path / "three.parquet", [(99, 110), (110, 128)]) == 3
