@@ -28,6 +28,7 @@ from icpo.flows.commands import (
     services,
     show,
     stage,
+    sweep,
     train,
     trust,
 )
@@ -50,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"icpo {version('icpo')}")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     looking = (plan, ls, show, diff, lineage, check, gc)
-    working = (init, train, services, stage, mirror, trust)
+    working = (init, train, sweep, services, stage, mirror, trust)
     for command in (*working, *looking, evaluate, probe, report, plot, data, doctor, schema):
         command.add_parser(subparsers)
     return top

@@ -7,6 +7,7 @@ them correct, k as in pass@k.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -163,7 +164,7 @@ def _multinomial(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
 def expanded_tail(N: int, size: int, level: float = LEVEL) -> float:
     """Percentile of the means of `size` drawn values below which (1 - level) / 2 of the truth is,
     where N values were seen: Student's t and the divisor N - 1 in the place of the normal and N."""
-    return NormalDist().cdf(-_student(N - 1, level) * (size / max(N - 1, 1)) ** 0.5)
+    return NormalDist().cdf(-student(N - 1, level) * (size / max(N - 1, 1)) ** 0.5)
 
 
 def grouped(samples: pa.Table) -> Problems:
@@ -305,10 +306,15 @@ def _share(values: Sequence[str], *wanted: str) -> float:
     return sum(one in wanted for one in values) / len(values)
 
 
-def _student(freedom: int, level: float) -> float:
-    """Two-sided quantile of Student's t (Abramowitz and Stegun, 26.7.5)."""
+def student(freedom: int, level: float) -> float:
+    """Two-sided quantile of Student's t: exact for one and two degrees of freedom, else within 1%
+    (Abramowitz and Stegun, 26.7.5)."""
+    if freedom <= 1:
+        return math.tan(math.pi * level / 2)
+    if freedom == 2:
+        return level * math.sqrt(2 / (1 - level**2))
     z = NormalDist().inv_cdf(0.5 + level / 2)
-    v = max(freedom, 1)
+    v = freedom
     return (
         z
         + (z**3 + z) / (4 * v)
