@@ -229,6 +229,11 @@ class Config(Section):
                 "probabilities must count: set update.old_logprobs = engine, or loss.correction = "
                 "truncate"
             )
+        if self.loss.expert_context == "shown" and rollout.expert_source == "traces":
+            raise ValueError(
+                "loss.expert_context = shown is about expert prompts, and traces have none: use "
+                "bare, or rollout.expert_source = in_context"
+            )
         if self.loss.expert_ratio == "importance" and rollout.expert_source == "traces":
             raise ValueError(
                 "loss.expert_ratio = importance needs the probability that a trace was sampled "

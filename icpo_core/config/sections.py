@@ -319,6 +319,10 @@ class LossSection(Section):
     """Ratio is clipped above at 1 + clip_high (clip-higher of DAPO: 0.28). `"none"`: never."""
     dual_clip: Annotated[float | None, Field(gt=1.0)] = 3.0
     """`ppo`: bound c of the loss where the advantage is negative. `"none"`: off."""
+    expert_context: Annotated[Literal["bare", "shown"], Since("bare")] = "bare"
+    """The prompt that expert rollouts are learned under. `bare` (the paper): without the
+    demonstrations; `shown`, for comparison: the one that they were sampled from, and then as
+    on-policy rollouts."""
     expert: Literal["shaped", "unshaped"] = "shaped"
     """`shaped`: f(rho) = rho / (rho + lambda); `unshaped`: rho itself."""
     expert_lambda: Positive = 0.01

@@ -82,6 +82,7 @@ def select(
     source: str | None = None,
     max_tokens: int | None = None,
     fill: int | None = None,
+    prompt_ids: pa.ListArray | None = None,
 ) -> Selection:
     """Batch and rejects of one iteration (counted from 1), in an order free of sharding.
 
@@ -90,6 +91,7 @@ def select(
     statistic.
     `source`: sha256 that the source of one's own estimator must have, where that is to be held.
     `max_tokens`: the longest response, which `select.truncated = shaped` measures its penalty from.
+    `prompt_ids`: what each rollout is learned under (`contexts.prompt_ids`); None: the bare prompt.
     `fill`: with `prompts.fill`, how many groups make a batch: the first that carry signal.
     Raises ValueError, naming the row, if keys are not unique, a rollout has no verdict or no
     prompt, a verdict no rollout, or a rollout not one logprob a token; if the estimator cannot be
@@ -133,7 +135,9 @@ def select(
     batch = _table(
         "batch",
         rollouts.select(["prompt_id", "sample_index", "origin"]).take(take),
-        prompt_ids=prompts["policy_prompt_ids"].take(groups),
+        prompt_ids=prompts["policy_prompt_ids"].take(groups)
+        if prompt_ids is None
+        else prompt_ids.take(take),
         response_ids=rollouts["response_ids"].take(take),
         behaviour_logprobs=rollouts["logprobs"].take(take),
         reward=rows.reward[kept_N],

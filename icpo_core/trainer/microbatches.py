@@ -138,9 +138,14 @@ class MicroBatch:
         return zeros_BT.masked_scatter(self.mask_BT, values_N)
 
 
-def rows_of(batch: pa.Table) -> list[Row]:
-    """The rows of a `batch` table, as views into its columns."""
-    experts = [origin != Origin.ON_POLICY for origin in batch["origin"].to_pylist()]
+def rows_of(batch: pa.Table, context: str = "bare") -> list[Row]:
+    """The rows of a `batch` table, as views into its columns.
+
+    context: `loss.expert_context`. Under the prompt that it was sampled from, an expert rollout is
+    on-policy.
+    """
+    policy = {Origin.ON_POLICY} if context == "bare" else {Origin.ON_POLICY, Origin.EXPERT}
+    experts = [origin not in policy for origin in batch["origin"].to_pylist()]
     columns = zip(
         _lists(batch["prompt_ids"]),
         _lists(batch["response_ids"]),

@@ -215,7 +215,7 @@ class Trainer:
         started = time.perf_counter()
         replayed = self._restore(job.parent, job.restore)
         restored = time.perf_counter()
-        rows = rows_of(tables.read("batch", job.batch))
+        rows = rows_of(tables.read("batch", job.batch), self.loss.expert_context)
         self.state_id = ""  # a step that fails half-way has no name: nothing starts from it
         metrics = self._step(rows, job.iteration)
         work = self._work()
@@ -271,7 +271,9 @@ class Trainer:
         replayed = []
         for step in restore.replay:
             self.state_id = ""  # until all of it is there
-            self._step(rows_of(tables.read("batch", step.batch)), step.iteration)
+            self._step(
+                rows_of(tables.read("batch", step.batch), self.loss.expert_context), step.iteration
+            )
             replayed.append(step.iteration)
         if not replayed and self.state_id != parent:
             raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any
 
 from icpo_core.common.files import write_json
 from icpo_core.config import Config, slice_of
+from icpo_core.method import contexts
 from icpo_core.method.diagnostics import iteration_row
 from icpo_core.method.selection import select
 from icpo_core.run.session import Session
@@ -28,6 +29,10 @@ def settings(config: Config) -> dict[str, Any]:
         part["rollout.max_tokens"] = config.rollout.max_tokens
     if config.prompts.fill:
         part["prompts.batch_size"] = config.prompts.batch_size
+    if config.loss.expert_context != "bare":
+        part["loss.expert_context"] = config.loss.expert_context
+        part["rollout.on_policy"] = config.rollout.on_policy
+        part["rollout.expert"] = config.rollout.expert
     return part
 
 
@@ -36,6 +41,7 @@ def make(session: Session, work: Work) -> Made:
     prompts = store.table("prompts", work.iteration, "prompts")
     rollouts = store.table("rollout", work.iteration, "rollout")
     verdicts = store.table("verify", work.iteration, "verdicts")
+    context = config.loss.expert_context
     source = work.inputs.get("select.advantage")
     chosen = select(
         prompts,
@@ -47,6 +53,7 @@ def make(session: Session, work: Work) -> Made:
         source,
         work.config.get("rollout.max_tokens"),
         config.prompts.batch_size if config.prompts.fill else None,
+        None if context == "bare" else contexts.prompt_ids(prompts, rollouts, config),
     )
     folder = folder_of(session, work)
     known = {

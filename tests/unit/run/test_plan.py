@@ -41,6 +41,8 @@ READERS: dict[str, frozenset[str]] = {
     "verify": frozenset({"verify"}),
     "select": frozenset({"select"}),
     "loss": frozenset({"update"}),
+    # The prompt that a row of the batch stands behind, and by whose terms it is learned.
+    "loss.expert_context": frozenset({"select", "update"}),
     "update": frozenset({"update"}),
     "evaluate": frozenset({"evaluate"}),
     # How a bare prompt is put is the same in training and in evaluation.

@@ -24,6 +24,7 @@ from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
 from icpo_core.store import tables
 from icpo_core.store.work import Standing
+from icpo_core.trainer import microbatches
 
 STEER = ["rollout.steer=failed", "rollout.steer_below=0.4", "rollout.expert_tries=3"]
 FILL = ["prompts.fill=2"]
@@ -95,6 +96,37 @@ def test_each_try_shows_other_examples(steered: Run) -> None:
             assert len(set(names)) == len(names)
             prompts = [row["expert_prompt"], *(one["expert_prompt"] for one in row[tables.TRIES])]
             assert len(set(prompts)) == 3
+
+
+@pytest.mark.parametrize("context", ["bare", "shown"])
+def test_what_an_expert_rollout_is_learned_under(
+    context: str, steered: Run, tmp_path: Path
+) -> None:
+    """`bare`: the problem alone, and by the expert's terms; `shown`: the prompt of its try, and as
+    on-policy rollouts."""
+    shutil.copytree(steered.paths.root, tmp_path / "copy")
+    run = Run.named(tmp_path / "copy", [f"loss.expert_context={context}"])
+    experts = 0
+    with stubs.stubbed(run) as session:
+        for iteration in (1, 2, 3):
+            perform(session, "select", iteration)
+            prompts = {
+                row["prompt_id"]: row
+                for row in run.store.table("prompts", iteration, "prompts").to_pylist()
+            }
+            batch = run.store.table("select", iteration, "batch", "batch.parquet")
+            rows = microbatches.rows_of(batch, context)
+            for row, learned in zip(batch.to_pylist(), rows, strict=True):
+                prompt = prompts[row["prompt_id"]]
+                wanted = prompt["policy_prompt_ids"]
+                if row["origin"] == "expert":
+                    experts += 1
+                    attempt = row["sample_index"] - 3
+                    shown = [prompt, *prompt[tables.TRIES]][attempt]["expert_prompt_ids"]
+                    wanted = wanted if context == "bare" else shown
+                assert row["prompt_ids"] == wanted
+                assert learned.expert == (row["origin"] == "expert" and context == "bare")
+    assert experts >= 5
 
 
 def test_figures_of_steering(steered: Run) -> None:
