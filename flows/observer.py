@@ -45,6 +45,10 @@ class FlowObserver(Observer):
         self.watcher.progress(stage, iteration, done, all_)
         self.publisher.report(stage, iteration, done, all_)
 
+    def short(self, line: str) -> None:
+        self._logger.warning(plain(line))
+        super().short(line)
+
     def mirror(self, line: str) -> None:
         self._logger.warning(plain(line))
         print(plain(line), file=sys.stderr)  # the terminal is not shown Prefect's log

@@ -78,6 +78,9 @@ class PromptsSection(Section):
     """Demonstrations in an expert prompt (paper: 1). Fewer, where the limit leaves no room."""
     k_growth: Annotated[int, Field(ge=0), Since(0)] = 0
     """Demonstrations more in each further try (`rollout.expert_tries`)."""
+    fewer: Annotated[Literal["allow", "error"], Operational] = "allow"
+    """Where a prompt has room for fewer than k demonstrations: `allow` says so in a line at the
+    start, and figure `demonstrations/fewer` counts it; `error` stops."""
     selection: Literal["random", "similar", "best"] = "random"
     """How demonstrations are drawn: `random`, anew each iteration; `similar`, nearest problems by
     BM25, the nearest next to the question; `best`, highest column `score` of the pool."""

@@ -273,6 +273,20 @@ class PromptMaker:
             )
 
 
+def shortfall(prompts: pa.Table, settings: PromptsSection) -> tuple[float, str]:
+    """The share of an iteration's prompts that show fewer than k examples, and a line that says so;
+    it is empty where there are none."""
+    shown = [len(ids) for ids in prompts.column("demo_ids").to_pylist()]
+    fewer = sum(count < settings.k for count in shown)
+    if not fewer:
+        return 0.0, ""
+    return fewer / len(shown), (
+        f"prompts.k = {settings.k}: {fewer} of {len(shown)} prompts have room for fewer examples "
+        f"({sum(shown) / len(shown):.1f} a prompt) in prompts.max_tokens = {settings.max_tokens}: "
+        "raise that, or lower prompts.k"
+    )
+
+
 def _require_traces(rows: list[dict[str, Any]]) -> None:
     bare = [row["id"] for row in rows if row["solution"] is None]
     if bare:

@@ -41,14 +41,17 @@ def row(run: Run, iteration: int) -> dict[str, float]:
     for found in made:
         stage = found.stage
         figures[f"seconds/{stage}"] = found.seconds
+        if stage == "prompts" and found.facts.get("fewer"):
+            figures["demonstrations/fewer"] = found.facts["fewer"]
         if stage == "rollout":
             figures["rollout/tokens"] = float(found.facts["tokens"])
             if found.facts.get("off_policy_steps"):
                 figures["rollout/off_policy_steps"] = float(found.facts["off_policy_steps"])
-            if found.facts.get("lost_prompts"):
-                figures["rollout/lost_prompts"] = float(found.facts["lost_prompts"])
             if "ids_without_token" in found.facts:
                 figures["rollout/ids_without_token"] = float(found.facts["ids_without_token"])
+            for name in ("lost_prompts", "lost_traces"):
+                if found.facts.get(name):
+                    figures[f"rollout/{name}"] = float(found.facts[name])
             if found.facts.get("groups"):
                 figures["steer/share"] = found.facts["steered"] / found.facts["groups"]
                 for name in ("rounds", "batches"):

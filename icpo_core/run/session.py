@@ -69,6 +69,10 @@ class Observer:
     def decision(self, line: str) -> None:
         """What is skipped or made, and why."""
 
+    def short(self, line: str) -> None:
+        """What was asked for and cannot be given."""
+        print(plain(line), file=sys.stderr)
+
     def mirror(self, line: str) -> None:
         """What the mirror has to say."""
         print(plain(line), file=sys.stderr)
@@ -170,6 +174,8 @@ class Session(Closing):
         """What is made before a stage asks for it."""
         self.settled = False
         """Whether the removals that an earlier process began are ended."""
+        self.said_short = False
+        """Whether it was said what cannot be given as asked."""
         self._make_workers = make_workers
         self._ending = False
         self._tools: dict[int, Tools] = {}

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from icpo_core.config import Config, slice_of
+from icpo_core.method.prompts import shortfall
 from icpo_core.models import tokens
 from icpo_core.run.session import Session
 from icpo_core.run.sources import sources
@@ -47,7 +48,25 @@ def make(session: Session, work: Work) -> Made:
     written = tables.write("prompts", table, path, work.fingerprint)
     without = table["expert_prompt"].null_count if tools.config.prompts.k else 0
     facts = {"rows": table.num_rows, "without_demonstrations": without}
+    facts |= _require_examples(session, table, tools.config)
     return Made(facts | {"spans": noted.facts()}, known={path.name: written})
+
+
+def _require_examples(session: Session, table: pa.Table, config: Config) -> dict[str, Any]:
+    """Say, once a session, that prompts show fewer examples than asked for; the share that does.
+
+    Raises ValueError where `prompts.fewer` asks for it.
+    """
+    rollout = config.rollout
+    if not (rollout.expert and rollout.expert_source == "in_context"):
+        return {}
+    share, line = shortfall(table, config.prompts)
+    if line and config.prompts.fewer == "error":
+        raise ValueError(f"{line}, or set prompts.fewer = allow")
+    if line and not session.said_short:
+        session.said_short = True
+        session.observer.short(line)
+    return {"fewer": share}
 
 
 def _cursor(work: Work) -> int | None:

@@ -29,7 +29,7 @@ from icpo_core.run.stages.base import (
 )
 from icpo_core.run.timeline import Recorder
 from icpo_core.store import tables
-from icpo_core.store.tables import Written
+from icpo_core.store.tables import Origin, Written
 from icpo_core.store.work import Work
 from icpo_core.workers.jobs import Rollout, Sampled
 
@@ -91,7 +91,7 @@ class _Sampling:
         self.version = session.run.policy(self.sampled_from).version
         self.kept, self.wanted = set(self.run.store.parts(work)), list[Path]()
         self.names = tables.read("prompts", self.prompts)["prompt_id"].combine_chunks()
-        self.asked = 0
+        self.asked = self.steered = 0
         self.known: dict[str, Written] = {}
         self.replies: list[Sampled] = []
         self.noted = Recorder()
@@ -124,6 +124,7 @@ class _Sampling:
         self.wanted += wanted
         if one is not None:
             self._drop_foreign(one, wanted)
+        self.steered += len(self.names) if one is None else len(one.steered)
         if one is None:
             self.asked += len(self.names)
         elif one.first == 0:
@@ -199,6 +200,20 @@ class _Sampling:
         join = partial(pa.concat_tables, promote_options="default")
         return join(rollouts), join(verdicts)
 
+    def _count_traces(self) -> None:
+        """Say, once a session, that solutions of the data set are too long to stand whole."""
+        parts = [pq.read_table(path, columns=["origin"], partitioning=None) for path in self.wanted]
+        there = sum(table["origin"].to_pylist().count(Origin.TRACE) for table in parts)
+        lost = self.steered - there
+        if lost:
+            self.facts["lost_traces"] = lost
+        if lost and not self.session.said_short:
+            self.session.said_short = True
+            self.session.observer.short(
+                f"{lost} of {self.steered} traces are longer than rollout.max_tokens = "
+                f"{self.config.rollout.max_tokens} and left out: raise that, or take other problems"
+            )
+
     def made(self, facts: Mapping[str, Any] | None = None) -> Made:
         folder = folder_of(self.session, self.work)
         assert all(path.parent == folder for path in self.wanted)
@@ -210,6 +225,8 @@ class _Sampling:
             self.facts["lost_prompts"] = missing
         if absent := _absent(self.run.base_model):
             self.facts["ids_without_token"] = sum(without_token(p, absent) for p in self.wanted)
+        if self.config.rollout.expert and self.config.rollout.expert_source == "traces":
+            self._count_traces()
         return Made(
             {
                 **self.facts,

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from icpo_core.config import PromptsSection, load
 from icpo_core.method.problems import read_problems
-from icpo_core.method.prompts import PromptMaker
+from icpo_core.method.prompts import PromptMaker, shortfall
 from icpo_core.store import tables
 
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data is not here")
@@ -473,3 +473,18 @@ def test_a_batch_of_the_paper(selection: str) -> None:
     rows = maker.batch(1).to_pylist()
     assert len(rows) == 128
     assert all(len(row["expert_prompt_ids"]) <= 700 for row in rows)
+
+
+def test_fewer_examples_than_asked_for_are_said(
+    characters: Any, train: pa.Table, pool: pa.Table, heldout: pa.Table
+) -> None:
+    def said(k: int) -> tuple[float, str]:
+        section = PromptsSection(**RAW, k=k, max_tokens=128)
+        made = PromptMaker(train, pool, [heldout], characters, section, 0).batch(1)
+        return shortfall(made, section)
+
+    assert said(1) == (0.0, "")
+    share, line = said(50)
+    assert share == 1.0
+    assert line.startswith("prompts.k = 50: 16 of 16 prompts have room for fewer examples (")
+    assert line.endswith("prompts.max_tokens = 128: raise that, or lower prompts.k")

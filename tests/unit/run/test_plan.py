@@ -50,6 +50,7 @@ READERS: dict[str, frozenset[str]] = {
     "prompts.thinking": frozenset({"prompts", "evaluate"}),
     "prompts.instruction": frozenset({"prompts", "evaluate"}),
     "prompts.system": frozenset({"prompts", "evaluate"}),
+    "prompts.fewer": NOBODY,
     "prompts.joiner": frozenset({"prompts", "evaluate"}),
     "prompts.question_template": frozenset({"prompts", "evaluate"}),
     "prompts.example_template": frozenset({"prompts", "evaluate"}),
