@@ -12,6 +12,7 @@ from importlib.metadata import version
 from icpo.flows import ending
 from icpo.flows.commands import (
     check,
+    completion,
     data,
     diff,
     doctor,
@@ -52,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     looking = (plan, ls, show, diff, lineage, check, gc)
     working = (init, train, sweep, services, stage, mirror, trust)
-    for command in (*working, *looking, evaluate, probe, report, plot, data, doctor, schema):
+    others = (evaluate, probe, report, plot, data, doctor, schema, completion)
+    for command in (*working, *looking, *others):
         command.add_parser(subparsers)
     return top
 

@@ -26,12 +26,18 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "config", nargs="?", default="",
-        help=f"TOML file of the run, or a run's folder, to go on (default: {CONFIGURATION})",
+        help=f"TOML file of the run, or a run's folder, to go on (default: {CONFIGURATION}); or, "
+        "with --model, a data set: a name as gsm8k, a file or a folder",
     )  # fmt: skip
     parser.add_argument(
         "-o", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE",
         help="change one key, as run.seed=1 or preset=grpo",
     )  # fmt: skip
+    parser.add_argument(
+        "--model",
+        help="a first run without a configuration: the folder or hub id of a model, for the data "
+        "set that is named; the configuration is written into the run",
+    )
     parser.add_argument("--run", metavar="NAME", help="name of the run (default: the file's)")
     parser.add_argument(
         "--rerun",
@@ -57,6 +63,8 @@ def call(arguments: argparse.Namespace) -> int:
                 "or make a folder of your own with icpo init NAME"
             )
         arguments.config = CONFIGURATION
+    if arguments.model is not None:
+        arguments.config = _started(arguments)
     run = Run.named(arguments.config, arguments.overrides, arguments.run)
     with Waiting(f"{run.config.run.name}: looks at model and data") as waiting:
         _train(arguments, run, waiting)
@@ -68,6 +76,34 @@ def call(arguments: argparse.Namespace) -> int:
     else:
         show(root, Console(), prefect=not arguments.plain)
     return 0
+
+
+def _started(arguments: argparse.Namespace) -> str:
+    """The configuration of a first run: of a data set and a model."""
+    from icpo.flows import start
+    from icpo_core.common import toml
+    from icpo_core.config import RunSection
+
+    if not start.names_data(arguments.config):
+        raise ValueError(
+            f"{arguments.config}: is no data set; --model is for icpo train DATA --model MODEL, "
+            "else set it by -o model.path=MODEL"
+        )
+    changes: dict[str, Any] = {}
+    for override in arguments.overrides:
+        toml.put(changes, override)
+    name = arguments.run or Path(arguments.config).stem
+    directory = changes.get("run", {}).get("directory", RunSection().directory)
+    console = Console(stderr=True)
+    with Waiting(f"{arguments.config}: is prepared for a first run"):
+        return str(
+            start.configuration(
+                arguments.config,
+                arguments.model,
+                Path(directory) / name,
+                lambda line: console.print(line, soft_wrap=True, highlight=False),
+            )
+        )
 
 
 def _train(arguments: argparse.Namespace, run: Run, waiting: Waiting) -> None:

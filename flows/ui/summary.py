@@ -14,6 +14,8 @@ from icpo_core.run.stages import STAGES
 from icpo_core.store.paths import RunPaths
 from icpo_core.views import curves
 
+COLUMNS = 8
+"""Of the accuracies: the first half and the last, as many as a terminal of 80 columns holds."""
 ENGINES = ("rollout", "update", "evaluate")
 
 
@@ -36,10 +38,12 @@ def show(root: Path, console: Console, prefect: bool = True) -> None:
     """Print the summary. prefect: and where its UI is."""
     summary = as_json(root)
     for name, by_iteration in summary["accuracy"].items():
-        table = Table(title=f"accuracy on {name}, zero-shot", title_justify="left")
-        for iteration in by_iteration:
+        title = f"accuracy on {name}, zero-shot"
+        table = Table(title=title, title_justify="left", min_width=len(title))
+        shown = [*by_iteration][: COLUMNS // 2] + [*by_iteration][COLUMNS // 2 :][-COLUMNS // 2 :]
+        for iteration in shown:
             table.add_column("before" if iteration == 0 else f"it {iteration}", justify="right")
-        table.add_row(*(f"{value:.1%}" for value in by_iteration.values()))
+        table.add_row(*(f"{by_iteration[iteration]:.1%}" for iteration in shown))
         console.print(table)
     table = Table(title="seconds a stage, median", title_justify="left")
     for stage in summary["seconds"]:
