@@ -24,6 +24,7 @@ from icpo.flows.commands import (
     plan,
     plot,
     probe,
+    push_model,
     report,
     schema,
     services,
@@ -53,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     looking = (plan, ls, show, diff, lineage, check, gc)
     working = (init, train, sweep, services, stage, mirror, trust)
-    others = (evaluate, probe, report, plot, data, doctor, schema, completion)
-    for command in (*working, *looking, *others):
+    measuring = (evaluate, probe, report, plot, push_model)
+    for command in (*working, *looking, *measuring, data, doctor, schema, completion):
         command.add_parser(subparsers)
     return top
 
