@@ -18,6 +18,7 @@ from icpo.flows.commands import (
     doctor,
     gc,
     init,
+    judge,
     lineage,
     ls,
     mirror,
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     looking = (plan, ls, show, diff, lineage, check, gc)
     working = (init, train, sweep, services, stage, mirror, trust)
-    measuring = (evaluate, probe, report, plot, push_model)
+    measuring = (evaluate, judge, probe, report, plot, push_model)
     for command in (*working, *looking, *measuring, data, doctor, schema, completion):
         command.add_parser(subparsers)
     return top

@@ -50,6 +50,10 @@ def add_parser(subparsers: Any) -> None:
         "--judges", nargs="+", default=[], metavar="NAME",
         help="who judges: math, math-verify, or your own; several side by side on the same samples",
     )  # fmt: skip
+    parser.add_argument(
+        "--write", nargs="+", default=[], metavar="FORMAT",
+        help="the samples as files of lighteval, lm-eval or inspect too, beside ours",
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
     parser.add_argument("--seed", type=int, help="root of the sampling seeds")
     parser.add_argument(
@@ -96,6 +100,7 @@ def call(arguments: argparse.Namespace) -> int:
             counter.count,
             arguments.after,
             arguments.judges,
+            arguments.write,
         )
     if arguments.json:
         print(json.dumps(table.as_json(), indent=2))

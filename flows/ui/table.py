@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 
 from icpo.data.benchmarks import gather
 from icpo_core.common.console import Console
+from icpo_core.evaluation import exchange
 from icpo_core.evaluation.benchmarks import Benchmark
 from icpo_core.evaluation.comparison import Comparison, agreement, compare
 from icpo_core.evaluation.evaluator import Evaluation, Evaluator, Progress
@@ -39,6 +40,8 @@ class Table:
     """Figures at smaller token budgets, by target, benchmark and budget."""
     judges: dict[str, dict[str, dict[str, Evaluation]]] = field(default_factory=dict)
     """The same samples by other judges, by target, benchmark and judge."""
+    files: dict[str, dict[str, list[Path]]] = field(default_factory=dict)
+    """What was written for other packages, by target and benchmark."""
 
     @property
     def benchmarks(self) -> list[str]:
@@ -76,6 +79,9 @@ class Table:
                             "released": entry(name).released or None,
                             "older": self.older(name),
                             "cost": vars(one.cost),
+                            "files": [
+                                str(file) for file in self.files.get(label, {}).get(name, [])
+                            ],
                             "budgets": self.budgets.get(label, {}).get(name, {}),
                             "judges": {
                                 judge: {
@@ -106,6 +112,7 @@ def fill(
     on_progress: Progress,
     after: str = "",
     judges: Sequence[str] = (),
+    formats: Sequence[str] = (),
 ) -> Table:
     """Evaluate every target on every benchmark, as far as it is not done.
 
@@ -113,7 +120,8 @@ def fill(
     protocols: presets or files, a row of the table each; empty: a run's own for a run, the paper's
     for a model. root: folder of all evaluations. after: the models' cut-off, YYYY-MM; without
     names, what is newer is taken. judges: who judges; the first one's verdicts are the table's, and
-    the others' stand beside them.
+    the others' stand beside them. formats: of other packages, whose files are written beside the
+    samples.
 
     Raises ValueError with one line for a user's mistake, WorkerError if an engine fails.
     """
@@ -134,16 +142,23 @@ def fill(
                     evaluator = Evaluator(root, rules, on_progress)
                 label = f"{one.label}, {rules.name}" if len(protocols) > 1 else one.label
                 row = table.rows[label] = {}
-                for bench in benchmarks_of(one, names, root, rules):
+                asked = benchmarks_of(one, names, root, rules)
+                for bench in asked:
+                    exchange.require(formats, bench)
+                for bench in asked:
                     row[bench.name] = done = evaluator.evaluate(one, bench)
                     cuts = evaluator.at_budgets(one, bench, done)
                     table.budgets.setdefault(label, {})[bench.name] = cuts
+                    for kind in formats:
+                        said = evaluator.questions(one, bench)
+                        file = exchange.write(kind, done, said, done.folder / kind)
+                        table.files.setdefault(label, {}).setdefault(bench.name, []).append(file)
                     # A multiple choice is judged by its letter.
                     for judge in judges[1:] if bench.kind == "math" else ():
                         other = protocol_of(one, protocol, [*changes, f"judging.verifier={judge}"])
                         with Evaluator(root, other, on_progress) as second:
-                            said = table.judges.setdefault(label, {}).setdefault(bench.name, {})
-                            said[judge] = second.evaluate(one, bench)
+                            beside = table.judges.setdefault(label, {}).setdefault(bench.name, {})
+                            beside[judge] = second.evaluate(one, bench)
     finally:
         if evaluator is not None:
             evaluator.close()
@@ -251,6 +266,8 @@ def _beside(table: Table, label: str, name: str) -> Iterator[str]:
     one = table.rows[label][name]
     for budget, figures in table.budgets.get(label, {}).get(name, {}).items():
         yield f"at {budget:,} tokens {shown(figures)}, {figures['truncated']:.1%} cut"
+    for file in table.files.get(label, {}).get(name, []):
+        yield f"written: {file}"
     for judge, said in table.judges.get(label, {}).get(name, {}).items():
         found = agreement(one.rewards, said.rewards)
         yield (

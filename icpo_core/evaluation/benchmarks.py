@@ -160,7 +160,7 @@ def _problem(known: Entry, row: Mapping[str, Any], where: str) -> Problem:
     if options is not None:
         answer = LETTERS[_right_option(known, row, options, answer, where)]
     else:
-        answer = _gold(answer)
+        answer = gold_of(answer)
     named = text(known.id)
     if named and known.instance:
         named = f"{named}-{text((known.instance,))}"
@@ -214,13 +214,13 @@ def _shuffled(problem: Problem, seed: int, name: str) -> Problem:
     )
 
 
-def _gold(answer: str) -> str:
-    """What a gold answer is without GSM8K's worked solution, and without a box around it."""
+def gold_of(answer: str) -> str:
+    """A gold answer without the worked solution before it (GSM8K) or around it (a box)."""
     _, mark, after = answer.rpartition(_GOLD_MARK)
     if mark:
         return re.sub(r"(?<=\d),(?=\d{3})", "", after.strip())
-    boxed = answer.strip().startswith(r"\boxed")
-    return (extract(answer, "boxed").answer if boxed else None) or answer.strip()
+    boxed = extract(answer, "boxed").answer if r"\boxed" in answer else None
+    return boxed or answer.strip()
 
 
 def _at(row: Any, column: str) -> Any:

@@ -1,0 +1,260 @@
+"""Samples in the files of lighteval, lm-eval and inspect, there and back, and theirs judged."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from icpo.flows.cli import main
+from icpo_core.evaluation import exchange
+from icpo_core.evaluation.benchmarks import Benchmark, read
+from icpo_core.evaluation.evaluator import Evaluation, Evaluator
+from icpo_core.evaluation.samples import keys_of
+from icpo_core.evaluation.target import Target
+from icpo_core.grading.pool import Judges
+from icpo_core.run.evaluations import target
+from icpo_core.store import tables
+from icpo_core.workers.jobs import Sampled
+
+SAID = [
+    "so \\boxed{%s}",
+    "\\boxed{7, no}",
+    "café “%s”\n\tis it",
+    "<think> \\boxed{%s} </think>",
+    "",
+]
+
+
+class StubEngines:
+    """Stands for an engine: says one of five things, of which the first is right."""
+
+    def sample_all(self, jobs, say, around):
+        return [around(job, lambda job=job: self.one(job)) for job in jobs]
+
+    def one(self, job):
+        questions = tables.read("questions", job.questions).to_pylist()
+        rows = []
+        for place, index in job.keys:
+            asked = questions[place]
+            text = SAID[(place + index) % len(SAID)]
+            text = text % asked["gold"] if "%s" in text else text
+            rows.append(
+                {
+                    "benchmark": asked["benchmark"], "prompt_id": asked["prompt_id"],
+                    "sample_index": index, "response": text, "response_ids": [1] * (1 + place),
+                    "finish_reason": "length" if index == 3 else "stop", "seed": place * 10 + index,
+                    "policy_version": job.policy_version,
+                }
+            )  # fmt: skip
+        written = tables.write(
+            "generations", tables.table("generations", rows), job.out, job.fingerprint
+        )
+        return Sampled(tokens=len(rows), sampling_seconds=0.5, **asdict(written))
+
+
+@pytest.fixture(scope="module")
+def base(small: Path) -> Target:
+    return target(str(small / "base"))
+
+
+@pytest.fixture(scope="module")
+def judges(small_protocol):
+    with Judges(1, 5.0, 512, small_protocol.grading, "math") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def made(
+    small_protocol, small, base, judges, tmp_path_factory
+) -> tuple[Evaluation, pa.Table, Benchmark]:
+    folder = tmp_path_factory.mktemp("evaluations")
+    rows = [
+        {"id": "first", "problem": "1+1", "answer": "2"},
+        {"id": "second/ü", "problem": "1/2 or?", "answer": '["1/2", "0.5"]'},
+        {"id": "third", "problem": "2*3", "answer": "6"},
+    ]
+    file = folder / "sums.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bench = read("sums", str(file))
+    own = small_protocol.sampling.model_copy(update={"samples": 4})
+    rules = small_protocol.model_copy(update={"sampling": own, "benchmarks": {}})
+    with Evaluator(folder, rules, lambda *_: None) as evaluator:
+        evaluator.engines = lambda _: StubEngines()
+        evaluator.judges = lambda _: judges
+        done = evaluator.evaluate(base, bench)
+        return done, evaluator.questions(base, bench), bench
+
+
+def verdicts(table: pa.Table) -> dict:
+    return dict(zip(keys_of(table), table["status"].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize("kind", exchange.FORMATS)
+def test_there_and_back_the_verdicts_are_the_same(made, judges, tmp_path, kind):
+    done, questions, _ = made
+    path = exchange.write(kind, done, questions, tmp_path)
+    assert path == exchange.write(kind, done, questions, tmp_path)
+    found, problems = exchange.read(path)
+    assert (found, [one.id for one in problems]) == (kind, ["first", "second/ü", "third"])
+    golds = dict(
+        zip(questions["prompt_id"].to_pylist(), questions["gold"].to_pylist(), strict=True)
+    )
+    prompts = questions["prompt"].to_pylist()
+    assert [one.prompt for one in problems] == prompts
+    assert [one.gold for one in problems] == [golds[one.id] for one in problems]
+    ours = {
+        (row["prompt_id"], row["sample_index"]): row
+        for row in done.read(*tables.TABLES["samples"].names).to_pylist()
+    }
+    for one in problems:
+        mine = [ours[one.id, at] for at in range(4)]
+        assert one.responses == tuple(row["response"] for row in mine)
+        assert one.scores == {"icpo": sum(row["reward"] for row in mine) / 4}
+        if kind != "lighteval":  # whose files do not tell
+            assert one.cut == tuple(row["finish_reason"] == "length" for row in mine)
+    samples, _ = exchange.judged("sums", problems, judges)
+    again = verdicts(samples)
+    assert len(set(again.values())) >= 3
+    for key, row in ours.items():
+        if kind != "lighteval" or row["finish_reason"] != "length":
+            assert again[key] == row["status"], key
+
+
+def test_lighteval_s_columns_load_as_a_data_set(made, tmp_path):
+    done, questions, _ = made
+    path = exchange.write("lighteval", done, questions, tmp_path / "details")
+    assert path.name.startswith("details_sums|0_")
+    rows = datasets.load_dataset(
+        "parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert rows.column_names == ["doc", "metric", "model_response"]
+    assert rows[1]["doc"]["choices"] == ["1/2", "0.5"]
+
+
+def test_lighteval_itself_makes_its_objects_of_them(made, tmp_path):
+    requests = pytest.importorskip("lighteval.tasks.requests", reason="lighteval is not installed")
+    from lighteval.models.model_output import ModelResponse
+
+    done, questions, _ = made
+    path = exchange.write("lighteval", done, questions, tmp_path)
+    for row in pq.read_table(path).to_pylist():
+        doc, said = requests.Doc(**row["doc"]), ModelResponse(**row["model_response"])
+        assert doc.get_golds() == row["doc"]["choices"]
+        assert said.final_text == row["model_response"]["text"]
+
+
+def test_lm_eval_s_own_fields_are_all_there(made, tmp_path):
+    schema = pytest.importorskip("lm_eval.result_schema", reason="lm-eval is not installed")
+    done, questions, _ = made
+    lines = exchange.write("lm-eval", done, questions, tmp_path).read_text("utf-8").splitlines()
+    for line in map(json.loads, lines):
+        assert set(schema.SampleResult.__annotations__) <= set(line)
+
+
+def test_inspect_itself_reads_the_log(made, tmp_path):
+    log = pytest.importorskip("inspect_ai.log", reason="inspect_ai is not installed")
+    done, questions, _ = made
+    path = exchange.write("inspect", done, questions, tmp_path)
+    found = log.read_eval_log(str(path))
+    assert (found.status, found.eval.task, len(found.samples)) == ("success", "sums", 12)
+    assert found.results.scores[0].metrics["accuracy"].value == done.figures["accuracy"]
+    rewards = {
+        (row["prompt_id"], row["sample_index"] + 1): row["reward"]
+        for row in done.rewards.to_pylist()
+    }
+    for one in found.samples:
+        assert one.scores["icpo"].value == "CI"[rewards[one.id, one.epoch] == 0]
+        assert one.output.completion == one.messages[-1].text
+    [listed] = log.list_eval_logs(str(tmp_path))
+    assert listed.task == "sums"
+    # One that it wrote is judged here.
+    log.write_eval_log(found, str(tmp_path / "theirs.json"))
+    assert exchange.read(tmp_path / "theirs.json") == exchange.read(path)
+
+
+THEIRS = {
+    # lm-eval, task gsm8k: two filters, gold behind ####.
+    "samples_gsm8k.jsonl": [
+        {
+            "doc_id": at, "doc": {"question": "?", "answer": f"add\n#### {gold}"},
+            "target": f"add\n#### {gold}", "resps": [[text]], "filtered_resps": [shown],
+            "arguments": {"gen_args_0": {"arg_0": "Q: ?\nA:", "arg_1": {"until": ["Q:"]}}},
+            "filter": name, "metrics": ["exact_match"], "doc_hash": "", "prompt_hash": "",
+            "target_hash": "", "exact_match": value,
+        }
+        for at, (gold, text) in enumerate([("1,200", "It is 1200."), ("8", "#### 8"), ("3", "4")])
+        for name, shown, value in [("strict-match", "x", float(at == 1)), ("flexible", "y", 0.0)]
+    ],
+    # inspect: messages, content in parts, reasoning beside.
+    "log.json": {
+        "version": 2, "status": "success",
+        "samples": [
+            {
+                "id": 1, "epoch": epoch, "target": "\\frac{1}{2}",
+                "input": [
+                    {"role": "system", "content": "Be short"}, {"role": "user", "content": "?"},
+                ],
+                "output": {"model": "m", "choices": [{"stop_reason": end, "message": {
+                    "role": "assistant", "content": [
+                        {"type": "reasoning", "reasoning": "\\boxed{7}"},
+                        {"type": "text", "text": text},
+                    ],
+                }}]},
+                "scores": {"match": {"value": value, "answer": "0.5"}},
+            }
+            for epoch, text, end, value in [
+                (1, "\\boxed{0.5}", "stop", "C"), (2, "\\boxed{2}", "stop", "I"),
+                (3, "\\boxed{0.5}", "max_tokens", "I"), (4, "\\boxed{1/2}", "stop", "I"),
+            ]
+        ],
+    },
+}  # fmt: skip
+
+
+def test_theirs_are_judged_here(tmp_path, capsys):
+    lines, log = tmp_path / "samples_gsm8k.jsonl", tmp_path / "log.json"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in THEIRS[lines.name]))
+    log.write_text(json.dumps(THEIRS[log.name]))
+    old = tmp_path / "details_old.parquet"
+    row = {
+        "example": "?", "full_prompt": "What?", "predictions": ["\\boxed{B}"], "gold": ["B"],
+        "metrics": {"acc": 0.0},
+    }  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([row]), old)
+    with pytest.raises(SystemExit) as stop:
+        main(["judge", str(lines), str(log), str(old), "--json"])
+    out = json.loads(capsys.readouterr().out)
+    assert not stop.value.code
+    first, second, third = out
+    assert (first["format"], first["problems"]) == ("lm-eval", 3)
+    assert first["theirs"] == {
+        "exact_match,strict-match": pytest.approx(1 / 3), "exact_match,flexible": 0.0,
+    }  # fmt: skip
+    assert first["ours"]["math"]["accuracy"] == pytest.approx(2 / 3)
+    assert first["ours"]["math"]["apart"]["exact_match,strict-match"] == ["0"]
+    assert (second["theirs"], second["ours"]["math"]["accuracy"]) == ({"match": 0.25}, 0.5)
+    assert (third["format"], third["ours"]["math"]["accuracy"]) == ("lighteval", 1.0)
+
+
+def test_what_is_none_of_these_is_one_line(tmp_path, made):
+    empty = tmp_path / "x.jsonl"
+    empty.write_text('{"a": 1}\n')
+    packed = tmp_path / "x.eval"
+    packed.write_bytes(b"PK")
+    for path, message in [
+        (tmp_path / "no.json", "no such file"),
+        (empty, "is no lighteval details"),
+        (packed, "inspect log convert"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            exchange.read(path)
+    _, _, bench = made
+    with pytest.raises(ValueError, match="choose of lighteval, lm-eval, inspect"):
+        exchange.require(["opencompass"], bench)
+    private = Benchmark("gpqa-diamond", bench.problems, "math", private=True)
+    with pytest.raises(ValueError, match="ask not to publish"):
+        exchange.require(["inspect"], private)
