@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from icpo_core.common.console import Console
 
 if TYPE_CHECKING:
+    from icpo_core.evaluation.exploration import Explored, Flips
     from icpo_core.evaluation.steerability import Probe
 
 
@@ -35,6 +36,10 @@ def add_parser(subparsers: Any) -> None:
         "--shots", type=int, nargs="+", default=[0, 1, 2, 4], metavar="K",
         help="numbers of worked examples (default: 0 1 2 4)",
     )  # fmt: skip
+    parser.add_argument(
+        "--temperatures", type=float, nargs="+", default=[], metavar="T",
+        help="explore: edit distance and flips of worked examples beside these temperatures",
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, default=128, help="problems drawn (default: 128)")
     parser.add_argument("--samples", type=int, default=4, help="samples a problem (default: 4)")
     parser.add_argument("--seed", type=int, default=0, help="draws problems and samples")
@@ -52,6 +57,7 @@ def call(arguments: argparse.Namespace) -> int:
     from icpo_core import config
     from icpo_core.evaluation import benchmarks, protocol
     from icpo_core.evaluation.evaluator import Evaluator
+    from icpo_core.evaluation.exploration import explore
     from icpo_core.evaluation.steerability import NAME, probe
     from icpo_core.run.evaluations import target
 
@@ -73,6 +79,8 @@ def call(arguments: argparse.Namespace) -> int:
         raise ValueError("--shots: give numbers of examples, at least one of them above 0")
     if arguments.limit < 2 or arguments.samples < 1:
         raise ValueError("--limit must be at least 2 and --samples at least 1")
+    if min(arguments.temperatures, default=1.0) <= 0:
+        raise ValueError("--temperatures: give numbers above 0")
     raw: dict[str, Any] = protocol.of_rollouts(run) if run else {"sampling": {"temperature": 1.0}}
     given = [
         f"sampling.samples={arguments.samples}",
@@ -85,10 +93,16 @@ def call(arguments: argparse.Namespace) -> int:
     with Counter() as counter, Evaluator(arguments.out, rules, counter.count) as evaluator:
         expert_lambda = run.loss.expert_lambda if run else config.LossSection().expert_lambda
         found = probe(evaluator, chosen, drawn, arguments.shots, expert_lambda)
+        ways = []
+        if arguments.temperatures:
+            ways = explore(evaluator, chosen, drawn, arguments.shots, arguments.temperatures)
     if arguments.json:
-        print(json.dumps(found.as_json(), indent=2))
+        explored = {"exploration": [one.as_json() for one in ways]} if ways else {}
+        print(json.dumps(found.as_json() | explored, indent=2))
     else:
         show(found, Console())
+        if ways:
+            show_exploration(ways, Console())
     return 0
 
 
@@ -135,6 +149,37 @@ def show(found: Probe, console: Console) -> None:
             soft_wrap=True,
         )
     console.print(found.sentence, highlight=False, soft_wrap=True)
+
+
+def show_exploration(ways: list[Explored], console: Console) -> None:
+    """Print what examples and temperatures reach beside the bare prompt."""
+    from rich.table import Table
+
+    from icpo_core.evaluation.scores import shown
+
+    grid = Table(title="away from the bare prompt's rollouts", title_justify="left")
+    for column in ("k", "T", "accuracy [95%]", "gained", "lost", "distance", "diverse", "tokens"):
+        grid.add_column(column, justify="right", no_wrap=True)
+    for one in ways:
+        figures = one.evaluation.figures
+        grid.add_row(
+            str(one.k),
+            f"{one.temperature:g}",
+            shown(figures),
+            _flips(one.gained),
+            _flips(one.lost),
+            "" if one.distance is None else f"{one.distance:.2f}",
+            "" if one.diversity is None else f"{one.diversity:.2f}",
+            f"{figures['mean_tokens']:.0f}",
+        )
+    console.print(grid)
+
+
+def _flips(found: Flips | None) -> str:
+    if found is None:
+        return ""
+    low, high = found.interval
+    return f"{100 * found.share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _percent(value: float | None) -> str:

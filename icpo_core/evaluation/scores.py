@@ -140,6 +140,27 @@ def intervals(values_NM: np.ndarray, level: float = LEVEL) -> list[list[float]]:
     return [[float(min(a, m)), float(max(b, m))] for a, b, m in zip(low, high, middle, strict=True)]
 
 
+def ratio_interval(parts_N: np.ndarray, weights_N: np.ndarray, level: float = LEVEL) -> list[float]:
+    """Confidence interval of sum(parts) / sum(weights) over problems, [low, high].
+
+    parts_N, weights_N: (N,) numbers of a problem, 0 <= part <= weight, not all weights 0. As
+    `interval`: problems are drawn, and two more of the mean weight, one with nothing and one with
+    all of it. Problems without weight say nothing, and are left out.
+    """
+    told = weights_N > 0
+    parts, weights = parts_N[told].astype(float), weights_N[told].astype(float)
+    N, middle = len(weights), float(weights.mean())
+    padded = np.stack(
+        [np.append(parts, [0.0, middle]), np.append(weights, [middle, middle])], axis=1
+    )
+    sums = np.concatenate([drawn @ padded for drawn in _draws(N + 2)])
+    shares = sums[:, 0] / sums[:, 1]
+    tail = expanded_tail(N, N + 2, level)
+    low, high = np.quantile(shares, [tail, 1.0 - tail])
+    share = float(parts.sum() / weights.sum())
+    return [float(min(low, share)), float(max(high, share))]
+
+
 def _draws(size: int) -> Iterator[np.ndarray]:
     """How often each of `size` problems is drawn, (some, size) int32, `DRAWS` rows in all."""
     if DRAWS * size <= _DRAWN_AT_ONCE:

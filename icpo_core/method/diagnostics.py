@@ -72,7 +72,7 @@ def diversity(responses: pa.ChunkedArray, rows: Rows) -> float | None:
 
 def spread(responses: pa.ChunkedArray, groups: np.ndarray) -> float | None:
     """`diversity` of responses (token ids) whose groups, (N,) int64, are sorted."""
-    texts = _as_text(pc.list_slice(responses, 0, DIVERSITY_TOKENS).combine_chunks())
+    texts = as_text(responses)
     borders = np.flatnonzero(np.diff(groups)) + 1
     most = max(1, DIVERSITY_PAIRS // (len(borders) + 1))
     means = []
@@ -85,11 +85,13 @@ def spread(responses: pa.ChunkedArray, groups: np.ndarray) -> float | None:
     return float(np.mean(means)) if means else None
 
 
-def _as_text(responses: pa.ListArray) -> list[str]:
-    """Each response as a string with one character a token: what the C++ code takes fastest.
+def as_text(column: pa.ChunkedArray) -> list[str]:
+    """The first `DIVERSITY_TOKENS` tokens of each response as a string with one character a token:
+    what the C++ code takes fastest.
 
     There are 1,114,112 characters, several times more than the largest vocabulary.
     """
+    responses: pa.ListArray = pc.list_slice(column, 0, DIVERSITY_TOKENS).combine_chunks()
     offsets = responses.offsets.to_numpy()
     characters = responses.values.to_numpy().astype("<u4").tobytes()
     return [
