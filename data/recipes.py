@@ -390,4 +390,16 @@ RECIPES: dict[str, Recipe] = {
         _OWN,
         hub="agentica-org/DeepScaleR-Preview-Dataset",
     ),
+    "skywork-or1": Recipe(
+        "Skywork-OR1-RL-Data, 105,055 mathematical problems, no solutions",
+        {
+            **_OWN,
+            "problem": ("problem", "prompt.-1.content"),
+            "answer": ("answer", "reward_model.ground_truth"),
+            "source": ("source", "data_source"),
+        },
+        hub="Skywork/Skywork-OR1-RL-Data",
+        split="math",
+        unwrap=INSTRUCTIONS,
+    ),
 }

@@ -44,6 +44,13 @@ SHAPES = {
         "extra_info": {"index": "9a9b6eb4"},
     },
     "deepscaler": {"problem": "What is 1 + 2?", "answer": "3", "solution": "One, two, three."},
+    "skywork-or1": {
+        "data_source": "train-math-deepscaler",
+        "prompt": [{"content": "What is 1 + 2?", "role": "user"}],
+        "ability": "math",
+        "reward_model": {"ground_truth": '["3"]', "style": "rule"},
+        "extra_info": {"index": 0, "model_difficulty": {"DeepSeek-R1-Distill-Qwen-7B": 0}},
+    },
     "columns": {"problem": "What is 1 + 2?", "answer": 3, "solution": None, "extra": {"a": [1]}},
 }
 SOLUTIONS = {
@@ -52,6 +59,7 @@ SOLUTIONS = {
     "gsm8k": "Add: 1+2=3.\nThe answer is \\boxed{3}.",
     "dapo-17k": None,
     "deepscaler": "One, two, three.",
+    "skywork-or1": None,
     "columns": None,
 }
 
