@@ -13,7 +13,7 @@ from pydantic import Field
 from icpo.flows.parameters import Override, RunFolder
 from icpo.flows.services import slots
 from icpo.flows.services.alarms import FELL, raise_alarm
-from icpo.flows.ui.table import Table, fill, open_targets, protocol_of
+from icpo.flows.ui.table import Table, fill, open_targets, protocol_of, some
 from icpo_core.common.text import line
 from icpo_core.evaluation.comparison import compare
 from icpo_core.evaluation.evaluator import Evaluation
@@ -137,6 +137,8 @@ def _judged(name: str, targets: Sequence[Target], table: Table) -> list[dict[str
                     f"{benchmark} fell from {before:.1%} ({best.target}) to {now:.1%}, "
                     f"p = {change.p_value:.2g}"
                 )
+                if change.lost:
+                    words += f"; lost {len(change.lost)} problems{some(change.lost)}"
                 raise_alarm(FELL, name, target.iteration or 0, words, now)
             lines.append(
                 {
@@ -146,6 +148,7 @@ def _judged(name: str, targets: Sequence[Target], table: Table) -> list[dict[str
                     "interval": one.figures["interval"],
                     "made": one.made,
                     "fell": down,
+                    "lost": change.lost if change and down else [],
                 }
             )
             if best is None or one.figures["accuracy"] >= best.figures["accuracy"]:

@@ -246,7 +246,7 @@ def show(table: Table, console: Console) -> None:
                 f"{label} against {next(iter(table.rows))} on {name}: "
                 f"{100 * change.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], "
                 f"p = {change.p_value:.2g}, {len(change.gained)} problems gained"
-                f"{_some(change.gained)}, {len(change.lost)} lost{_some(change.lost)}",
+                f"{some(change.gained)}, {len(change.lost)} lost{some(change.lost)}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -272,8 +272,8 @@ def _beside(table: Table, label: str, name: str) -> Iterator[str]:
         found = agreement(one.rewards, said.rewards)
         yield (
             f"judged by {judge} {shown(said.figures)}, {found.share:.1%} of the verdicts alike; "
-            f"right for it alone: {len(found.only_second)} problems{_some(found.only_second)}; "
-            f"wrong for it alone: {len(found.only_first)}{_some(found.only_first)}"
+            f"right for it alone: {len(found.only_second)} problems{some(found.only_second)}; "
+            f"wrong for it alone: {len(found.only_first)}{some(found.only_first)}"
         )
 
 
@@ -299,6 +299,7 @@ def _mean(row: dict[str, Evaluation]) -> float:
     return total / len(row)
 
 
-def _some(ids: list[str]) -> str:
+def some(ids: list[str]) -> str:
+    """The first ids of many, in brackets; nothing for none."""
     more = ", …" if len(ids) > FLIPS_SHOWN else ""
     return f" ({', '.join(ids[:FLIPS_SHOWN])}{more})" if ids else ""
