@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icpo_core.common.console import Console
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def add_parser(subparsers: Any) -> None:
@@ -121,6 +124,20 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
     return [*single, *arguments.overrides]
 
 
+def _tops(found: dict[str, list[dict[str, Any]]], metric: str) -> Table:
+    """The best checkpoint of each run, by benchmark and protocol."""
+    from rich.table import Table
+
+    grid = Table(title=f"best checkpoints by {metric}", title_justify="left")
+    for column in ("benchmark", "protocol", "run", "iteration", metric):
+        grid.add_column(column, overflow="fold")
+    tops = [(run, row) for run, rows in found.items() for row in rows if row["best"]]
+    for run, row in sorted(tops, key=lambda one: (one[1]["benchmark"], one[1]["protocol"])):
+        value = f"{100 * row[metric]:.1f}"
+        grid.add_row(row["benchmark"], row["protocol"], run, str(row["iteration"]), value)
+    return grid
+
+
 def _history(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
@@ -164,6 +181,8 @@ def _history(arguments: argparse.Namespace) -> int:
             raise ValueError(f"{text}: no evaluation is stored; `icpo eval {text}` makes one")
         found[text] = rows
         console.print(grid)
+    if len(found) > 1:
+        console.print(_tops(found, arguments.by))
     if arguments.json:
         print(json.dumps(found, indent=2))
     return 0

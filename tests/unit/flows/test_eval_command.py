@@ -65,6 +65,18 @@ def test_history_names_the_best_checkpoint(capsys, trained, tmp_path):
         capsys, "eval", trained, "--history", "--by", "pass@1", "--out", tmp_path / "none"
     )
     assert "best" in out
+    assert "best checkpoints" not in out
+
+
+def test_history_over_runs_shows_the_best_of_each(capsys, root, trained, tmp_path):
+    other = make_run(root, tmp_path, "grpo", 20, [1], expert=0)
+    words = ["eval", trained, other, "--history", "--out", tmp_path / "none"]
+    status, out, _ = run(capsys, *words)
+    assert status == 0
+    lines = out[out.index("best checkpoints by accuracy") :]
+    assert lines.count("heldout") == 2
+    status, out, _ = run(capsys, *words, "--json")
+    assert [sum(row["best"] for row in rows) for rows in json.loads(out).values()] == [1, 1]
 
 
 def test_the_report_lies_in_its_run(capsys, trained):
