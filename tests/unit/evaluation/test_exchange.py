@@ -1,13 +1,13 @@
 """Samples in the files of lighteval, lm-eval and inspect, there and back, and theirs judged."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from stub_engines import StubEngines
 
 from icpo.flows.cli import main
 from icpo_core.evaluation import exchange
@@ -18,42 +18,6 @@ from icpo_core.evaluation.target import Target
 from icpo_core.grading.pool import Judges
 from icpo_core.run.evaluations import target
 from icpo_core.store import tables
-from icpo_core.workers.jobs import Sampled
-
-SAID = [
-    "so \\boxed{%s}",
-    "\\boxed{7, no}",
-    "café “%s”\n\tis it",
-    "<think> \\boxed{%s} </think>",
-    "",
-]
-
-
-class StubEngines:
-    """Stands for an engine: says one of five things, of which the first is right."""
-
-    def sample_all(self, jobs, say, around):
-        return [around(job, lambda job=job: self.one(job)) for job in jobs]
-
-    def one(self, job):
-        questions = tables.read("questions", job.questions).to_pylist()
-        rows = []
-        for place, index in job.keys:
-            asked = questions[place]
-            text = SAID[(place + index) % len(SAID)]
-            text = text % asked["gold"] if "%s" in text else text
-            rows.append(
-                {
-                    "benchmark": asked["benchmark"], "prompt_id": asked["prompt_id"],
-                    "sample_index": index, "response": text, "response_ids": [1] * (1 + place),
-                    "finish_reason": "length" if index == 3 else "stop", "seed": place * 10 + index,
-                    "policy_version": job.policy_version,
-                }
-            )  # fmt: skip
-        written = tables.write(
-            "generations", tables.table("generations", rows), job.out, job.fingerprint
-        )
-        return Sampled(tokens=len(rows), sampling_seconds=0.5, **asdict(written))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +47,8 @@ def made(
     own = small_protocol.sampling.model_copy(update={"samples": 4})
     rules = small_protocol.model_copy(update={"sampling": own, "benchmarks": {}})
     with Evaluator(folder, rules, lambda *_: None) as evaluator:
-        evaluator.engines = lambda _: StubEngines()
+        engines = StubEngines(lambda asked, index: (asked["place"] + index) % 5)
+        evaluator.engines = lambda _: engines
         evaluator.judges = lambda _: judges
         done = evaluator.evaluate(base, bench)
         return done, evaluator.questions(base, bench), bench

@@ -6,10 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
+from stub_engines import StubEngines
 
-from icpo_core.evaluation.exploration import distance, flips
+from icpo_core.evaluation.benchmarks import Benchmark, Problem
+from icpo_core.evaluation.evaluator import Evaluator
+from icpo_core.evaluation.exploration import distance, explore, flips
 from icpo_core.evaluation.scores import ratio_interval
 from icpo_core.method.diagnostics import spread
+from icpo_core.run.evaluations import target
 
 ROLLOUT = st.tuples(st.booleans(), st.lists(st.integers(1, 4), max_size=6))
 
@@ -73,3 +77,36 @@ def test_intervals_of_flips_cover(problems, n, before, after):
         low, high = ratio_interval(both, (n - 1) * wrong)
         hits += low <= truth <= high
     assert 0.93 <= hits / 1000 <= 0.995, hits
+
+
+def test_examples_and_heat_are_explored_from_one_protocol(small_protocol, small, tmp_path):
+    """A stub engine that is right behind examples, and says something else when it is hot."""
+
+    def choose(asked, index):
+        if asked["demo_ids"]:
+            return 0
+        return 1 if asked["temperature"] <= 1.0 else 4
+
+    own = small_protocol.sampling.model_copy(update={"samples": 2})
+    demos = {"demonstrations": str(small / "demonstrations.parquet")}
+    prompting = small_protocol.prompting.model_copy(update=demos)
+    rules = {"sampling": own, "prompting": prompting, "benchmarks": {}}
+    base = target(str(small / "base"))
+    problems = tuple(
+        Problem(f"p{at}", f"{at}+1", "AB"[at % 2], None, None, None, ("1", "2")) for at in range(6)
+    )
+    drawn = Benchmark("letters", problems, "choice", private=False)  # judged without a process
+    with Evaluator(tmp_path, small_protocol.model_copy(update=rules), lambda *_: None) as evaluator:
+        evaluator.engines = lambda _: StubEngines(choose)
+        bare, steered, hot = explore(evaluator, base, drawn, [0, 1], [1.5])
+        assert (bare.k, bare.distance, bare.gained) == (0, None, None)
+        assert (steered.k, steered.temperature, steered.gained.share) == (1, 1.0, 1.0)
+        assert (hot.k, hot.temperature, hot.gained.share) == (0, 1.5, 0.0)
+        assert steered.lost is hot.lost is None  # nothing was right
+        assert steered.distance == hot.distance == 1.0
+        assert hot.as_json()["gained"]["interval"][0] == 0.0
+        assert evaluator.protocol.prompting.shots == small_protocol.prompting.shots
+        few = own.model_copy(update={"samples": 1})
+        evaluator.follow(evaluator.protocol.model_copy(update={"sampling": few}))
+        with pytest.raises(ValueError, match="two samples a problem"):
+            explore(evaluator, base, drawn, [1], [1.5])

@@ -2,12 +2,15 @@
 engine."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from shown import make_run
+from stub_engines import StubEngines
 
 from icpo.flows.cli import main
+from icpo_core.evaluation.evaluator import Evaluator
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -68,8 +71,8 @@ def test_history_names_the_best_checkpoint(capsys, trained, tmp_path):
     assert "best checkpoints" not in out
 
 
-def test_history_over_runs_shows_the_best_of_each(capsys, root, trained, tmp_path):
-    other = make_run(root, tmp_path, "grpo", 20, [1], expert=0)
+def test_history_over_runs_shows_the_best_of_each(capsys, trained, tmp_path):
+    other = shutil.copytree(trained, tmp_path / "other")
     words = ["eval", trained, other, "--history", "--out", tmp_path / "none"]
     status, out, _ = run(capsys, *words)
     assert status == 0
@@ -85,3 +88,33 @@ def test_the_report_lies_in_its_run(capsys, trained):
     found = json.loads(out)
     assert Path(found["report"]) == trained / "report.html"
     assert found["bytes"] == (trained / "report.html").stat().st_size
+
+
+def test_judges_budgets_and_files_beside_the_table(capsys, small, tmp_path, monkeypatch):
+    """Whole, with a stub engine; tests/engine has it with a real one."""
+    engines = StubEngines(lambda asked, index: (asked["place"] + index) % 5)
+    monkeypatch.setattr(Evaluator, "engines", lambda *_: engines)
+    sums = tmp_path / "sums.jsonl"
+    # A letter is judged without a process.
+    rows = [
+        {"id": str(at), "problem": "?", "options": ["1", "2"], "answer": "A"} for at in range(6)
+    ]
+    sums.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    protocol = tmp_path / "raw.toml"
+    protocol.write_text('[prompting]\nformat = "raw"\n[sampling]\nmax_tokens = 64\nsamples = 5\n')
+    words = ["eval", small / "base", "--bench", sums, "--protocol", protocol, "--budgets", 2, 64]
+    words += ["-o", "engine.max_model_len=512", "--out", tmp_path / "out"]
+    status, out, err = run(capsys, *words, "--write", "lighteval", "lm-eval", "inspect", "--json")
+    assert status == 0, err
+    found = json.loads(out)["targets"][0]["benchmarks"]["sums"]
+    assert found["accuracy"] == pytest.approx(5 / 30)  # six are right, and one of them is cut
+    assert found["budgets"]["2"]["truncated"] > found["budgets"]["64"]["truncated"]
+    assert found["budgets"]["64"]["accuracy"] == found["accuracy"]
+    assert [Path(file).parent.name for file in found["files"]] == [
+        "lighteval",
+        "lm-eval",
+        "inspect",
+    ]
+    assert all(Path(file).is_file() for file in found["files"])
+    status, out, err = run(capsys, *words, "--write", "csv")
+    assert (status, "choose of lighteval" in err) == (2, True)
