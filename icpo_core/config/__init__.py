@@ -133,6 +133,16 @@ class Config(Section):
         if fades and value("rollout", "steer_horizon", None) is None:
             iterations = value("run", "iterations", RunSection().iterations)
             raw["rollout"] = {**raw["rollout"], "steer_horizon": iterations}
+        engine = value("rollout", "engine", {})
+        heads = {
+            "update": value("update", "head_dtype", None),
+            "rollout": engine.get("head_dtype") if isinstance(engine, dict) else None,
+        }
+        if heads["update"] is None and heads["rollout"] is not None:
+            raw["update"] = {**raw.get("update", {}), "head_dtype": heads["rollout"]}
+        if heads["rollout"] is None and heads["update"] is not None and isinstance(engine, dict):
+            engine = {**engine, "head_dtype": heads["update"]}
+            raw["rollout"] = {**raw.get("rollout", {}), "engine": engine}
         constant = value("loss", "aggregation", "") == "constant"
         if constant and value("loss", "constant_length", None) is None:
             longest = value("rollout", "max_tokens", RolloutSection().max_tokens)
@@ -222,6 +232,12 @@ class Config(Section):
                     f"update.warmup_iterations = {update.warmup_iterations} leaves nothing of "
                     f"update.horizon = {update.horizon} for the schedule: shorten the warm-up"
                 )
+        if update.head_dtype != rollout.engine.head_dtype:
+            raise ValueError(
+                f"update.head_dtype = {update.head_dtype} and rollout.engine.head_dtype = "
+                f"{rollout.engine.head_dtype} differ, and so would the logprobs of trainer and "
+                "engine: set both alike, or only one"
+            )
         ratio_to_sampler = update.old_logprobs == "engine" or self.loss.correction != "off"
         if rollout.off_policy_steps and not ratio_to_sampler:
             raise ValueError(

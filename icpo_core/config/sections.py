@@ -126,6 +126,8 @@ class EngineSection(Section):
 
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Weights and activations in the engine."""
+    head_dtype: Annotated[Literal["same", "float32"], Since("same")] = "same"
+    """As update.head_dtype, which it follows."""
     max_model_len: Count = 12288
     """Longest prompt and response together, tokens."""
     tensor_parallel: Count = 1
@@ -405,7 +407,12 @@ class UpdateSection(Section):
     old_logprobs: Literal["trainer", "engine"] = "trainer"
     """Who says what the old policy's logprobs were."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Weights and activations of the trainer; logits and loss are float32 always."""
+    """Weights and activations of the trainer. Softmax and loss are float32 always; the logits are a
+    product in this dtype that is cast afterwards, unless `head_dtype` says otherwise."""
+    head_dtype: Annotated[Literal["same", "float32"], Since("same")] = "same"
+    """Product of the last hidden state with the head. `same`: in `dtype`, so that logits in
+    bfloat16 are rounded to 8 bits; `float32`: in float32, the weights as they are. For trainer and
+    engine alike: one that is set sets the other, and they must not differ."""
     gradient_checkpointing: bool = False
     lora: LoraSection = LoraSection()
     deepspeed: Annotated[dict[str, Any], Outward(paths=True)] = {"zero_optimization": {"stage": 0}}

@@ -30,18 +30,22 @@ def token_logprobs(
     entropy_gradient: bool = False,
     block_bytes: int | None = None,
     absent: Ranges = (),
+    float32: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Logprob of each target and entropy of each distribution, nats, float32, shape [N].
 
     The distribution is softmax((hidden · weightᵀ + bias) / temperature); it is taken in float32
-    whatever the dtype of the product. Logits are made, used and dropped block by block of the
-    vocabulary, and made again in backward: one more product with the head, a third more arithmetic,
-    for memory that does not grow with N × V. If all fit in one block they are kept instead.
+    whatever the dtype of the product: that of the weight, or float32 if `float32`. Logits are made,
+    used and dropped block by block of the vocabulary, and made again in backward: one more product
+    with the head, a third more arithmetic, for memory that does not grow with N × V. If all fit in
+    one block they are kept instead.
     Entropy is zeros when not asked for, and has no gradient unless `entropy_gradient`.
     absent: ranges [first, end) of ids that have no part in the distribution, a target aside.
     """
     block_bytes = block_bytes or BLOCK_BYTES
-    if 4 * len(targets_N) * len(weight_VW) <= block_bytes:
+    float32 = float32 and weight_VW.dtype != torch.float32
+    # A float32 head has no product that autograd knows.
+    if not float32 and 4 * len(targets_N) * len(weight_VW) <= block_bytes:
         logits_NV = _logits(hidden_NW, weight_VW, bias_V, temperature, targets_N, absent, 0)
         return _in_one_block(logits_NV, targets_N, entropy, entropy_gradient)
     found: tuple[Tensor, Tensor] = _InBlocks.apply(  # type: ignore[no-untyped-call]
@@ -52,8 +56,10 @@ def token_logprobs(
         temperature,
         entropy or entropy_gradient,
         entropy_gradient,
-        max(1, block_bytes // (4 * len(targets_N))),
+        # In float32 a block of the weight is cast, too.
+        max(1, block_bytes // (4 * max(len(targets_N), weight_VW.shape[1] if float32 else 1))),
         absent,
+        float32,
     )
     return found
 
@@ -66,9 +72,14 @@ def _logits(
     targets_N: Tensor,
     absent: Ranges,
     first: int,
+    float32: bool = False,
 ) -> Tensor:
     """Logits of the block of the vocabulary that begins at `first`."""
-    logits_NB = torch.nn.functional.linear(hidden_NW, weight_BW, bias_B).float()
+    if float32:
+        logits_NB = _product(hidden_NW, weight_BW)
+        logits_NB = logits_NB if bias_B is None else logits_NB + bias_B.float()
+    else:
+        logits_NB = torch.nn.functional.linear(hidden_NW, weight_BW, bias_B).float()
     logits_NB = logits_NB if temperature == 1.0 else logits_NB / temperature
     size = logits_NB.shape[1]
     inside = [(max(a - first, 0), min(b - first, size)) for a, b in absent]
@@ -83,6 +94,13 @@ def _logits(
         left_NB[:, a:b] = ABSENT
     kept_N1 = torch.where(here_N[:, None], own_N1, left_NB.gather(1, place_N[:, None]))
     return left_NB.scatter(1, place_N[:, None], kept_N1)
+
+
+def _product(hidden_NW: Tensor, weight_BW: Tensor) -> Tensor:
+    """hidden · weightᵀ of half precision, each product and all sums in float32."""
+    if hidden_NW.is_cuda:  # without a copy of the weight, on tensor cores; as vLLM's head does it
+        return torch.mm(hidden_NW, weight_BW.T, out_dtype=torch.float32)
+    return hidden_NW.float() @ weight_BW.float().T
 
 
 def _in_one_block(
@@ -117,6 +135,7 @@ class _InBlocks(torch.autograd.Function):
         entropy_gradient: bool,
         size: int,
         absent: Ranges,
+        float32: bool,
     ) -> tuple[Tensor, Tensor]:
         lowest = torch.finfo(torch.float32).min
         # Of the logits so far: the largest, the sum of exp(logit - largest), and the sum of those
@@ -127,7 +146,7 @@ class _InBlocks(torch.autograd.Function):
             block = slice(first, first + size)
             bias_B = None if bias_V is None else bias_V[block]
             logits_NB = _logits(
-                hidden_NW, weight_VW[block], bias_B, temperature, targets_N, absent, first
+                hidden_NW, weight_VW[block], bias_B, temperature, targets_N, absent, first, float32
             )
             place_N, inside_N = _places(targets_N, first, logits_NB.shape[1])
             found_N = logits_NB.gather(1, place_N[:, None]).squeeze(1)
@@ -145,7 +164,7 @@ class _InBlocks(torch.autograd.Function):
         log_N = sum_N.log()
         entropy_N = log_N - dot_N / sum_N if entropy else torch.zeros_like(log_N)
         ctx.save_for_backward(hidden_NW, weight_VW, bias_V, targets_N, top_N, sum_N, entropy_N)
-        ctx.temperature, ctx.size, ctx.absent = temperature, size, absent
+        ctx.temperature, ctx.size, ctx.absent, ctx.float32 = temperature, size, absent, float32
         ctx.set_materialize_grads(False)
         if not entropy_gradient:
             ctx.mark_non_differentiable(entropy_N)
@@ -168,7 +187,14 @@ class _InBlocks(torch.autograd.Function):
             weight_BW = weight_VW[block]
             bias_B = None if bias_V is None else bias_V[block]
             logits_NB = _logits(
-                hidden_NW, weight_BW, bias_B, ctx.temperature, targets_N, ctx.absent, first
+                hidden_NW,
+                weight_BW,
+                bias_B,
+                ctx.temperature,
+                targets_N,
+                ctx.absent,
+                first,
+                ctx.float32,
             )
             below_NB = logits_NB.sub_(top_N[:, None])  # p = exp(below) / sum
             if of_entropy_N is None:
@@ -190,7 +216,7 @@ class _InBlocks(torch.autograd.Function):
                 hidden_grad_NW += grad_NB @ weight_BW
         if hidden_grad_NW is not None:
             hidden_grad_NW = hidden_grad_NW.to(hidden_NW.dtype)
-        return hidden_grad_NW, weight_grad_VW, bias_grad_V, *[None] * 6
+        return hidden_grad_NW, weight_grad_VW, bias_grad_V, *[None] * 7
 
 
 def _places(targets_N: Tensor, first: int, size: int) -> tuple[Tensor, Tensor]:

@@ -30,10 +30,11 @@ class LogprobHead(nn.Module):
     backward, and it stands where the head stood, so that weights keep their published names.
     """
 
-    def __init__(self, head: nn.Linear, absent: Ranges = ()) -> None:
-        """absent: ranges of ids that have no part in the distribution."""
+    def __init__(self, head: nn.Linear, absent: Ranges = (), float32: bool = False) -> None:
+        """absent: ranges of ids that have no part in the distribution. float32: the product is."""
         super().__init__()
         self.weight, self.bias, self.absent = head.weight, head.bias, absent
+        self.float32 = float32
 
     def forward(
         self,
@@ -52,6 +53,7 @@ class LogprobHead(nn.Module):
             entropy,
             entropy_gradient,
             absent=self.absent,
+            float32=self.float32,
         )
 
 
@@ -66,11 +68,14 @@ class Policy(nn.Module):
         temperature: float,
         shares_prompts: bool = False,
         absent: Ranges = (),
+        float32_head: bool = False,
     ) -> None:
         """shares_prompts: the model's attention is that of `icpo_core.trainer.shared_prompts`.
-        absent: ranges of ids that the tokenizer does not have."""
+        absent: ranges of ids that the tokenizer does not have. float32_head: as
+        `update.head_dtype`."""
         super().__init__()
-        model.set_output_embeddings(LogprobHead(model.get_output_embeddings(), absent))
+        head = LogprobHead(model.get_output_embeddings(), absent, float32_head)
+        model.set_output_embeddings(head)
         self.absent = absent
         self.model = model
         self.temperature = temperature
@@ -120,11 +125,12 @@ def load_policy(
     flash_attention: bool = False,
     lora: LoraSection | None = None,
     shared_rows: bool = True,
+    float32_head: bool = False,
 ) -> Policy:
     """Read a model folder; with `lora` of a rank only an adapter on it is trained and saved.
 
     shared_rows: let it be shown each prompt once for all its responses, if it can and there is no
-    flash attention (`Policy.shares_prompts`).
+    flash attention (`Policy.shares_prompts`). float32_head: as `update.head_dtype`.
 
     Raises ValueError if it is no causal language model we can train.
     """
@@ -142,9 +148,9 @@ def load_policy(
     shares_prompts = shared_rows and not flash_attention and share_prompts(model)
     absent = tokens.read(folder).unknown
     if lora is None or not lora.rank:
-        return Policy(model, temperature, shares_prompts, absent)
+        return Policy(model, temperature, shares_prompts, absent, float32_head)
     adapter.inject(model, lora)
-    policy = Policy(model, temperature, shares_prompts, absent)
+    policy = Policy(model, temperature, shares_prompts, absent, float32_head)
     adapter.save_only(policy)
     return policy
 

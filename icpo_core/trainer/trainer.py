@@ -132,6 +132,7 @@ class Trainer:
             self.flash_attention,
             self.settings.lora,
             self.settings.packing is not False,
+            self.settings.head_dtype == "float32",
         )
 
     def _in_plain_torch(self) -> bool:

@@ -33,11 +33,11 @@ BATCH = ["prompts.batch_size=4", "update.mini_batch=2"]
 SWAPS = [*MODEL, *LENGTHS, *BATCH]
 
 
-def from_prompts_to_checkpoint(name: str, tmp_path: Path) -> None:
+def from_prompts_to_checkpoint(name: str, tmp_path: Path, *changes: str) -> None:
     """One iteration of the recipe of a name, all stages, with the real workers."""
     config = load(
         ROOT / "configs" / f"{name}.toml",
-        [*SWAPS, "run.iterations=1", f"run.directory={tmp_path}"],
+        [*SWAPS, "run.iterations=1", f"run.directory={tmp_path}", *changes],
     )
     with Session(Run.of(config)) as session:
         run, workers = session.run, session.tools(1).workers

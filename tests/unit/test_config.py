@@ -131,6 +131,17 @@ def test_a_schedule_knows_where_it_ends() -> None:
         override(config, ["update.warmup_iterations=12"])
 
 
+@pytest.mark.parametrize("key", ["update.head_dtype", "rollout.engine.head_dtype"])
+def test_trainer_and_engine_have_one_head(key: str) -> None:
+    config = load(DEMO, [f"{key}=float32"])
+    assert config.update.head_dtype == config.rollout.engine.head_dtype == "float32"
+    assert override(config, ["run.iterations=3"]).update.head_dtype == "float32"
+    other = ({"update.head_dtype", "rollout.engine.head_dtype"} - {key}).pop()
+    with pytest.raises(ValueError, match=r"head_dtype .*differ.*set both alike"):
+        load(DEMO, [f"{key}=float32", f"{other}=same"])
+    assert "head_dtype" not in slice_of(load(DEMO).update) | slice_of(load(DEMO).rollout.engine)
+
+
 def test_a_penalty_on_length_must_fit() -> None:
     shaped = ["select.truncated=shaped"]
     assert load(DEMO, shaped).select.overlong_tokens is None

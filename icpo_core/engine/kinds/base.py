@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from icpo_core.config import EngineSection
 from icpo_core.models import tokens
 from icpo_core.store import tables
 from icpo_core.workers.process import Say
@@ -143,6 +144,17 @@ class Engine(Protocol):
     ) -> list[Completion]:
         """Sample every request with its own seed; samples in the order given. top_k: only among so
         many of the likeliest tokens; 0: all. One's own engine may leave that argument out."""
+
+
+def head_fault(settings: EngineSection, said: Sequence[str]) -> str:
+    """What is wrong with the heads of an engine's workers (`head` of vLLM's), or nothing."""
+    wanted = f"torch.{settings.dtype if settings.head_dtype == 'same' else settings.head_dtype}"
+    if others := {*said} - {wanted}:
+        return (
+            f"the engine multiplies with its head in {others.pop()}, the trainer in {wanted}: "
+            "set update.head_dtype to what both can"
+        )
+    return ""
 
 
 def gap_to(engine: Engine, proof: Path) -> Gap:

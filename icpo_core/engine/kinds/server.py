@@ -36,6 +36,7 @@ from icpo_core.engine.kinds.base import (
     Completion,
     Gap,
     Request,
+    head_fault,
     prove,
 )
 from icpo_core.models import tokens
@@ -225,6 +226,17 @@ class ServedEngine:
             raise ValueError(
                 f"{self.address}: gives logprobs of undivided logits; start it with "
                 "--logprobs-mode processed_logprobs"
+            )
+        if self.settings.head_dtype == "same":
+            return
+        async with self._client() as client:
+            post = partial(self._post, client, "/collective_rpc", {"method": "head", "kwargs": {}})
+            answer = await self._watched(client, self._send(post, once=True))
+        said = _json(answer).get("results") if answer.status == 200 else None
+        if not said or head_fault(self.settings, said):
+            raise ValueError(
+                f"{self.address}: its head is not in {self.settings.head_dtype} as the trainer's "
+                '(update.head_dtype); start it with --hf-overrides \'{"head_dtype": "float32"}\''
             )
 
     async def _reload(self, model: Path) -> None:

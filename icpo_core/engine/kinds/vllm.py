@@ -26,6 +26,7 @@ from icpo_core.engine.kinds.base import (
     Completion,
     Gap,
     Request,
+    head_fault,
     prove,
 )
 from icpo_core.models import tokens
@@ -82,6 +83,10 @@ class WorkerExtension:
 
         model.plain_logits, model.compute_logits = plain, compute_logits
 
+    def head(self) -> str:
+        """The dtype of the product with the LM head."""
+        return str(self.model_runner.model_config.head_dtype)  # type: ignore[attr-defined]
+
 
 class VllmEngine:
     """A vLLM engine that lives in this process."""
@@ -125,9 +130,12 @@ class VllmEngine:
             # The CPU build takes `sleep` and does nothing, and refuses this.
             enable_sleep_mode=sleeps and current_platform.is_sleep_mode_available(),
             seed=seed & 0x7FFFFFFF,
+            hf_overrides={"head_dtype": "float32"} if settings.head_dtype == "float32" else {},
             **whole,
         )
         self.settings = settings
+        if fault := head_fault(settings, self.llm.collective_rpc("head")):
+            raise ValueError(fault)
         self.asleep = False
         found = tokens.read(model)
         self.eos_ids = found.stop_ids

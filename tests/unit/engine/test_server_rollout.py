@@ -41,6 +41,7 @@ class Stub(http.server.ThreadingHTTPServer):
         self.failing = 0
         self.refused: dict[str | None, str] = {}
         self.cold = 0.0
+        self.head = ""
         self.prompt_logprob = -0.5
         self.poison: list[int] | None = None  # of this prompt it fails for ever
         self.answer: bytes | None = None  # in the place of every sample
@@ -88,6 +89,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
             self.reply(503, {"error": "busy"})
         elif (method := body.get("method")) in self.server.refused:
             self.reply(500, {"error": self.server.refused[method]})
+        elif method == "head" and self.server.head:
+            self.reply(200, {"results": [self.server.head]})
         elif self.path == "/inference/v1/generate":
             params = body["sampling_params"]
             logprob = self.server.cold if params["temperature"] < 0.1 else -0.5
@@ -175,6 +178,17 @@ def test_a_server_started_otherwise_is_refused(stub: Stub, small: Path) -> None:
     stub.refused = {}
     there.load(small / "base", version)
     assert there.policy_version == version
+
+
+@pytest.mark.parametrize("head", ["", "torch.bfloat16", "torch.float32"])
+def test_a_server_with_another_head_is_refused(head: str, stub: Stub, small: Path) -> None:
+    stub.head = head
+    settings = EngineSection(max_model_len=256, head_dtype="float32")
+    if head == "torch.float32":
+        ServedEngine(stub.address, small / "base", settings)
+        return
+    with pytest.raises(ValueError, match=r"--hf-overrides .*head_dtype.*float32"):
+        ServedEngine(stub.address, small / "base", settings)
 
 
 def test_a_server_leaves_out_ids_that_no_token_has(stub: Stub, small: Path, tmp_path: Path) -> None:

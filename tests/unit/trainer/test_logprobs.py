@@ -118,6 +118,25 @@ def test_what_is_frozen_gets_no_gradient() -> None:
         assert not token_logprobs(hidden, weight, targets, block_bytes=8)[0].requires_grad
 
 
+@pytest.mark.parametrize("block", [None, 64 * 4 * 500])
+def test_a_float32_head_is_exact_where_half_precision_is_not(block: int | None) -> None:
+    """Products of bfloat16 weights in float32: right to 1e-5, without it wrong by 1e-2."""
+    hidden, weight, targets, _ = inputs(64, 3000, 256, 0, False)
+    halves = [(2 * leaf.detach()).bfloat16().requires_grad_() for leaf in (hidden, weight)]
+    logits = torch.nn.functional.linear(*(half.double() for half in halves))
+    expected = logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    more = {"temperature": 1.0, "block_bytes": block}
+    exact, _ = token_logprobs(*halves, targets, float32=True, **more)
+    rounded, _ = token_logprobs(*halves, targets, **more)
+    assert_close(exact, expected, 1e-5)
+    assert float((rounded - expected).abs().max()) > 1e-2
+    ours = torch.autograd.grad(exact.mean(), halves)
+    theirs = torch.autograd.grad(expected.mean(), halves)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert float((one - other).abs().max()) <= 0.02 * float(other.abs().max())
+
+
 def test_half_precision_is_summed_in_single() -> None:
     """Logprobs as exact as the bfloat16 logits allow, not as bfloat16 itself."""
     hidden, weight, targets, _ = inputs(64, 3000, 16, 0, False)
