@@ -362,7 +362,8 @@ class LossSection(Section):
 
 
 class LoraSection(Section):
-    """LoRA: an adapter of low rank is trained instead of all weights, and published merged."""
+    """LoRA: an adapter of low rank is trained instead of all weights, and published merged, and by
+    itself beside that."""
 
     rank: CountOrNone = 0
     """Rank of the adapter; 0: no adapter, all weights are trained."""

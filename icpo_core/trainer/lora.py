@@ -3,21 +3,29 @@
 A layer computes W x + (alpha / rank) B A x. W stays as the base model has it, A and B are trained;
 B begins at zero, so that the first policy is the base model. What is published is
 W + (alpha / rank) B A, always made anew from W: nothing is ever merged into W, so nothing drifts.
+But the sum is rounded to W's dtype, and of a B A that is smaller than half a step of W nothing is
+left (`kept`). So A and B are published beside it, as PEFT writes them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from icpo_core.common.files import write_json
 from icpo_core.config import LoraSection
 
 if TYPE_CHECKING:
     from peft.tuners.lora import Linear
+
+FOLDER = "adapter"
+"""Beside the merged weights."""
 
 NAME = "default"
 SEED = 0
@@ -93,12 +101,58 @@ def published(model: nn.Module, named: list[tuple[str, Tensor]]) -> Iterator[tup
 
 
 @torch.no_grad()
-def _merged(layer: Linear, base: Tensor) -> Tensor:
+def _added(layer: Linear) -> Tensor:
+    """(alpha / rank) B A in float32."""
     down, up = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
     assert isinstance(down, Tensor)
     assert isinstance(up, Tensor)
     scale: float = layer.scaling[NAME]
-    return (base.float() + scale * (up.float() @ down.float())).to(base.dtype)
+    return scale * (up.float() @ down.float())
+
+
+@torch.no_grad()
+def _merged(layer: Linear, base: Tensor) -> Tensor:
+    return (base.float() + _added(layer)).to(base.dtype)
+
+
+@torch.no_grad()
+def kept(model: nn.Module) -> float:
+    """Share of the adapters' product that merging leaves: the component of merged − base along it,
+    over all layers; 0 where rounding undoes all of it, NaN where there is none yet."""
+    along = whole = 0.0
+    for layer in layers(model).values():
+        base, added = layer.base_layer.weight, _added(layer)
+        assert isinstance(base, Tensor)
+        left = _merged(layer, base).float() - base.float()
+        along += float((left * added).sum())
+        whole += float(added.square().sum())
+    return along / whole if whole else math.nan
+
+
+def write(model: nn.Module, folder: Path, settings: LoraSection) -> None:
+    """The adapters by themselves, in PEFT's format: `PeftModel.from_pretrained(base, folder)`."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    tensors = {
+        f"base_model.model.{name.replace(f'.{NAME}.', '.')}": value.detach().to("cpu", copy=True)
+        for name, value in model.named_parameters()
+        if _TRAINED in name
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,  # a path of this machine would be another file elsewhere
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "target_modules": sorted(settings.target_modules),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    write_json(folder / "adapter_config.json", config, durable=False)
 
 
 def save_only(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from icpo_core.common.files import weight_digests, write_json
+from icpo_core.config import LoraSection
 from icpo_core.models.folder import TOKENIZER_FILES
 from icpo_core.store import tables
 from icpo_core.trainer import lora
@@ -22,10 +23,13 @@ SHARD_SIZE = "1GB"
 PROBE_ROWS, PROBE_TOKENS = 8, 128
 
 
-def publish(engine: Any, base: Path, folder: Path, dtype: str) -> dict[str, str]:
+def publish(
+    engine: Any, base: Path, folder: Path, dtype: str, adapter: LoraSection
+) -> dict[str, str]:
     """Write the policy of a DeepSpeed engine as a model folder; sha256 of its weight files by name.
 
-    Every rank takes part, rank 0 writes. What is not weights comes from the `base` folder.
+    Every rank takes part, rank 0 writes. What is not weights comes from the `base` folder. An
+    adapter lies below it, too, by itself.
     """
     model = engine.module.model
     weights = _gathered(engine, model)
@@ -42,6 +46,8 @@ def publish(engine: Any, base: Path, folder: Path, dtype: str) -> dict[str, str]
             if (base / name).is_file():
                 # Not a link: who edits the base model's file would edit every checkpoint's.
                 shutil.copyfile(base / name, folder / name)
+        if adapter.rank:
+            lora.write(model, folder / lora.FOLDER, adapter)
         written = [weight_digests(folder)]
     if dist.get_world_size() > 1:
         dist.broadcast_object_list(written)

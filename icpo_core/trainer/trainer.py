@@ -223,7 +223,9 @@ class Trainer:
         self.state_id = job.state_id
         stepped = time.perf_counter()
         folder = job.out / "model"
-        weights = publish(self.engine, self.model, folder, self.settings.dtype)
+        weights = publish(self.engine, self.model, folder, self.settings.dtype, self.settings.lora)
+        if self.adapted:
+            metrics["lora/kept"] = lora.kept(self.engine.module.model)
         write_probe(self.engine, rows, self.pad_id, folder / "probe.parquet", self.layout)
         timing = {
             "restore": restored - started,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from updates import NOWHERE, SETTINGS, Steps, assert_same, join, moments, update
@@ -148,7 +148,16 @@ def test_merged_weights_say_what_the_trainer_says(
         torch.device("cpu"),
     )
     before = load_policy(small / "base", torch.float32, 1.0)
+    apart = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(small / "base", dtype=torch.float32),
+        folder / adapter.FOLDER,
+    )
     with torch.no_grad():
+        ids = torch.tensor(rows[0]["token_ids"])[None]
+        gap = apart(input_ids=ids).logits.log_softmax(-1) - model(input_ids=ids).logits.log_softmax(
+            -1
+        )
+        assert float(gap.abs().max()) <= 1e-4
         for row in rows:
             ids = torch.tensor(row["token_ids"])
             logits = model(ids[None]).logits[0].log_softmax(-1)
@@ -209,6 +218,8 @@ def test_replay_from_a_saved_adapter_is_bit_for_bit(
 
 def test_half_precision(small: Path, stored: list[Path], plain: Steps, tmp_path: Path) -> None:
     half = update(trainer(small, dtype="bfloat16"), stored[:2], tmp_path)
+    assert plain.metrics[0]["lora/kept"] == pytest.approx(1.0, abs=1e-3)
+    assert 0.0 < half.metrics[0]["lora/kept"] < 1.0
     assert {value.dtype for value in half.weights[0].values()} == {torch.bfloat16}
     for ours, theirs in zip(half.metrics, plain.metrics, strict=True):
         for name in ("loss", "entropy", "grad_norm"):

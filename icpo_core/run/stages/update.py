@@ -16,6 +16,8 @@ from icpo_core.store.tables import Written
 from icpo_core.store.work import Work
 from icpo_core.workers.jobs import Update
 
+LEAST_KEPT = 0.5
+"""Share of an adapter that merging must leave for nobody to be told."""
 SOURCE = "loss.policy"
 """The input that is the source of one's own policy loss."""
 
@@ -61,6 +63,13 @@ def make(session: Session, work: Work) -> Made:
         before = session.run.store.manifest("update", work.iteration - 1)
         if before is None or before.facts.get("layout_note") != reply.layout_note:
             session.observer.decision(f"update {work.iteration}: {reply.layout_note}")
+    kept = reply.metrics.get("lora/kept", 1.0)
+    if work.iteration == 1 and kept < LEAST_KEPT:
+        session.observer.decision(
+            f"update 1: merging the adapter into {session.run.config.update.dtype} keeps "
+            f"{kept:.0%} of it, so the engine samples from another policy than is trained "
+            "(figure lora/kept): raise update.learning_rate, or expect it to catch up"
+        )
     known = {f"model/{name}": Written(digest) for name, digest in reply.weights.items()}
     return Made(facts, reply.policy_version, known)
 

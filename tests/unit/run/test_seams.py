@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,10 +12,11 @@ from places import SMALL as SMALL_DATA
 from icpo_core.common.files import read_json, write_json
 from icpo_core.run import checkpoints, metrics, plan, sources
 from icpo_core.run.run import Run
-from icpo_core.run.session import Session
+from icpo_core.run.session import Observer, Session
 from icpo_core.run.stages import rollout
 from icpo_core.store import tables
 from icpo_core.store.work import Standing
+from icpo_core.workers.jobs import Update
 
 ADVANTAGE = "def centred(groups):\n    return groups.centred_N\n"
 LOSS = """
@@ -101,3 +103,28 @@ def test_ids_that_no_token_has_are_counted(tmp_path: Path) -> None:
         row["logprobs"] = [0.0] * len(ids)
     tables.write("rollout", tables.table("rollout", rows[:3]), tmp_path / "three.parquet")
     assert rollout.without_token(tmp_path / "three.parquet", [(99, 110), (110, 128)]) == 3
+
+
+@pytest.mark.parametrize(("kept", "said"), [(0.11, True), (0.81, False)])
+def test_an_adapter_that_merging_undoes_is_said_once(
+    kept: float, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = stubs.StubWorkers.train
+
+    def train(self: Any, job: Any) -> Any:
+        reply = plain(self, job)
+        if not isinstance(job, Update):
+            return reply
+        return reply.model_copy(update={"metrics": reply.metrics | {"lora/kept": kept}})
+
+    monkeypatch.setattr(stubs.StubWorkers, "train", train)
+    lines: list[str] = []
+    observer = Observer()
+    monkeypatch.setattr(observer, "decision", lines.append)
+    run = Run.of(stubs.configuration(tmp_path, "run", "update.lora.rank=4", *SMALL))
+    with stubs.stubbed(run, observer=observer) as session:
+        stubs.train(session)
+    told = [line for line in lines if "merging the adapter" in line]
+    assert len(told) == said
+    assert all("keeps 11% of it" in line for line in told)
+    assert metrics.row(run, 2)["lora/kept"] == kept
