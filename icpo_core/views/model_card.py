@@ -132,7 +132,7 @@ def card(run: Run, iteration: int, evaluations: Path, licence: str, title: str =
         f"`{shown_model}` after {iteration} of {config.run.iterations} iterations of "
         f"In-Context Steered Policy Optimization ([paper]({PAPER})), preset `{config.preset}`.\n",
         f"## Method\n\n{_method(config)}\n",
-        f"<details><summary>Every setting</summary>\n\n```json\n{_settings(config)}\n```\n"
+        f"<details><summary>Every setting</summary>\n\n```json\n{settings(config)}\n```\n"
         "</details>\n",
         f"## Data\n\n{_data(config, digests)}\n",
         f"## Contamination\n\n{_contamination(contamination(config, digests))}\n",
@@ -174,7 +174,7 @@ def _method(config: Config) -> str:
     return "\n".join(f"- {one}" for one in said)
 
 
-def _settings(config: Config) -> str:
+def settings(config: Config) -> str:
     """The configuration without what is operational or a place."""
     sections = {
         name: slice_of(part)

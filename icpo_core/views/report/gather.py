@@ -16,6 +16,7 @@ from icpo_core.evaluation.registry import entry
 from icpo_core.run import metrics, timeline
 from icpo_core.run.evaluations import Point, history, rewards, run_at
 from icpo_core.run.run import Run
+from icpo_core.views.model_card import recorded, settings
 from icpo_core.views.report.excerpts import excerpts
 
 POINTS = 4000
@@ -53,6 +54,7 @@ def gather(roots: Sequence[Path], evaluations: Path) -> dict[str, Any]:
                 "iterations": int(rows[-1]["iteration"]),
                 "planned": config.run.iterations,
                 "seed": config.run.seed,
+                "made": _made_of(run, int(rows[-1]["iteration"])),
                 "group": [config.rollout.on_policy, config.rollout.expert],
                 "figures": _figures(rows, POINTS // len(runs)),
                 "timelines": _timelines(run, SPANS // len(runs)),
@@ -64,6 +66,28 @@ def gather(roots: Sequence[Path], evaluations: Path) -> dict[str, Any]:
         "made": time.strftime("%Y-%m-%d %H:%M", time.localtime()),
         "runs": shown,
         "comparisons": _comparisons(runs, names),
+    }
+
+
+def _made_of(run: Run, iteration: int) -> dict[str, str]:
+    """Commit and libraries of the newest finished stage, digests of the data, every setting."""
+    found = next(
+        (
+            one
+            for number in range(iteration, -1, -1)
+            for stage in ("update", "evaluate")
+            if (one := run.store.finished(stage, number)) is not None
+        ),
+        None,
+    )
+    git, libraries = (found.git, found.libraries) if found else ({}, {})
+    commit = str(git.get("commit") or "not known")[:12]
+    data = recorded(run)
+    return {
+        "commit": f"{commit}, changed" if git.get("dirty") else commit,
+        "libraries": ", ".join(f"{name} {version}" for name, version in libraries.items()),
+        "data": ", ".join(f"{name} {str(digest)[:12]}" for name, digest in data.items()),
+        "settings": settings(run.config),
     }
 
 

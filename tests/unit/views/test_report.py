@@ -63,6 +63,10 @@ def test_it_reads_what_the_stages_left(two_runs, tmp_path):
     for row in group["rows"]:
         assert (row["reason"] is None) is (row["advantage"] is not None)
         assert row["status"] in ("correct", "wrong")
+    made = first["made"]
+    assert json.loads(made["settings"])["loss"]["expert_lambda"] == 0.01
+    assert "prompts.problems" in made["data"]
+    assert "torch" in made["libraries"]
     [change] = found["comparisons"]
     assert (change["from"], change["to"], change["problems"]) == ("icpo@40", "grpo@30", 60)
     assert change["difference"] < 0
@@ -139,6 +143,13 @@ def test_the_page_works_in_a_browser_without_network(report, tmp_path):
         assert "Iteration 2" in page.value(
             "document.querySelector('#when svg').getAttribute('aria-label')"
         )
+        # Iteration 0 has an evaluation only, which would flatten the time of all others.
+        page.value("document.querySelector('#time-charts .plot').focus()")
+        page.press("Home")
+        assert page.value("document.activeElement.dataset.at") == "1"
+        told = page.value("document.getElementById('made').textContent")
+        assert "prompts.problems" in told
+        assert '"expert_lambda": 0.01' in told
         # A line says what it is, also where it is the only one of its kind.
         legend = (
             "[...document.querySelectorAll('figure')].find((one) => one.querySelector('h3')"

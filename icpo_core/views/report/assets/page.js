@@ -238,19 +238,38 @@
     return sorted.length ? sorted[Math.floor(sorted.length / 2)] : null;
   }
 
+  /* Before the first iteration only the evaluation runs, which would flatten all others. */
+  const trained = (series) => () => series().map((one) => {
+    const kept = one.x.map((_, i) => i).filter((i) => one.x[i] > 0);
+    return { ...one, x: kept.map((i) => one.x[i]), y: kept.map((i) => one.y[i] ?? null) };
+  });
+
   function time() {
-    chart("time-charts", "Seconds an iteration", "all stages together", () => data.runs.map((run, at) => ({
+    chart("time-charts", "Seconds an iteration", "all stages together", trained(() => data.runs.map((run, at) => ({
       run: at, label: run.name, x: run.figures.iteration,
       y: run.figures.iteration.map((_, i) => STAGES.reduce((sum, stage) => sum + ((run.figures[`seconds/${stage}`] || [])[i] || 0), 0)),
-    })), { smooth: true });
+    }))), { smooth: true });
     for (const stage of ["rollout", "update"]) {
-      chart("time-charts", `Seconds in ${stage}`, "", lines([[`seconds/${stage}`, ""]]), { smooth: true });
+      chart("time-charts", `Seconds in ${stage}`, "", trained(lines([[`seconds/${stage}`, ""]])), { smooth: true });
     }
     const table = $("time-table");
     table.append(make("caption", {}, "Seconds a stage, median"));
     table.append(make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "run"), ...STAGES.map((one) => make("th", { scope: "col" }, one)))));
     table.append(make("tbody", {}, ...data.runs.map((run) => make("tr", {}, make("td", {}, run.name),
       ...STAGES.map((stage) => make("td", {}, seconds(median(run.figures[`seconds/${stage}`] || []))))))));
+  }
+
+  function provenance() {
+    const columns = ["run", "model", "preset", "seed", "commit", "libraries", "data"];
+    const told = data.runs.map((run) => [run.name, run.model, run.preset, run.seed, run.made.commit, run.made.libraries, run.made.data]);
+    $("made-table").append(
+      make("caption", {}, "What each run is made of"),
+      make("thead", {}, make("tr", {}, ...columns.map((one) => make("th", { scope: "col" }, one)))),
+      make("tbody", {}, ...told.map((row) => make("tr", {}, ...row.map((one) => make("td", {}, `${one}`))))));
+    for (const run of data.runs) {
+      $("made-settings").append(make("details", {},
+        make("summary", {}, `Every setting of ${run.name}`), make("pre", {}, run.made.settings)));
+    }
   }
 
   function speed() {
@@ -450,6 +469,7 @@
   training();
   time();
   speed();
+  provenance();
   when();
   anyFigure();
   browser();
