@@ -157,8 +157,8 @@ def show_exploration(ways: list[Explored], console: Console) -> None:
 
     from icpo_core.evaluation.scores import shown
 
-    grid = Table(title="away from the bare prompt's rollouts", title_justify="left")
-    for column in ("k", "T", "accuracy [95%]", "gained", "lost", "distance", "diverse", "tokens"):
+    grid = Table(title="away from the bare prompt's rollouts", title_justify="left", box=None)
+    for column in ("k", "T", "accuracy [95%]", "gained", "lost", "dist", "div"):
         grid.add_column(column, justify="right", no_wrap=True)
     for one in ways:
         figures = one.evaluation.figures
@@ -170,7 +170,6 @@ def show_exploration(ways: list[Explored], console: Console) -> None:
             _flips(one.lost),
             "" if one.distance is None else f"{one.distance:.2f}",
             "" if one.diversity is None else f"{one.diversity:.2f}",
-            f"{figures['mean_tokens']:.0f}",
         )
     console.print(grid)
 

@@ -47,7 +47,8 @@ class Explored:
     distance: float | None
     """The same between its rollouts and the bare ones of the problem; None of the bare ones."""
     gained: Flips | None
-    """Of what is wrong under the bare prompt, how much is right here."""
+    """Of what is wrong under the bare prompt, how much is right here; of the bare prompt itself,
+    when it is asked again. None if nothing is wrong."""
     lost: Flips | None
     """Of what is right there, how much is wrong here."""
 
@@ -95,7 +96,7 @@ def explore(
         rows = done.read("prompt_id", "sample_index", "reward", "response_ids")
         rows = rows.sort_by([("prompt_id", "ascending"), ("sample_index", "ascending")])
         groups = np.unique(rows["prompt_id"].to_pylist(), return_inverse=True)[1]
-        gained, lost = flips(bare, rows) if bare else (None, None)
+        gained, lost = flips(bare or rows, rows)
         found.append(
             Explored(
                 k=k,

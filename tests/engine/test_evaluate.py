@@ -277,7 +277,10 @@ def test_protocols_judges_and_budgets_stand_side_by_side(icpo, small, tmp_path):
     assert first["judges"]["math-verify"]["share"] > 0.9
     assert first["cost"]["tokens"] == first["cost"]["made"] > 0 < first["cost"]["seconds"]
     assert found["comparisons"][names[1]]["heldout"]["problems"] == 12
-    shown = icpo(*words, "--budgets", 4)
+    shown = icpo(*words, "--budgets", 4, "--write", "lighteval", "lm-eval", "inspect")
+    for name in first, second:
+        kinds = [path for path in Path(name["folder"]).iterdir() if path.is_dir()]
+        assert sorted(path.name for path in kinds) == ["inspect", "lighteval", "lm-eval"]
     assert "at 4 tokens" in shown
     assert "judged by math-verify" in shown
     assert "avg@2" in shown

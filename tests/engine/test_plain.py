@@ -8,8 +8,11 @@ from pathlib import Path
 
 import psutil
 from places import DEMO, ROOT
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from icpo_core.common import files
 from icpo_core.run.run import Run
+from icpo_core.views import export
 
 SECONDS = 400
 MARK = "ICPO_PLAIN"
@@ -78,6 +81,15 @@ def test_a_plain_run_is_whole_and_has_no_prefect(tmp_path: Path) -> None:
         made = run.store.finished(stage, 1)
         assert made is not None, stage
         assert made.prefect == {}
+
+    # What it made is a model for others: `icpo push-model`.
+    out = export.write(run, 1, tmp_path / "out", tmp_path / "none", "mit")
+    model = AutoModelForCausalLM.from_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert files.model_digest(out) == run.policy(1).version
+    asked = tokenizer("Q:1+2\nA:", return_tensors="pt")
+    assert model(**asked).logits.isfinite().all()
+    assert "after 1 of 1 iterations" in (out / "README.md").read_text()
     checked = icpo("check", str(run.paths.root), "--json")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert json.loads(checked.stdout) == []

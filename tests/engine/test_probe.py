@@ -2,6 +2,7 @@
 
 from icpo_core.evaluation import steerability
 from icpo_core.evaluation.benchmarks import read
+from icpo_core.evaluation.exploration import explore
 from icpo_core.evaluation.steerability import Advice
 from icpo_core.run.evaluations import target
 
@@ -37,3 +38,13 @@ def test_the_small_model_is_steerable(engine, small_protocol, small, tmp_path, m
     monkeypatch.setattr(engine, "engines", None)
     again = steerability.probe(engine, target(str(small / "base")), drawn, [0, 1])
     assert again.as_json() == found.as_json()
+    monkeypatch.undo()
+    # Examples go far and find much; heat goes far and finds little.
+    bare, steered, hot = explore(engine, target(str(small / "base")), drawn, [0, 1], [1.5])
+    assert bare.evaluation.folder == found.shots[0].evaluation.folder
+    assert steered.evaluation.made == bare.evaluation.made == 0 < hot.evaluation.made
+    assert bare.distance is None
+    assert bare.gained.share < 0.5
+    assert steered.gained.share > 0.8 > 0.5 > hot.gained.share
+    assert steered.gained.interval[0] > hot.gained.interval[1]
+    assert steered.distance > hot.distance > 0

@@ -95,13 +95,16 @@ def test_a_checkpoint_is_evaluated_once_and_a_fall_is_told(
     assert facts["payload"]["iteration"] == 2
     assert "heldout fell from" in facts["payload"]["message"]
     assert first[1]["fell"]
+    lost = first[1]["lost"]
+    assert f"; lost {len(lost)} problems ({lost[0]}, " in facts["payload"]["message"]
 
     run = Run.read(runs / "night")
     points = history(run, tmp_path / "evaluations")
-    assert [(one.iteration, one.protocol) for one in points] == [(1, "run avg1"), (2, "run avg1")]
+    # The first checkpoint has the base model's weights: they count for the first that had them.
+    assert [(one.iteration, one.protocol) for one in points] == [(0, "run avg1"), (2, "run avg1")]
     top = best(points)
     assert top is not None
-    assert top.iteration == 1
+    assert top.iteration == 0
     assert best(points, "pass@1") == top
     assert best(points, "pass@7") is None
     # The first checkpoint has the base model's weights: known already, by whatever name.

@@ -99,7 +99,7 @@ def test_examples_and_heat_are_explored_from_one_protocol(small_protocol, small,
     with Evaluator(tmp_path, small_protocol.model_copy(update=rules), lambda *_: None) as evaluator:
         evaluator.engines = lambda _: StubEngines(choose)
         bare, steered, hot = explore(evaluator, base, drawn, [0, 1], [1.5])
-        assert (bare.k, bare.distance, bare.gained) == (0, None, None)
+        assert (bare.k, bare.distance, bare.gained.share) == (0, None, 0.0)
         assert (steered.k, steered.temperature, steered.gained.share) == (1, 1.0, 1.0)
         assert (hot.k, hot.temperature, hot.gained.share) == (0, 1.5, 0.0)
         assert steered.lost is hot.lost is None  # nothing was right

@@ -12,7 +12,6 @@ from places import TESTS
 
 from icpo.flows.cli import main
 from icpo_core.common.files import model_digest, sha256_file
-from icpo_core.config import load
 from icpo_core.run.run import Run
 from icpo_core.views import export
 from icpo_core.views.model_card import contamination, recorded
@@ -142,16 +141,3 @@ def test_the_hub_is_given_the_folder_privately(stored, tmp_path, capsys, monkeyp
     assert len(err.strip().splitlines()) == 1
     assert "the hub did not take it (no)" in err
     assert StubHub.asked[-1] == ("create", "us/model", False, True)
-
-
-def test_transformers_loads_the_folder(root, tmp_path):
-    """The weights that training starts from; tests/engine/test_plain.py has trained ones."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    config = load(root / "configs" / "demo.toml", [f"run.directory={tmp_path}"], "new")
-    out = export.write(Run.of(config), 0, tmp_path / "out", tmp_path / "none", "mit")
-    asked = AutoTokenizer.from_pretrained(out)("Q:1+2\nA:", return_tensors="pt")
-    assert AutoModelForCausalLM.from_pretrained(out)(**asked).logits.isfinite().all()
-    text = (out / "README.md").read_text()
-    assert "None is stored" in text
-    assert "license: mit" in text
