@@ -68,12 +68,12 @@ def big_model(folder: Path) -> Path:
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=size,
-        hidden_size=shape.width if GPU else 64,
-        intermediate_size=shape.ffn if GPU else 128,
+        hidden_size=shape.width if GPU else 128,
+        intermediate_size=shape.ffn if GPU else 256,
         num_hidden_layers=shape.layers if GPU else 2,
         num_attention_heads=shape.heads if GPU else 4,
         num_key_value_heads=shape.kv_heads if GPU else 2,
-        head_dim=shape.head if GPU else 16,
+        head_dim=shape.head if GPU else 32,  # vLLM on the CPU has no smaller
         max_position_embeddings=shape.positions,
         tie_word_embeddings=True,
         pad_token_id=0,
