@@ -86,9 +86,10 @@ def run_part(name: str, limit: float, out: Path) -> Result:
             status = "failed" if process.wait(limit) else "ok"
         except subprocess.TimeoutExpired:
             status = "late"
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     figures = read_json(file) if file.is_file() else {}
     lines = log.read_text(errors="replace").strip().splitlines()
     said = "" if status == "ok" else (lines[-1][:300] if lines else "no word")
@@ -143,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             plan.add_row(name, f"{limit:.0f}", PARTS[name].what)
         console.print(plan)
         return 0
+    # So that a part does not outlive whoever is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     found = run_all(names, arguments.out, 60 * arguments.minutes, console)
     table = Table("part", "figure", "", title=f"{', '.join(devices.query('name')) or 'CPU'}")
     for one in found:
