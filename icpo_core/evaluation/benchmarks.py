@@ -38,6 +38,8 @@ class Problem:
     options: tuple[str, ...] | None = None
     extra: str | None = None
     """JSON for verifiers."""
+    family: str | None = None
+    """What all versions of one problem have in common."""
 
     @property
     def text(self) -> str:
@@ -64,6 +66,11 @@ class Benchmark:
         order = generator("drawn", seed, self.name).permutation(len(self.problems))[:count]
         chosen = tuple(self.problems[at] for at in sorted(order.tolist()))
         return Benchmark(self.name, chosen, self.kind, self.private)
+
+    @property
+    def families(self) -> dict[str, str]:
+        """The family of each problem that has one, by the problem's id."""
+        return {one.id: one.family for one in self.problems if one.family is not None}
 
     @property
     def asked(self) -> str:
@@ -173,6 +180,7 @@ def _problem(known: Entry, row: Mapping[str, Any], where: str) -> Problem:
         level=text(known.level),
         options=options,
         extra=extra,
+        family=text((known.family,)) if known.family else None,
     )
 
 

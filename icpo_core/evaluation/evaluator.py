@@ -255,7 +255,7 @@ class Evaluator(Closing):
             for budget in budgets:
                 judges = self.judges(benchmark)
                 table = at_budget(samples, budget, target.tokenizer, asked, judges, rows)
-                found[str(budget)] = scores(table, asked)[benchmark.name]
+                found[str(budget)] = scores(table, asked, benchmark.families)[benchmark.name]
             files.write_json(path, found)
         stored = files.read_json(path) if budgets else {}
         return {int(budget): figures for budget, figures in stored.items()}
@@ -288,7 +288,7 @@ class Evaluator(Closing):
                 self._on_progress(f"{target.label} {benchmark.name}", done, all_)
 
             done = shelf.collect(sampler, say, self._siblings(work, folder))
-            figures = scores(done.samples, wanted.questions)[benchmark.name]
+            figures = scores(done.samples, wanted.questions, benchmark.families)[benchmark.name]
             path = files.write_json(folder / f"{work.label}.json", figures)
             if benchmark.private:
                 shelf.forget_questions()

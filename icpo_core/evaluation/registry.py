@@ -51,6 +51,8 @@ class Entry:
     id: tuple[str, ...] = ("id",)
     instance: str | None = None
     """Column that tells rows of one id apart."""
+    family: str | None = None
+    """Column that is the same in all versions of one problem: intervals draw families."""
     problem: tuple[str, ...] = ("problem", "question")
     answer: tuple[str, ...] = ("answer", "answerKey")
     solution: tuple[str, ...] = ("solution",)
@@ -377,6 +379,7 @@ ENTRIES: dict[str, Entry] = {
             dated="arXiv 2410.05229",
             unverified="columns and size are those that others use",
             instance="instance",
+            family="id",
             subject=(),
         ),
         Entry(
@@ -392,6 +395,7 @@ ENTRIES: dict[str, Entry] = {
             dated="arXiv 2402.19255",
             unverified="columns, size and licence are those of sieval's loader",
             id=(),
+            family="seed_question",
             subject=("perturbation_type",),
         ),
     )

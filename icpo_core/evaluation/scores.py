@@ -66,7 +66,11 @@ class Problems:
         return np.bincount(self.group, self.reward, minlength=len(self.ids))
 
 
-def scores(samples: pa.Table, questions: pa.Table | None = None) -> dict[str, dict[str, Any]]:
+def scores(
+    samples: pa.Table,
+    questions: pa.Table | None = None,
+    families: Mapping[str, str] | None = None,
+) -> dict[str, dict[str, Any]]:
     """Figures of each benchmark in a table of samples, by its name.
 
     Shares are in [0, 1], lengths in tokens, intervals [low, high] at `LEVEL`.
@@ -76,6 +80,9 @@ def scores(samples: pa.Table, questions: pa.Table | None = None) -> dict[str, di
     of responses with an answer in the asked form), truncated, no_answer, unjudged (the judge timed
     out or failed; counted as wrong), mean_tokens, tokens (median, p95, right, wrong), and, with
     `questions` that tell them, subject and level.
+
+    families: of problems, by id, where some are versions of one problem: then intervals draw
+    families, as versions are alike.
     """
     found = {}
     for name in dict.fromkeys(samples["benchmark"].to_pylist()):
@@ -83,7 +90,7 @@ def scores(samples: pa.Table, questions: pa.Table | None = None) -> dict[str, di
         asked = None
         if questions is not None:
             asked = questions.filter(pc.equal(questions["benchmark"], name))
-        found[name] = _benchmark(mine, asked)
+        found[name] = _benchmark(mine, asked, families or {})
     return found
 
 
@@ -205,7 +212,9 @@ def grouped(samples: pa.Table) -> Problems:
 _RIGHT = "\0right"
 
 
-def _benchmark(samples: pa.Table, questions: pa.Table | None) -> dict[str, Any]:
+def _benchmark(
+    samples: pa.Table, questions: pa.Table | None, families: Mapping[str, str]
+) -> dict[str, Any]:
     problems = grouped(samples)
     n_N, c_N = problems.counts, problems.correct
     k = int(n_N.min())
@@ -217,8 +226,15 @@ def _benchmark(samples: pa.Table, questions: pa.Table | None) -> dict[str, Any]:
         )
         columns["maj", size] = _voted(problems, size, majority)
         columns["cons", size] = _voted(problems, size, consensus)
-    around = intervals(np.stack(list(columns.values()), axis=1))
-    error = float(means_N.std(ddof=1) / np.sqrt(len(means_N))) if len(means_N) > 1 else 0.0
+    if families:
+        names = [families.get(one, one) for one in problems.ids]
+        family_N = np.unique(names, return_inverse=True)[1]
+        sizes = np.bincount(family_N)
+        around = [ratio_interval(np.bincount(family_N, one), sizes) for one in columns.values()]
+        apart_N = np.bincount(family_N, means_N) / sizes
+    else:
+        around, apart_N = intervals(np.stack(list(columns.values()), axis=1)), means_N
+    error = float(apart_N.std(ddof=1) / np.sqrt(len(apart_N))) if len(apart_N) > 1 else 0.0
     status = samples["status"].to_pylist()
     made: dict[str, Any] = {
         "accuracy": float(means_N.mean()),

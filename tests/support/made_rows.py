@@ -25,7 +25,7 @@ def row(name: str, at: int) -> dict[str, Any]:
         return {
             "question": problem, "solution": f"It is {gold}.", "answer": gold,
             "perturbation_type": "numerical substitution" if at % 2 else "critical thinking",
-            "seed_question": "1+7", "seed_solution": "#### 8", "seed_answer": "8",
+            "seed_question": f"{at // 8}+7?", "seed_solution": "#### 8", "seed_answer": "8",
         }  # fmt: skip
     if name.startswith("math-perturb"):
         mixed = at + 7 if at % 2 else gold  # the column holds numbers and texts

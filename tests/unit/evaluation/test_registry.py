@@ -21,6 +21,9 @@ def test_rows_of_each_shape_are_read(tmp_path, name):
     assert len({one.id for one in found.problems}) == ENTRIES[name].sizes[0]
     for at, one in enumerate(found.problems):
         assert (one.problem, one.answer) == (f"{at}+7", str(at + 7))
+    families = {"gsm-symbolic": 100, "gsm-plus": 300}.get(name, 0)
+    assert len(set(found.families.values())) == families
+    assert len(found.families) == (ENTRIES[name].sizes[0] if families else 0)
     subjects = {one.subject for one in found.problems}
     expected = {
         "amo-bench": {"number", "description"}, "apex-2025": {"smt"}, "beyondaime": {None},

@@ -17,6 +17,7 @@ from icpo_core.evaluation.scores import (
     intervals,
     majority,
     pass_at_k,
+    ratio_interval,
     scores,
 )
 from icpo_core.store import tables
@@ -150,6 +151,32 @@ def test_intervals_cover_at_the_nominal_rate(problems, samples_each, a, b, low, 
     mean = a / (a + b)
     covered = np.mean((bounds[:, 0] <= mean) & (mean <= bounds[:, 1]))
     assert low <= covered <= high, covered
+
+
+def test_intervals_of_versions_of_one_problem_cover_by_family():
+    """500 benchmarks of 40 problems in eight versions: versions that count as problems of their
+    own give intervals that are far too narrow."""
+    rng = np.random.default_rng(8)
+    truth, sizes = 0.3 / 0.8, np.full(40, 8)
+    right = rng.random((40, 8, 500)) < rng.beta(0.3, 0.5, (40, 1, 500))
+    families = [ratio_interval(column, sizes) for column in right.sum(axis=1).T]
+    versions = intervals(right.reshape(320, 500).astype(float))
+    family, version = (
+        np.mean([low <= truth <= high for low, high in bounds]) for bounds in (families, versions)
+    )
+    assert 0.93 <= family <= 0.985
+    assert version < 0.75
+
+
+def test_families_widen_the_interval_and_leave_the_accuracy():
+    rewards = {f"{at}-{version}": [float(at < 6)] for at in range(20) for version in range(5)}
+    table = samples(rewards)
+    alone = scores(table)["b"]
+    together = scores(table, families={name: name.partition("-")[0] for name in rewards})["b"]
+    assert together["accuracy"] == alone["accuracy"] == pytest.approx(0.3)
+    assert together["standard_error"] > 2 * alone["standard_error"]
+    widths = [one["interval"][1] - one["interval"][0] for one in (together, alone)]
+    assert widths[0] > 1.8 * widths[1]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
