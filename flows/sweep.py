@@ -28,7 +28,8 @@ async def sweep(folder: str, jobs: int = 0) -> list[str]:
     root = Path(folder)
     open_ = missing(Sweep.read(root), root)
     failed: list[str] = []
-    with tags(f"sweep:{root.name}"):
+    tag = f"sweep:{root.name}"
+    with tags(tag):
         if not jobs:
             for member in open_:
                 await train(member.config, member.overrides, member.name)
@@ -43,7 +44,10 @@ async def sweep(folder: str, jobs: int = 0) -> list[str]:
                     "run": member.name,
                 }
                 made = await run_deployment(  # type: ignore[misc]
-                    "icpo/train", parameters=parameters, flow_run_name=f"train {member.name}"
+                    "icpo/train",
+                    parameters=parameters,
+                    flow_run_name=f"train {member.name}",
+                    tags=[tag],
                 )
                 if made.state is None or not made.state.is_completed():
                     failed.append(member.name)

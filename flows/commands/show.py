@@ -106,6 +106,10 @@ def _one(console: Console, group: Prompt, full: bool) -> None:
         (group.problem, "bold"),
         f"\nanswer {group.answer}   source {group.source}   id {group.prompt_id}",
         f"\ndemonstrations {', '.join(group.demo_ids) or 'none'}",
+        *(
+            f"\n  of try {number}: {', '.join(one['demo_ids'])}"
+            for number, one in enumerate(group.tries, 2)
+        ),
     )
     console.print(Panel(facts, title=f"prompt {group.number}", title_align="left"))
     if full:
@@ -113,6 +117,9 @@ def _one(console: Console, group: Prompt, full: bool) -> None:
         if group.expert_prompt is not None:
             title = "expert prompt (the loss never sees it)"
             console.print(Panel(Text(group.expert_prompt), title=title, title_align="left"))
+        for number, again in enumerate(group.tries, 2):
+            title = f"expert prompt of try {number}"
+            console.print(Panel(Text(again["expert_prompt"]), title=title, title_align="left"))
     for one in group.rollouts:
         console.print(_rollout(one, full))
 
@@ -142,6 +149,7 @@ def _rollout(one: Spoken, full: bool) -> Panel:
         bonus = f" + bonus {one.bonus:.3f}" if one.bonus else ""
         worth = Text(f"reward {one.reward:g}{bonus}  advantage {one.advantage:+.3f}")
     title = f"{one.sample_index}  {one.origin.replace('_', '-')}  {one.tokens} tokens"
+    title += "" if one.round is None else f"  round {one.round}"
     title += "" if one.finish_reason == "stop" else f"  {one.finish_reason}"
     return Panel(
         Group(Text(response), Text(), verdict, worth),

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
+
 from icpo_core.common.console import Console
 
 if TYPE_CHECKING:
@@ -67,7 +69,13 @@ def call(arguments: argparse.Namespace) -> int:
         print(json.dumps([row.as_json() for row in found], indent=2))
         return 0
     console = Console()
-    console.print(view.markdown(found), soft_wrap=True, highlight=False, markup=False)
+    for family in dict.fromkeys(row.family for row in found):
+        mine = [row for row in found if row.family == family]
+        title = f"{family}: to {mine[0].target:.1%}, {view.GOOD:.0%} of the best"
+        grid = Table(*view.HEAD, title=title, title_justify="left")
+        for cells in view.table(mine):
+            grid.add_row(*cells)
+        console.print(grid)
     console.print(f"table    {folder / 'sweep.md'}\npicture  {folder / 'sweep.svg'}")
     return 0
 

@@ -4,13 +4,13 @@ why it takes no part. The stages' tables joined, for people to read."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from icpo_core.run.run import Run
-from icpo_core.store.tables import BATCH, REWARD
+from icpo_core.store.tables import BATCH, REWARD, ROUND, TRIES
 
 Key = tuple[str, int, str]
 """prompt_id, sample_index and origin, which name a rollout within its iteration."""
@@ -39,6 +39,8 @@ class Spoken:
     """None where it is no part of the batch."""
     reason: str | None
     """Why it is no part of the batch."""
+    round: int | None = None
+    """Which round sampled it, from 0, where an iteration comes in rounds."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Group:
     expert_prompt: str | None
     demo_ids: list[str]
     rollouts: list[Spoken]
+    tries: list[dict[str, Any]] = field(default_factory=list)
+    """Expert prompts of further tries: `expert_prompt` and `demo_ids`."""
 
     def right(self, origin: str) -> tuple[int, int]:
         """Right rollouts and all rollouts of an origin."""
@@ -94,6 +98,7 @@ def read(run: Run, iteration: int) -> list[Group]:
             bonus=kept.get("bonus"),
             advantage=kept.get("advantage"),
             reason=rejects.get(key, {}).get("reason"),
+            round=row.get(ROUND),
         )
         rollouts.setdefault(row["prompt_id"], []).append(spoken)
     names = [
@@ -101,12 +106,16 @@ def read(run: Run, iteration: int) -> list[Group]:
     ]  # fmt: skip
     prompts = store.table("prompts", iteration, "prompts")
     spare = BATCH in prompts.column_names
+    further = prompts[TRIES].to_pylist() if TRIES in prompts.column_names else []
+    for one in (one for some in further for one in some):
+        del one["expert_prompt_ids"]
     prompts = prompts.select(names)
     return [
         Group(
             **row,
             number=number,
             rollouts=sorted(rollouts.get(row["prompt_id"], []), key=lambda one: one.sample_index),
+            tries=further[number - 1] if further else [],
         )
         for number, row in enumerate(prompts.to_pylist(), 1)
         if row["prompt_id"] in rollouts or not spare  # drawn, and then not needed

@@ -221,6 +221,30 @@ class Postgres:
         return self.run("psql", *where, "-Atc", query).stdout.strip()
 
 
+def test_a_sweep_runs_on_the_workers(services: Services, root: Path, tmp_path: Path) -> None:
+    """Two runs at a time as flow runs of the deployment, with the stand-ins; then compared."""
+    small = [*stubs.CHANGES, *stubs.problem_sets(tmp_path / "data"), "run.iterations=1"]
+    changes = [*small, "evaluate.every=1", *stub_worker.changes(tmp_path)]
+    done = services.icpo(
+        "sweep", str(root / "configs" / "demo.toml"), "--jobs", "2", "--seeds", "1", "--json",
+        "--vary", "rollout.steer=always,failed", "--into", str(tmp_path / "sweep"),
+        *(word for change in changes for word in ("-o", change)),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [len(row["accuracy"]) for row in rows] == [1, 1]
+    names = {"train demo-rollout.steer-always-seed0", "train demo-rollout.steer-failed-seed0"}
+    with services.client() as client:
+        flow_runs = client.read_flow_runs()
+    mine = [one for one in flow_runs if one.name in names]
+    assert {one.name for one in mine} == names
+    for one in mine:
+        assert one.state is not None
+        assert one.state.is_completed()
+        assert "sweep:sweep" in one.tags
+        assert one.deployment_id is not None
+
+
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server of this test's own, on loopback, run by a user without privileges."""

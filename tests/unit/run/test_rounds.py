@@ -17,6 +17,7 @@ import stubs
 from killing import Zygote
 from whole import Whole, lines, never_killed, require_whole
 
+from icpo.flows import cli
 from icpo_core.config import Config, override
 from icpo_core.method import rounds
 from icpo_core.run import metrics, plan
@@ -25,6 +26,7 @@ from icpo_core.run.run import Run
 from icpo_core.store import tables
 from icpo_core.store.work import Standing
 from icpo_core.trainer import microbatches
+from icpo_core.views import rollouts
 
 STEER = ["rollout.steer=failed", "rollout.steer_below=0.4", "rollout.expert_tries=3"]
 FILL = ["prompts.fill=2"]
@@ -39,10 +41,10 @@ def ran(folder: Path, *changes: str) -> Run:
 
 def groups(run: Run, iteration: int) -> dict[str, list[dict[str, Any]]]:
     """Rollouts with their rewards, by problem, in the order in which they were sampled."""
-    rollouts = run.store.table("rollout", iteration, "rollout").to_pylist()
+    sampled = run.store.table("rollout", iteration, "rollout").to_pylist()
     verdicts = run.store.table("verify", iteration, "verdicts")["reward"].to_pylist()
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row, reward in zip(rollouts, verdicts, strict=True):
+    for row, reward in zip(sampled, verdicts, strict=True):
         found[row["prompt_id"]].append(row | {"reward": reward})
     return {name: sorted(rows, key=lambda r: r["sample_index"]) for name, rows in found.items()}
 
@@ -329,3 +331,19 @@ def test_settings_that_nothing_would_come_of(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         stubs.configuration(tmp_path, "run", *changes)
+
+
+def test_a_person_is_shown_rounds_and_tries(
+    steered: Run, filled: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = rollouts.read(steered, 1)
+    assert {one.round for group in found for one in group.rollouts} >= {0, 1}
+    assert all(len(group.tries) == 2 for group in found)
+    with pytest.raises(SystemExit):
+        cli.main(["show", str(steered.paths.root), "--iteration", "1", "--prompt", "1"])
+    said = capsys.readouterr().out
+    assert "round 0" in said
+    assert f"of try 2: {found[0].tries[0]['demo_ids'][0]}" in said
+    # Problems that were drawn and not needed are not shown.
+    facts = filled.store.manifest("rollout", 1).facts  # type: ignore[union-attr]
+    assert len(rollouts.read(filled, 1)) == 4 * facts["batches"]
