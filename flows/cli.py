@@ -42,7 +42,7 @@ from icpo_core.common.console import print_traceback
 from icpo_core.common.files import what_the_disk_says
 from icpo_core.common.text import line
 from icpo_core.workers.environment import past_proxies
-from icpo_core.workers.process import WorkerError
+from icpo_core.workers.errors import WorkerError
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,8 +18,8 @@ from prefect.logging import get_run_logger
 from icpo_core.run.perform import perform
 from icpo_core.run.session import current
 from icpo_core.run.stages import STAGES
+from icpo_core.workers.errors import EndedError, WorkerError
 from icpo_core.workers.jobs import Rollout, Sampled
-from icpo_core.workers.process import EndedError, WorkerError
 
 Reference = dict[str, Any]
 

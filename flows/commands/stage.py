@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from rich.table import Table
 
-from icpo_core.common import toml
 from icpo_core.common.console import Console
-from icpo_core.method.verdicts import changed
-from icpo_core.run.run import Run
 
-Stored = tuple[str, pa.Table | None]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    Stored = tuple[str, pa.Table | None]
 
 
 def add_parser(subparsers: Any) -> None:
@@ -51,6 +49,7 @@ def call(arguments: argparse.Namespace) -> int:
     import asyncio
 
     from icpo.flows.prefect_compat.terminal import plain_errors, quiet_prefect
+    from icpo_core.common import toml
     from icpo_core.run.stages import STAGES
 
     if arguments.stage not in STAGES:
@@ -122,6 +121,8 @@ def _range(arguments: argparse.Namespace) -> tuple[int, int]:
 
 def _stored(root: Path, arguments: argparse.Namespace, iteration: int) -> Stored | None:
     """What is stored of the stage, if it has been made: its content's digest, its verdicts."""
+    from icpo_core.run.run import Run
+
     run = Run.read(root)
     found = run.store.manifest(arguments.stage, iteration)
     if found is None:
@@ -132,6 +133,10 @@ def _stored(root: Path, arguments: argparse.Namespace, iteration: int) -> Stored
 
 def _compared(reference: dict[str, Any], before: Stored | None, after: Stored | None) -> Any:
     """The reference, with what is another than before."""
+    import pyarrow.compute as pc
+
+    from icpo_core.method.verdicts import changed
+
     if before is None or after is None:
         return reference
     found = reference | {"same_content": before[0] == after[0]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +112,8 @@ def _asked(arguments: argparse.Namespace) -> tuple[Path, Sweep]:
 
 
 def _train(arguments: argparse.Namespace, given: Sweep, folder: Path) -> list[str]:
+    import asyncio
+
     from icpo.flows.prefect_compat.terminal import plain_errors, quiet_prefect
     from icpo.flows.sweep import missing, sweep
 

@@ -32,9 +32,9 @@ from icpo_core.run.prefetch import Ahead
 from icpo_core.run.run import Run
 from icpo_core.run.trackers import Tracker, open_trackers
 from icpo_core.store import run_record
+from icpo_core.workers.errors import EndedError
 from icpo_core.workers.jobs import Rollout, Sampled
 from icpo_core.workers.pool import WorkerPool, Workers
-from icpo_core.workers.process import EndedError
 
 _CURRENT: ContextVar[Session | None] = ContextVar("session", default=None)
 

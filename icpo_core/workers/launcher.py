@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 
 import psutil
 
+from icpo_core.workers.errors import WorkerError
 from icpo_core.workers.jobs import TrainerSettings
-from icpo_core.workers.process import SOCKET_VARIABLE, Worker, WorkerError, python_command
+from icpo_core.workers.process import SOCKET_VARIABLE, Worker, python_command
 
 CARRIED = ("HF_", "DS_ACCELERATOR", "GLOO_", "OMP_", "TOKENIZERS_")
 """Beginnings of the environment variables that ranks on other machines get. NCCL's and Python's the

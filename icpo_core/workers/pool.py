@@ -22,6 +22,7 @@ from icpo_core.common import limits
 from icpo_core.common.closing import Closing
 from icpo_core.config import Config, EngineSection
 from icpo_core.workers import devices
+from icpo_core.workers.errors import EndedError, WorkerError
 from icpo_core.workers.jobs import (
     EngineSettings,
     Job,
@@ -34,7 +35,7 @@ from icpo_core.workers.jobs import (
 )
 from icpo_core.workers.launcher import Ranks, launch, slots
 from icpo_core.workers.placement import Placement, place
-from icpo_core.workers.process import EndedError, Say, Worker, WorkerError, python_command
+from icpo_core.workers.process import Say, Worker, python_command
 
 Around = Callable[[Any, Callable[[], Sampled]], Sampled]
 """Given a `Job[Sampled]` and what does it: does it, in whatever frame is wanted, and returns the

@@ -30,6 +30,7 @@ from icpo_core.common.files import what_the_disk_says
 from icpo_core.common.text import plain
 from icpo_core.workers.address import short
 from icpo_core.workers.environment import for_workers, kept_cache
+from icpo_core.workers.errors import EndedError, WorkerError
 from icpo_core.workers.jobs import JOBS, Job, Message, Progress, R
 from icpo_core.workers.scratch import Scratch
 
@@ -48,14 +49,6 @@ Say = Callable[[int, int], None]
 Handler = Callable[[Any, Say], Message]
 """Does a job; `Handlers` names it by the job's class."""
 Handlers = dict[type[Job[Any]], Handler]
-
-
-class WorkerError(RuntimeError):
-    """A worker died, overran its limit or failed at a job. The message ends with its last words."""
-
-
-class EndedError(WorkerError):
-    """A worker was ended by its own run, or is wanted by one that is ending: no other try."""
 
 
 class Worker:

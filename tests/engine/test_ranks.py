@@ -12,8 +12,8 @@ from network import family, heard
 from two_ranks import gone, job, ranks_of
 
 from icpo_core.config import load
+from icpo_core.workers.errors import WorkerError
 from icpo_core.workers.pool import WorkerPool
-from icpo_core.workers.process import WorkerError
 
 SECONDS = 20.0
 

@@ -20,7 +20,7 @@ from icpo_core.run.timeline import Recorder
 from icpo_core.store.manifest import Manifest
 from icpo_core.store.tables import Written
 from icpo_core.store.work import Work
-from icpo_core.workers.process import EndedError, WorkerError
+from icpo_core.workers.errors import EndedError, WorkerError
 
 CURSOR = "cursor"
 """Fact of stage `rollout`: batches of problems that were taken up to then (`prompts.fill`)."""

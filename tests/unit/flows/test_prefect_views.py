@@ -18,7 +18,7 @@ from icpo.tasks.logs import BURST, WINDOW_SECONDS, Tail
 from icpo.tasks.stages import TASKS, may_pass
 from icpo_core.run import metrics
 from icpo_core.run.run import Run
-from icpo_core.workers.process import WorkerError
+from icpo_core.workers.errors import WorkerError
 
 NOTHING_WRONG = {"overrides": ["run.seed=1", "preset=grpo"], "run": "mine", "rerun": True}
 

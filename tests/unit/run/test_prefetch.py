@@ -22,7 +22,7 @@ from icpo_core.run.prefetch import Ahead
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
 from icpo_core.run.stages import verify
-from icpo_core.workers.process import EndedError
+from icpo_core.workers.errors import EndedError
 
 PATIENCE = 20.0
 """Seconds after which a test gives up on what never comes."""

@@ -12,9 +12,10 @@ import pytest
 import stub_worker
 import stubs
 
+from icpo_core.workers.errors import EndedError
 from icpo_core.workers.jobs import Restore, Rollout, Update
 from icpo_core.workers.pool import WorkerPool
-from icpo_core.workers.process import EndedError, Worker
+from icpo_core.workers.process import Worker
 
 PATIENCE = 60.0
 
