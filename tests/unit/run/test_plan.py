@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from icpo.flows import stage as stage_flows
-from icpo_core.config import Benchmark, Config, Section, build
+from icpo_core.config import Benchmark, Config, Section, build, override
 from icpo_core.grading.grade import GradingRules
 from icpo_core.method import verdicts
 from icpo_core.run import perform, plan
@@ -27,6 +27,8 @@ from icpo_core.store import tables
 from icpo_core.store.work import Standing
 
 NOBODY = frozenset[str]()
+TOGETHER = {"update.head_dtype", "rollout.engine.head_dtype"}
+"""Keys that must have the same value."""
 ROUNDS = {
     "prompts.fill", "prompts.k_growth", "rollout.steer", "rollout.steer_below",
     "rollout.steer_horizon", "rollout.expert_tries",
@@ -186,7 +188,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Reruns other stages than its own, or says nothing where training is judged by `math`: see
 # `test_one_step_off_policy_…`, and test_own_reward. What makes rounds: test_rounds.
-ELSEWHERE = {"rollout.off_policy_steps", "evaluate.verifier", *ROUNDS}
+ELSEWHERE = {"rollout.off_policy_steps", "evaluate.verifier", *ROUNDS, *TOGETHER}
 
 
 @pytest.mark.parametrize("key", sorted(KEYS.keys() - SOURCES - ELSEWHERE))
@@ -206,6 +208,13 @@ def test_changing_a_key_makes_again_just_the_stages_that_read_it(key: str, train
         assert len(found[stage]) == 1, "the same reason in every iteration"
         words = found[stage].pop().removeprefix("evaluate.benchmarks")
         assert key.rpartition(".")[2] in words or "benchmarks" in key
+
+
+def test_keys_that_change_together(trained: Path) -> None:
+    changes = [f"{key}=float32" for key in sorted(TOGETHER)]
+    run = Run.of(override(Run.read(trained).config, changes), trained)
+    stale = {step.stage for step in plan.plan(run) if step.status.standing is Standing.STALE}
+    assert stale == {stage for key in TOGETHER for stage in readers(key)}
 
 
 def test_the_marks_are_those_of_the_table() -> None:
