@@ -45,6 +45,7 @@ from icpo_core.config.sections import (
 from icpo_core.grading.own import TAKEN
 
 PRESETS = resources.CONFIGS / "presets"
+MAX_LORA_RANK = 512
 
 __all__ = [
     "PRESETS",
@@ -274,6 +275,22 @@ class Config(Section):
             raise ValueError(
                 f"update.deepspeed sets {taken[0]}, which this program sets: remove it there"
             )
+        if rollout.lora == "adapter":
+            if not update.lora.rank:
+                raise ValueError(
+                    "rollout.lora = adapter needs an adapter: set update.lora.rank, or leave "
+                    "rollout.lora out"
+                )
+            if rollout.endpoints or rollout.engine.kind != "vllm":
+                raise ValueError(
+                    "rollout.lora = adapter is for vLLM engines of our own: leave out "
+                    "rollout.endpoints and rollout.engine.kind, or set rollout.lora = merged"
+                )
+            if update.lora.rank > MAX_LORA_RANK:
+                raise ValueError(
+                    f"rollout.lora = adapter: vLLM serves ranks up to {MAX_LORA_RANK}; lower "
+                    "update.lora.rank, or set rollout.lora = merged"
+                )
         if update.lora.rank:
             if update.deepspeed.get("zero_optimization", {}).get("stage", 0) == 3:
                 raise ValueError(

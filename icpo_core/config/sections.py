@@ -195,6 +195,10 @@ class RolloutSection(Section):
     endpoints: Annotated[list[str], Operational, Outward()] = []
     """Addresses of running `vllm serve`, as http://gpu-1:8000, instead of engines of our own. They
     must see the run's folder under the same path; docs/scale.md has their command line."""
+    lora: Annotated[Literal["merged", "adapter"], Since("merged")] = "merged"
+    """With `update.lora.rank`: what the engine samples from. `merged`: weights with the adapter
+    merged, and rounded to their dtype, which little updates do not survive (figure `lora/kept`);
+    `adapter`: the base model and the adapter beside it, by vLLM's LoRA requests."""
     max_logprob_gap: Annotated[float | None, Field(gt=0.0), Operational] = None
     """Largest difference between engine and trainer in the logprob of one probe token, nats, before
     the engine is said to hold other weights. Unset: judged by the median and the 90% quantile of
@@ -363,7 +367,7 @@ class LossSection(Section):
 
 class LoraSection(Section):
     """LoRA: an adapter of low rank is trained instead of all weights, and published merged, and by
-    itself beside that."""
+    itself beside that (`rollout.lora`)."""
 
     rank: CountOrNone = 0
     """Rank of the adapter; 0: no adapter, all weights are trained."""

@@ -34,7 +34,8 @@ def compare(runner: Any, folder: Path, seed: int) -> dict[str, Any]:
         plain, loaded = _plain(runner.vllm_config, folder)
     except Exception as error:  # noqa: BLE001 - an architecture that is built once, or not here
         return asdict(Compared(0, [f"{type(error).__name__}: {error}"[:200]]))
-    held = dict(runner.model.named_modules())
+    # A layer that takes adapters is wrapped, and comes after its wrapper.
+    held = {name.replace(".base_layer", ""): one for name, one in runner.model.named_modules()}
     draw = torch.Generator().manual_seed(seed)
     found: dict[str, bool | None] = {}
     for name, module in plain.named_modules():

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from icpo_core.config import EngineSection, LossSection, UpdateSection
+from icpo_core.config import EngineSection, LoraSection, LossSection, UpdateSection
 
 
 class Message(BaseModel):
@@ -64,6 +64,9 @@ class EngineSettings(Message):
     """Whether it will be told to sleep while the trainer has its devices."""
     address: str = ""
     """Of a server."""
+    lora: LoraSection | None = None
+    """Of the adapters that it will load beside the weights it starts with; None: it loads whole
+    weights."""
 
 
 class EngineReady(Message):

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from icpo_core.common import limits
 from icpo_core.common.closing import Closing
-from icpo_core.config import Config, EngineSection
+from icpo_core.config import Config, EngineSection, LoraSection
 from icpo_core.workers import devices
 from icpo_core.workers.errors import EndedError, WorkerError
 from icpo_core.workers.jobs import (
@@ -85,6 +85,9 @@ class Fleet:
     """Wall-clock limit of one job."""
     start_seconds: float
     max_logprob_gap: float | None = None
+    base: Path | None = None
+    """Folder of the base model where engines load adapters beside it (`rollout.lora`)."""
+    lora: LoraSection | None = None
 
     @property
     def kind(self) -> str:
@@ -93,9 +96,9 @@ class Fleet:
         return "server" if self.endpoints and kind == "vllm" else kind
 
     @staticmethod
-    def of(config: Config) -> Fleet:
-        """A run's own."""
-        rollout = config.rollout
+    def of(config: Config, base: Path) -> Fleet:
+        """A run's own. base: folder of its base model."""
+        rollout, beside = config.rollout, config.rollout.lora == "adapter"
         return Fleet(
             rollout.engine,
             config.run.seed,
@@ -104,6 +107,8 @@ class Fleet:
             rollout.seconds,
             rollout.start_seconds,
             rollout.max_logprob_gap,
+            base if beside else None,
+            config.update.lora if beside else None,
         )
 
 
@@ -140,11 +145,12 @@ class Engines(Closing):
         address = fleet.endpoints[number] if fleet.endpoints else ""
         settings = EngineSettings(
             kind=fleet.kind,
-            model=policy,
+            model=fleet.base or policy,
             engine=fleet.engine,
             seed=fleet.seed,
             sleeps=self._sleeps,
             address=address,
+            lora=fleet.lora,
         )
         if address:
             role, log = f"endpoint {address}", f"endpoint-{number}.log"
@@ -319,7 +325,9 @@ class WorkerPool(Closing):
     @cached_property
     def engines(self) -> Engines:
         placed = self.placement
-        return Engines(Fleet.of(self._config), self._logs, placed.engines, placed.shared)
+        return Engines(
+            Fleet.of(self._config, self._model), self._logs, placed.engines, placed.shared
+        )
 
     @cached_property
     def _hosts(self) -> dict[str, int]:

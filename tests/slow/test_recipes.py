@@ -10,4 +10,4 @@ from recipes import from_prompts_to_checkpoint
 def test_a_recipe_from_prompts_to_checkpoint(name: str, tmp_path: Path) -> None:
     """With an adapter, whose merged weights the engine proves that it holds
     before it evaluates them."""
-    from_prompts_to_checkpoint(name, tmp_path)
+    from_prompts_to_checkpoint(name, tmp_path, "rollout.lora=adapter")

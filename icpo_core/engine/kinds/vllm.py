@@ -19,7 +19,7 @@ from typing import Any
 from icpo_core.common import limits
 from icpo_core.common.files import model_digest
 from icpo_core.common.seeds import stable_seed
-from icpo_core.config import EngineSection
+from icpo_core.config import EngineSection, LoraSection
 from icpo_core.engine.kinds.base import (
     PROGRESS_SECONDS,
     Compared,
@@ -36,6 +36,10 @@ from icpo_core.workers.process import Say
 
 CPU_BATCHED_TOKENS = 4096
 """Tokens that the CPU build takes in one step; a longer prompt is one step of its own."""
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks of adapters that vLLM has kernels for."""
+ADAPTER = "adapter"
+"""Folder beside published weights (`trainer.lora.FOLDER`)."""
 SOCKET_NAME = len("/") + 36
 """Bytes of the name that vLLM gives a socket: a UUID."""
 
@@ -92,9 +96,15 @@ class VllmEngine:
     """A vLLM engine that lives in this process."""
 
     def __init__(
-        self, model: Path, settings: EngineSection, seed: int, sleeps: bool = False
+        self,
+        model: Path,
+        settings: EngineSection,
+        seed: int,
+        sleeps: bool = False,
+        lora: LoraSection | None = None,
     ) -> None:
-        """Start with the weights in `model`; takes 30 s and more. sleeps: `sleep` will be used."""
+        """Start with the weights in `model`; takes 30 s and more. sleeps: `sleep` will be used.
+        lora: those weights stay, and `load` takes the adapter beside the folder's own."""
         # One process for scheduler and model starts in a quarter of the time on two cores.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
@@ -113,6 +123,12 @@ class VllmEngine:
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(CPU_BATCHED_TOKENS, settings.max_model_len),
             }
+        if lora is not None:
+            # It has kernels for some ranks, which serve lower ones too. Without targets it would
+            # wrap the head as well, whose wrapper on the CPU tells no logprobs of prompts.
+            served = min(rank for rank in LORA_RANKS if rank >= lora.rank)
+            whole |= {"enable_lora": True, "max_lora_rank": served, "max_loras": 1}
+            whole |= {"lora_target_modules": list(lora.target_modules)}
         self.llm = LLM(
             model=str(model),
             dtype=settings.dtype,
@@ -142,6 +158,8 @@ class VllmEngine:
         if found.unknown:
             self.llm.collective_rpc("mask", kwargs={"ranges": [list(one) for one in found.unknown]})
         self.policy_version = model_digest(model)
+        self._base = (model, self.policy_version) if lora is not None else None
+        self._adapter: Any = None  # vLLM's request for the one that is held
         self._usual: Gap | None = None
         self._unread: set[str] = set()
         # As vLLM has just loaded them: what is not as in the folder is in an order of its own.
@@ -168,6 +186,10 @@ class VllmEngine:
                 "make the update that wrote them again"
             )
         self.policy_version = ""  # neither the old nor the new until the reload is through
+        if self._base is not None:
+            self._load_beside(model, policy_version)
+            self._forget(policy_version)
+            return time.perf_counter() - started
         if self.asleep:
             self.llm.wake_up(tags=["weights"])
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(model)})
@@ -178,14 +200,43 @@ class VllmEngine:
         if self.asleep:
             self.llm.wake_up(tags=["kv_cache"])
             self.asleep = False
+        self._forget(policy_version)
+        return time.perf_counter() - started
+
+    def _load_beside(self, model: Path, policy_version: str) -> None:
+        """Hold the adapter of `model`, or none for the base model itself."""
+        from vllm.lora.request import LoRARequest
+
+        assert self._base is not None
+        if self.asleep:
+            self.llm.wake_up()
+            self.asleep = False
+        held, folder = self._adapter, model / ADAPTER
+        if folder.is_dir():
+            number = held.lora_int_id + 1 if held else 1
+            self._adapter = LoRARequest(policy_version[:12], number, str(folder))
+        elif policy_version == self._base[1]:
+            self._adapter = None
+        else:
+            raise ValueError(
+                f"{model}: has no adapter beside its weights; make the update again, or set "
+                "rollout.lora = merged"
+            )
+        if held:
+            self.llm.llm_engine.remove_lora(held.lora_int_id)
+        if self._adapter and not self.llm.llm_engine.add_lora(self._adapter):
+            raise RuntimeError(f"vLLM does not take the adapter in {folder}")
+
+    def _forget(self, policy_version: str) -> None:
+        """Drop the prefixes of the weights before; from here on it holds these."""
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept prefixes of the weights before: some are still in use")
         self.policy_version = policy_version
-        return time.perf_counter() - started
 
     def sleep(self) -> None:
-        """Give the device's memory back, weights and KV cache alike, until the next `load`."""
-        self.llm.sleep(level=2)
+        """Give the device's memory back, weights and KV cache alike, until the next `load`. Weights
+        that are not loaded again wait in the host's memory."""
+        self.llm.sleep(level=1 if self._base else 2)
         self.asleep, self.policy_version = True, ""
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -207,13 +258,15 @@ class VllmEngine:
 
     def compare(self, model: Path) -> Compared:
         """As in the protocol; what it could not read of the weights that it started with is left
-        to `prove`."""
+        to `prove`, and so is an adapter."""
+        beside = [ADAPTER] if self._base and self._adapter else []
+        model = self._base[0] if self._base else model
         seed = stable_seed("compare", self.policy_version, model.name)
         kwargs = {"folder": str(model), "seed": seed & 0x7FFFFFFF}
         found = Compared.of(self.llm.collective_rpc("compare", kwargs=kwargs))
         return Compared(
             found.tensors,
-            sorted(self._unread | set(found.unread)),
+            sorted({*self._unread, *found.unread, *beside}),
             [name for name in found.other if name not in self._unread],
         )
 
@@ -269,7 +322,7 @@ class VllmEngine:
         from vllm.inputs import TokensPrompt
 
         tokens = [TokensPrompt(prompt_token_ids=list(ids)) for ids in prompts]
-        self.llm.enqueue(tokens, params, use_tqdm=False)
+        self.llm.enqueue(tokens, params, lora_request=self._adapter, use_tqdm=False)
         finished: list[Any] = []
         said = time.monotonic()
         while self.llm.llm_engine.has_unfinished_requests():
@@ -307,4 +360,6 @@ def keep_to_cores(threads: int) -> None:
 def vllm(settings: EngineSettings) -> VllmEngine:
     """The engine of this process. Must come before anything imports torch."""
     keep_to_cores(settings.engine.cpu_threads)
-    return VllmEngine(settings.model, settings.engine, settings.seed, settings.sleeps)
+    return VllmEngine(
+        settings.model, settings.engine, settings.seed, settings.sleeps, settings.lora
+    )

@@ -64,11 +64,12 @@ def make(session: Session, work: Work) -> Made:
         if before is None or before.facts.get("layout_note") != reply.layout_note:
             session.observer.decision(f"update {work.iteration}: {reply.layout_note}")
     kept = reply.metrics.get("lora/kept", 1.0)
-    if work.iteration == 1 and kept < LEAST_KEPT:
+    merged = session.run.config.rollout.lora == "merged"
+    if merged and work.iteration == 1 and kept < LEAST_KEPT:
         session.observer.decision(
             f"update 1: merging the adapter into {session.run.config.update.dtype} keeps "
             f"{kept:.0%} of it, so the engine samples from another policy than is trained "
-            "(figure lora/kept): raise update.learning_rate, or expect it to catch up"
+            "(figure lora/kept): rollout.lora = adapter serves it beside the base model"
         )
     known = {f"model/{name}": Written(digest) for name, digest in reply.weights.items()}
     return Made(facts, reply.policy_version, known)

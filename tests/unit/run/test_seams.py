@@ -105,9 +105,11 @@ def test_ids_that_no_token_has_are_counted(tmp_path: Path) -> None:
     assert rollout.without_token(tmp_path / "three.parquet", [(99, 110), (110, 128)]) == 3
 
 
-@pytest.mark.parametrize(("kept", "said"), [(0.11, True), (0.81, False)])
+@pytest.mark.parametrize(("kept", "lora", "said"), [
+    (0.11, "merged", True), (0.81, "merged", False), (0.11, "adapter", False),
+])  # fmt: skip
 def test_an_adapter_that_merging_undoes_is_said_once(
-    kept: float, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kept: float, lora: str, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = stubs.StubWorkers.train
 
@@ -121,10 +123,11 @@ def test_an_adapter_that_merging_undoes_is_said_once(
     lines: list[str] = []
     observer = Observer()
     monkeypatch.setattr(observer, "decision", lines.append)
-    run = Run.of(stubs.configuration(tmp_path, "run", "update.lora.rank=4", *SMALL))
+    changes = ("update.lora.rank=4", f"rollout.lora={lora}", *SMALL)
+    run = Run.of(stubs.configuration(tmp_path, "run", *changes))
     with stubs.stubbed(run, observer=observer) as session:
         stubs.train(session)
-    told = [line for line in lines if "merging the adapter" in line]
+    told = [line for line in lines if "rollout.lora = adapter" in line]
     assert len(told) == said
     assert all("keeps 11% of it" in line for line in told)
     assert metrics.row(run, 2)["lora/kept"] == kept

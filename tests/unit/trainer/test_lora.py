@@ -1,5 +1,6 @@
 """LoRA: settings and targets that cannot be, the adapter on disk, what merging leaves of it."""
 
+import json
 import math
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from transformers import AutoModelForCausalLM
 from icpo_core.config import LoraSection, load
 from icpo_core.trainer import lora as adapter
 from icpo_core.trainer.policy import load_policy
+from icpo_core.workers.jobs import EngineSettings
+from icpo_core.workers.pool import Fleet
 
 
 @pytest.mark.parametrize(
@@ -20,11 +23,14 @@ from icpo_core.trainer.policy import load_policy
         ('update.lora.target_modules=["q_proj","lm_head"]', "has lm_head"),
         ("update.lora.target_modules=[]", "update.lora.target_modules"),
         ("update.lora.alpha=0", "update.lora.alpha"),
+        ("rollout.lora=adapter update.lora.rank=0", "set update.lora.rank, or leave"),
+        ("rollout.lora=adapter update.lora.rank=600", "ranks up to 512"),
+        ('rollout.lora=adapter rollout.endpoints=["http://a:1"]', "or set rollout.lora = merged"),
     ],
 )
 def test_what_cannot_be(root: Path, change: str, words: str) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
-        load(root / "configs" / "demo.toml", ["update.lora.rank=4", change])
+        load(root / "configs" / "demo.toml", ["update.lora.rank=4", *change.split()])
     assert words in str(error.value)
 
 
@@ -33,6 +39,17 @@ def test_a_target_that_the_model_lacks(small: Path, target: str) -> None:
     lora = LoraSection(rank=4, target_modules=["q_proj", target])
     with pytest.raises(ValueError, match=rf"{target} is no linear layer .*it has down_proj, gate"):
         load_policy(small / "base", torch.float32, 1.0, lora=lora)
+
+
+def test_engines_are_told_of_the_adapter(root: Path) -> None:
+    demo, base = root / "configs" / "demo.toml", Path("base")
+    beside = Fleet.of(load(demo, ["update.lora.rank=4", "rollout.lora=adapter"]), base)
+    assert (beside.base, beside.lora) == (base, LoraSection(rank=4))
+    merged = Fleet.of(load(demo, ["update.lora.rank=4"]), base)
+    assert (merged.base, merged.lora) == (None, None)
+    for fleet in (beside, merged):
+        said = EngineSettings(model=base, engine=fleet.engine, seed=0, lora=fleet.lora)
+        assert EngineSettings.model_validate_json(json.dumps(said.wire())) == said
 
 
 def test_peft_opens_the_adapter_that_is_written(small: Path, tmp_path: Path) -> None:
