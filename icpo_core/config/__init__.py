@@ -281,10 +281,10 @@ class Config(Section):
                     "rollout.lora = adapter needs an adapter: set update.lora.rank, or leave "
                     "rollout.lora out"
                 )
-            if rollout.endpoints or rollout.engine.kind != "vllm":
+            if rollout.engine.kind not in ("vllm", "server"):
                 raise ValueError(
-                    "rollout.lora = adapter is for vLLM engines of our own: leave out "
-                    "rollout.endpoints and rollout.engine.kind, or set rollout.lora = merged"
+                    "rollout.lora = adapter is for vLLM: leave out rollout.engine.kind, or set "
+                    "rollout.lora = merged"
                 )
             if update.lora.rank > MAX_LORA_RANK:
                 raise ValueError(

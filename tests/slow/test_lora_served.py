@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
+from vllm_servers import serving
 
 from icpo.data.arithmetic import bare_prompt
 from icpo_core.common.files import link_or_copy, model_digest
 from icpo_core.config import EngineSection, LoraSection
 from icpo_core.engine.kinds.base import Request
+from icpo_core.engine.kinds.server import ServedEngine
 from icpo_core.engine.kinds.vllm import VllmEngine
 from icpo_core.method.problems import read_problems
 from icpo_core.store import tables
@@ -58,9 +60,23 @@ def published(
 
 def test_an_engine_holds_each_adapter_and_the_base_model_again(small: Path, tmp_path: Path) -> None:
     os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    base = small / "base"
     section = EngineSection(dtype="float32", max_model_len=512, cpu_kv_cache_gib=1)
-    engine = VllmEngine(base, section, 0, lora=SETTINGS)
+    require_held(VllmEngine(small / "base", section, 0, lora=SETTINGS), small, tmp_path)
+
+
+def test_a_server_holds_each_adapter_and_the_base_model_again(small: Path, tmp_path: Path) -> None:
+    section = EngineSection(dtype="float32", max_model_len=256)
+    words = ["--enable-lora", "--max-lora-rank", "8", "--max-loras", "1"]
+    words += ["--lora-target-modules", *SETTINGS.target_modules]
+    with serving(tmp_path, small / "base", 1, *words) as [server]:
+        engine = ServedEngine(server.address, small / "base", section, SETTINGS)
+        engine.load(small / "base", model_digest(small / "base"))
+        require_held(engine, small, tmp_path)
+
+
+def require_held(engine: VllmEngine | ServedEngine, small: Path, tmp_path: Path) -> None:
+    """It samples from, and proves, one adapter after another and the base model again."""
+    base = small / "base"
     tokenizer = AutoTokenizer.from_pretrained(base)
     texts = read_problems(str(small / "train.parquet"))["problem"].to_pylist()[:8]
     prompts = tokenizer([bare_prompt(one) for one in texts])["input_ids"]
@@ -86,6 +102,7 @@ def test_an_engine_holds_each_adapter_and_the_base_model_again(small: Path, tmp_
         assert float(engine.prove(proof, None)) <= TOLERANCE
         assert gap() <= TOLERANCE
         compared = engine.compare(folder)
+        assert compared is not None
         assert (compared.other, compared.unread) == ([], ["adapter"])
         assert compared.tensors > 20
     with lora.switched_off(policy):

@@ -5,7 +5,10 @@
 
 The process of this module is the run's end of one such endpoint and holds no model. Weights are
 loaded by the server from the run's own folder, which it must see under the same path, and are
-proven in the same way as an engine's of our own. The development routes that this needs let
+proven in the same way as an engine's of our own. With `rollout.lora = "adapter"` the server keeps
+the base model that it was started with, and takes the adapters of the run beside it; it needs
+VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora, --max-lora-rank and, on a CPU,
+--lora-target-modules, too. The development routes that this needs let
 anyone who reaches the port replace the weights, with a key too: keep it in a private network.
 
 What a server says is not trusted: an answer is bounded in bytes and seconds, has the shape that is
@@ -15,21 +18,28 @@ read, and is never a redirect that is followed.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import httpx
-from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, ValidationError
+from pydantic import ValidationError
 
 from icpo_core.common.files import model_digest
 from icpo_core.common.text import line
-from icpo_core.config import EngineSection
+from icpo_core.config import EngineSection, LoraSection
+from icpo_core.engine.answers import (
+    WORDS,
+    Answer,
+    EndpointError,
+    Parts,
+    Reply,
+    TriedError,
+    as_json,
+)
 from icpo_core.engine.kinds.base import (
     PROGRESS_SECONDS,
     Compared,
@@ -39,6 +49,7 @@ from icpo_core.engine.kinds.base import (
     head_fault,
     prove,
 )
+from icpo_core.engine.kinds.vllm import ADAPTER
 from icpo_core.models import tokens
 from icpo_core.workers.environment import endpoint_key
 from icpo_core.workers.jobs import EngineSettings
@@ -63,68 +74,19 @@ COLD_TOKENS, COLD_LIMIT = 16, -0.3
 COLD_PARAMS = {
     "temperature": COLD, "max_tokens": 1, "logprobs": 0, "ignore_eos": True, "detokenize": False
 }  # fmt: skip
-WORDS = 300
-"""Characters of a server's answer that are shown."""
+LORA = "/v1/{}_lora_adapter"
+"""Routes on which a server takes adapters, and lets them go."""
 T = TypeVar("T")
-
-
-class EndpointError(RuntimeError):
-    """An endpoint that does not answer, or not as it should."""
-
-
-class TriedError(EndpointError):
-    """A request that failed in all tries."""
-
-
-class _Token(BaseModel):
-    token_id: NonNegativeInt
-    logprob: FiniteFloat
-
-
-class _Logprobs(BaseModel):
-    content: list[_Token]
-
-
-class _Choice(BaseModel):
-    token_ids: list[NonNegativeInt]
-    logprobs: _Logprobs | None = None
-    finish_reason: Literal["stop", "length"]
-
-
-class _Reply(BaseModel):
-    """What is read of an answer of `/inference/v1/generate`."""
-
-    choices: Annotated[list[_Choice], Field(min_length=1)]
-    prompt_logprobs: list[dict[str, Any] | None] | None = None
-
-
-class _Part(BaseModel):
-    tensors: NonNegativeInt
-    unread: list[str]
-    other: list[str]
-
-
-class _Parts(BaseModel):
-    """What is read of an answer of `compare`."""
-
-    results: Annotated[list[_Part], Field(min_length=1)]
-
-
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    content: bytes
-
-    @property
-    def words(self) -> str:
-        return line(f"HTTP {self.status} {self.content[:WORDS].decode('utf-8', 'replace')}")
 
 
 class ServedEngine:
     """A vLLM engine behind an address."""
 
-    def __init__(self, address: str, model: Path, settings: EngineSection) -> None:
-        """`model`: a folder of the same architecture, for its end-of-sequence ids.
+    def __init__(
+        self, address: str, model: Path, settings: EngineSection, lora: LoraSection | None = None
+    ) -> None:
+        """`model`: a folder of the same architecture, for its end-of-sequence ids. lora: it is the
+        base model that the server holds, and `load` gives it the adapter beside a folder's weights.
 
         Raises EndpointError if nothing answers, ValueError if the server was started otherwise than
         this module's head says, or is another machine's and no key is set.
@@ -135,6 +97,8 @@ class ServedEngine:
         self.policy_version = ""  # whatever the server holds, until `load`
         self.asleep = False
         self._proof: tuple[Path, float | None] | None = None
+        self._base = (model.resolve(), model_digest(model)) if lora is not None else None
+        self._adapter = ""  # name of the one that is asked for; empty: the server's own weights
         self._usual: Gap | None = None
         key = endpoint_key(self.address)
         # Not compressed, so that few bytes cannot become many.
@@ -154,13 +118,22 @@ class ServedEngine:
                 f"{model}: holds weights {found[:12]}, the run recorded {policy_version[:12]}; "
                 "make the update that wrote them again"
             )
-        asyncio.run(self._reload(model.resolve()))
+        if self._base is None:
+            asyncio.run(self._reload(model.resolve()))
+        else:
+            asyncio.run(self._load_beside(model.resolve(), policy_version))
         self.policy_version = policy_version
         return time.perf_counter() - started
 
     def compare(self, model: Path) -> Compared | None:
-        """As in the protocol; None of a server whose workers have no `compare`."""
-        return asyncio.run(self._compare(model.resolve()))
+        """As in the protocol; None of a server whose workers have no `compare`. An adapter is left
+        to `prove`."""
+        if self._base is None:
+            return asyncio.run(self._compare(model.resolve()))
+        found = asyncio.run(self._compare(self._base[0]))
+        if found is None or not self._adapter:
+            return found
+        return Compared(found.tensors, sorted({*found.unread, ADAPTER}), found.other)
 
     def prove(self, proof: Path, limit: float | None) -> Gap:
         """As `base.prove`; the proof is asked for again after every job."""
@@ -232,7 +205,7 @@ class ServedEngine:
         async with self._client() as client:
             post = partial(self._post, client, "/collective_rpc", {"method": "head", "kwargs": {}})
             answer = await self._watched(client, self._send(post, once=True))
-        said = _json(answer).get("results") if answer.status == 200 else None
+        said = as_json(answer).get("results") if answer.status == 200 else None
         if not said or head_fault(self.settings, said):
             raise ValueError(
                 f"{self.address}: its head is not in {self.settings.head_dtype} as the trainer's "
@@ -247,23 +220,65 @@ class ServedEngine:
             ]
             if self._unknown:
                 calls.append(("mask", {"ranges": self._unknown}))
-            for method, kwargs in calls:
-                body = {"method": method, "kwargs": kwargs}
-                post = partial(self._post, client, "/collective_rpc", body, seconds=LOAD_SECONDS)
+            await self._rpc(client, calls, model)
+            await self._forget(client)
+
+    async def _load_beside(self, model: Path, policy_version: str) -> None:
+        """Have the server take the adapter of `model`, or none for the base model itself."""
+        assert self._base is not None
+        folder, name = model / ADAPTER, f"icpo-{policy_version[:12]}"
+        if not folder.is_dir():
+            if policy_version != self._base[1]:
+                raise ValueError(
+                    f"{model}: has no adapter beside its weights; make the update again, or set "
+                    "rollout.lora = merged"
+                )
+            name = ""
+        async with self._client() as client:
+            if self._unknown:
+                await self._rpc(client, [("mask", {"ranges": self._unknown})], model)
+            # Also one of this name that somebody else left there: it may be of other weights.
+            for old in {self._adapter, name} - {""}:
+                body = {"lora_name": old}
+                await self._watched(
+                    client, self._send(partial(self._post, client, LORA.format("unload"), body))
+                )
+            if name:
+                body = {"lora_name": name, "lora_path": str(folder)}
+                post = partial(self._post, client, LORA.format("load"), body, seconds=LOAD_SECONDS)
                 answer = await self._watched(client, self._send(post, once=True))
                 if answer.status != 200:
                     raise ValueError(
-                        f"{self.address}: refused {method} of {model} ({answer.words}); it must "
-                        "see this path, run with VLLM_SERVER_DEV_MODE=1 and be started with "
-                        "--worker-extension-cls icpo_core.engine.kinds.vllm.WorkerExtension"
+                        f"{self.address}: refused the adapter in {folder} ({answer.words}); it "
+                        "must see this path, run with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and be "
+                        "started with --enable-lora and --max-lora-rank"
                     )
-            post = partial(self._post, client, "/reset_prefix_cache", {})
-            answer = await self._watched(client, self._send(post))
-            if answer.status != 200 or not _json(answer).get("success"):
+            self._adapter = name
+            await self._forget(client)
+
+    async def _rpc(
+        self, client: httpx.AsyncClient, calls: list[tuple[str, dict[str, Any]]], model: Path
+    ) -> None:
+        for method, kwargs in calls:
+            body = {"method": method, "kwargs": kwargs}
+            post = partial(self._post, client, "/collective_rpc", body, seconds=LOAD_SECONDS)
+            answer = await self._watched(client, self._send(post, once=True))
+            if answer.status != 200:
                 raise ValueError(
-                    f"{self.address}: keeps its prefix cache ({answer.words}): somebody else is "
-                    "sampling there"
+                    f"{self.address}: refused {method} of {model} ({answer.words}); it must "
+                    "see this path, run with VLLM_SERVER_DEV_MODE=1 and be started with "
+                    "--worker-extension-cls icpo_core.engine.kinds.vllm.WorkerExtension"
                 )
+
+    async def _forget(self, client: httpx.AsyncClient) -> None:
+        """Drop the prefixes of the weights before."""
+        post = partial(self._post, client, "/reset_prefix_cache", {})
+        answer = await self._watched(client, self._send(post))
+        if answer.status != 200 or not as_json(answer).get("success"):
+            raise ValueError(
+                f"{self.address}: keeps its prefix cache ({answer.words}): somebody else is "
+                "sampling there"
+            )
 
     async def _compare(self, model: Path) -> Compared | None:
         kwargs = {"folder": str(model), "seed": random.getrandbits(31)}
@@ -272,7 +287,7 @@ class ServedEngine:
             post = partial(self._post, client, "/collective_rpc", body, seconds=LOAD_SECONDS)
             answer = await self._watched(client, self._send(post, once=True))
         try:
-            parts = _Parts.model_validate(_json(answer)).results
+            parts = Parts.model_validate(as_json(answer)).results
         except ValidationError:
             return None
         return Compared.of([part.model_dump() for part in parts])
@@ -282,13 +297,13 @@ class ServedEngine:
         asked: Sequence[tuple[Sequence[int], dict[str, Any]]],
         on_progress: Say | None,
         spare: bool = False,
-    ) -> list[_Reply | None]:
+    ) -> list[Reply | None]:
         """Replies in the order asked, `max_num_seqs` requests in flight. spare: None for a request
         that fails while the server answers another."""
         gate = asyncio.Semaphore(self.settings.max_num_seqs)
         done, said = 0, time.monotonic()
 
-        async def one(ids: Sequence[int], params: dict[str, Any]) -> _Reply | None:
+        async def one(ids: Sequence[int], params: dict[str, Any]) -> Reply | None:
             nonlocal done, said
             async with gate:
                 try:
@@ -304,7 +319,7 @@ class ServedEngine:
                 on_progress(done, len(asked))
             return reply
 
-        async def all_() -> list[_Reply | None]:
+        async def all_() -> list[Reply | None]:
             tasks = [asyncio.create_task(one(ids, params)) for ids, params in asked]
             try:
                 return await asyncio.gather(*tasks)
@@ -321,8 +336,10 @@ class ServedEngine:
 
     async def _generate(
         self, client: httpx.AsyncClient, ids: Sequence[int], params: dict[str, Any]
-    ) -> _Reply:
-        path, body = "/inference/v1/generate", {"token_ids": list(ids), "sampling_params": params}
+    ) -> Reply:
+        path = "/inference/v1/generate"
+        body = {"token_ids": list(ids), "sampling_params": params}
+        body |= {"model": self._adapter} if self._adapter else {}
         tokens = len(ids) + params["max_tokens"]
         answer = await self._send(partial(self._post, client, path, body, tokens))
         if answer.status != 200:
@@ -331,7 +348,7 @@ class ServedEngine:
                 f"--enable-scale-out) and --max-model-len {self.settings.max_model_len}"
             )
         try:
-            return _Reply.model_validate_json(answer.content)
+            return Reply.model_validate_json(answer.content)
         except ValidationError as error:
             wrong = error.errors(include_input=False)[0]
             where = ".".join(map(str, wrong["loc"])) or "its answer"
@@ -381,7 +398,7 @@ class ServedEngine:
         body: dict[str, Any],
         tokens: int = 0,
         seconds: float | None = None,
-    ) -> _Answer:
+    ) -> Answer:
         """An answer within what `tokens` of prompt and response may take, in bytes and seconds.
 
         Raises EndpointError past either, and for a redirect."""
@@ -401,11 +418,11 @@ class ServedEngine:
                 f"{self.address}{path}: sends elsewhere, which is not followed; name the server's "
                 "own address in rollout.endpoints"
             )
-        return _Answer(answer.status_code, bytes(content))
+        return Answer(answer.status_code, bytes(content))
 
     async def _send(
-        self, send: Callable[[], Coroutine[Any, Any, _Answer]], once: bool = False
-    ) -> _Answer:
+        self, send: Callable[[], Coroutine[Any, Any, Answer]], once: bool = False
+    ) -> Answer:
         """An answer that is no passing failure. `once`: a server's own error is an answer too.
 
         Raises TriedError after all tries.
@@ -428,7 +445,7 @@ class ServedEngine:
 
     # --- answers ----------------------------------------------------------------------------
 
-    def _sample(self, reply: _Reply | None, most: int) -> Completion:
+    def _sample(self, reply: Reply | None, most: int) -> Completion:
         if reply is None:
             return Completion([], [], "error")
         choice = reply.choices[0]
@@ -439,7 +456,7 @@ class ServedEngine:
             )
         return Completion(ids, [one.logprob for one in content], choice.finish_reason)
 
-    def _scores(self, reply: _Reply | None, ids: Sequence[int]) -> list[float]:
+    def _scores(self, reply: Reply | None, ids: Sequence[int]) -> list[float]:
         assert reply is not None  # none is spared
         try:
             given = reply.prompt_logprobs or []
@@ -451,14 +468,6 @@ class ServedEngine:
         return scores
 
 
-def _json(answer: _Answer) -> dict[str, Any]:
-    try:
-        found = json.loads(answer.content)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def server(settings: EngineSettings) -> ServedEngine:
     """This process's end of the server."""
-    return ServedEngine(settings.address, settings.model, settings.engine)
+    return ServedEngine(settings.address, settings.model, settings.engine, settings.lora)

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 from places import DEMO
+from safetensors.torch import load_file, save_file
 
 from icpo_core.common.files import model_digest
-from icpo_core.config import EngineSection, load
+from icpo_core.config import EngineSection, LoraSection, load
 from icpo_core.engine.jobs import rollout_shard
 from icpo_core.engine.kinds import server
 from icpo_core.engine.kinds.base import Request
@@ -47,6 +48,7 @@ class Stub(http.server.ThreadingHTTPServer):
         self.answer: bytes | None = None  # in the place of every sample
         self.elsewhere = ""  # where it sends who asks
         self.drips = self.silent = False
+        self.takes_adapters = True
         self.keys: set[str | None] = set()
         self.ended = threading.Event()
 
@@ -89,6 +91,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
             self.reply(503, {"error": "busy"})
         elif (method := body.get("method")) in self.server.refused:
             self.reply(500, {"error": self.server.refused[method]})
+        elif self.path == "/v1/load_lora_adapter" and not self.server.takes_adapters:
+            self.reply(404, {"detail": "Not Found"})
         elif method == "head" and self.server.head:
             self.reply(200, {"results": [self.server.head]})
         elif self.path == "/inference/v1/generate":
@@ -369,3 +373,49 @@ def test_configuration(small: Path) -> None:
     config = load(DEMO, ['rollout.endpoints=["http://a:1"]', "update.ranks=0"])
     found = place(config, ["0", "1"], {})
     assert (found.engines, found.trainer, found.shared) == ([], ["0", "1"], False)
+
+
+def test_adapters_go_beside_the_model_that_the_server_holds(
+    stub: Stub, small: Path, tmp_path: Path
+) -> None:
+    base, section = small / "base", EngineSection(max_model_len=256)
+    there = ServedEngine(stub.address, base, section, LoraSection(rank=4))
+    folders, versions = [tmp_path / "1", tmp_path / "2"], []
+    for number, folder in enumerate(folders):
+        shutil.copytree(base, folder)
+        weights = folder / "model.safetensors"
+        whole = load_file(weights)
+        save_file({name: value + number for name, value in whole.items()}, weights)
+        (folder / "adapter").mkdir()
+        versions.append(model_digest(folder))
+
+    def load(folder: Path) -> list[tuple[str, Any]]:
+        stub.asked.clear()
+        there.load(folder, model_digest(folder))
+        asked = [(path, body.get("lora_name"), body.get("lora_path")) for path, body in stub.asked]
+        stub.asked.clear()
+        there.sample([Request([1, 2], 0)], 1.0, 2)
+        [(path, body)] = stub.asked
+        assert path == "/inference/v1/generate"
+        return [*asked, body.get("model")]
+
+    first, second = (f"icpo-{version[:12]}" for version in versions)
+    unload, put, forget = "/v1/unload_lora_adapter", "/v1/load_lora_adapter", "/reset_prefix_cache"
+    assert load(folders[0]) == [
+        (unload, first, None), (put, first, str(folders[0] / "adapter")), (forget, None, None),
+        first,
+    ]  # fmt: skip
+    other = load(folders[1])
+    assert {(unload, first, None), (unload, second, None)} == set(other[:2])
+    assert other[2:] == [
+        (put, second, str(folders[1] / "adapter")), (forget, None, None), second,
+    ]  # fmt: skip
+    # The base model again: no adapter, and no weights are sent for.
+    assert load(base) == [(unload, second, None), (forget, None, None), None]
+    shutil.rmtree(folders[0] / "adapter")
+    with pytest.raises(ValueError, match="has no adapter beside its weights"):
+        there.load(folders[0], versions[0])
+    stub.takes_adapters = False
+    with pytest.raises(ValueError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
+        there.load(folders[1], versions[1])
+    assert there.policy_version == ""
