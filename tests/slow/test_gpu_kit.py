@@ -1,8 +1,12 @@
 """The parts of `python -m benchmarks.gpu` that start trainers and engines, on the CPU."""
 
+import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
+
+sys.path.insert(0, str(ROOT))  # benchmarks/ is no part of the wheel
 
 from benchmarks import gpu, gpu_parts
 from icpo_core.common.console import Console

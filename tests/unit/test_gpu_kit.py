@@ -1,8 +1,12 @@
 """`python -m benchmarks.gpu` without a GPU: its plan, its limits, and the parts that are quick."""
 
 import json
+import sys
 
 import pytest
+from places import ROOT
+
+sys.path.insert(0, str(ROOT))  # benchmarks/ is no part of the wheel
 
 from benchmarks import gpu, gpu_parts
 from icpo_core.common.console import Console

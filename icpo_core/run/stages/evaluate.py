@@ -49,8 +49,11 @@ def settings(config: Config) -> dict[str, Any]:
         judge = slice_of(config.verify)
         judge.pop("rules", None)  # it has its own
         judges = {f"verify.{key}": value for key, value in judge.items()}
+    # The engine of the run holds what its rollouts are sampled from.
+    held = {"rollout.lora": "adapter"} if config.rollout.lora == "adapter" else {}
     return {
         **judges,
+        **held,
         "evaluate": evaluate,
         "rollout.engine": slice_of(config.rollout.engine),
         "verify.seconds": config.verify.seconds,

@@ -65,6 +65,7 @@ READERS: dict[str, frozenset[str]] = {
     "prompts.fill": frozenset({"prompts", "rollout", "select"}),
     # Evaluation samples on the same engine and is judged by the same pool.
     "rollout.engine": frozenset({"rollout", "evaluate"}),
+    "rollout.lora": frozenset({"rollout", "evaluate"}),
     "verify.seconds": frozenset({"verify", "evaluate"}),
     "verify.memory_mb": frozenset({"verify", "evaluate"}),
     "verify.verifier": frozenset({"verify", "evaluate"}),
@@ -187,8 +188,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Reruns other stages than its own, or says nothing where training is judged by `math`: see
-# `test_one_step_off_policy_…`, and test_own_reward. What makes rounds: test_rounds.
-ELSEWHERE = {"rollout.off_policy_steps", "evaluate.verifier", *ROUNDS, *TOGETHER}
+# `test_one_step_off_policy_…`, and test_own_reward. What makes rounds: test_rounds. What an engine
+# samples from needs an adapter: `test_what_an_engine_samples_from`.
+ELSEWHERE = {
+    "rollout.off_policy_steps", "evaluate.verifier", "rollout.lora", *ROUNDS, *TOGETHER
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("key", sorted(KEYS.keys() - SOURCES - ELSEWHERE))
@@ -215,6 +219,14 @@ def test_keys_that_change_together(trained: Path) -> None:
     run = Run.of(override(Run.read(trained).config, changes), trained)
     stale = {step.stage for step in plan.plan(run) if step.status.standing is Standing.STALE}
     assert stale == {stage for key in TOGETHER for stage in readers(key)}
+
+
+def test_what_an_engine_samples_from(trained: Path) -> None:
+    trains = override(Run.read(trained).config, ["update.lora.rank=4"])
+    serves = override(trains, ["rollout.lora=adapter"])
+    for stage in STAGES:
+        differs = plan.config_slice(trains, stage) != plan.config_slice(serves, stage)
+        assert differs == (stage in readers("rollout.lora"))
 
 
 def test_the_marks_are_those_of_the_table() -> None:
@@ -291,6 +303,8 @@ def test_no_stage_reads_what_its_fingerprint_does_not_hold(
         allowed |= {key for key in KEYS.keys() - SOURCES if stage in readers(key)}
         if stage == "prompts":
             allowed.add("rollout.expert")  # whether there are any
+        if stage == "update":
+            allowed.add("rollout.lora")  # for a line on the terminal
         if stage == "evaluate":
             allowed.add("prompts.expert_format")  # of prompts that an evaluation has none of
         if stage == "checkpoint":
