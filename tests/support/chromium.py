@@ -29,7 +29,8 @@ class Page:
     ) -> None:
         """online: the page may ask the network, which on a test's machine is loopback."""
         self._command = [
-            BINARY, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+            BINARY, "--headless", "--no-sandbox", "--disable-gpu", "--disable-software-rasterizer",
+            "--force-prefers-reduced-motion", "--no-first-run",
             "--disable-background-networking", "--remote-debugging-port=0",
             f"--user-data-dir={folder}", f"--window-size={width},{height}", "about:blank",
         ]  # fmt: skip
