@@ -25,7 +25,10 @@ from icpo_core.workers.pool import Fleet
         ("update.lora.alpha=0", "update.lora.alpha"),
         ("rollout.lora=adapter update.lora.rank=0", "set update.lora.rank, or leave"),
         ("rollout.lora=adapter update.lora.rank=600", "ranks up to 512"),
-        ('rollout.lora=adapter rollout.endpoints=["http://a:1"]', "or set rollout.lora = merged"),
+        (
+            "rollout.lora=adapter rollout.engine.kind=./mine.py:engine",
+            "or set rollout.lora = merged",
+        ),
     ],
 )
 def test_what_cannot_be(root: Path, change: str, words: str) -> None:
