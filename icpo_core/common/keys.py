@@ -126,23 +126,39 @@ def in_todays_words(
     return words
 
 
-def keeping(section: _M, stored: Mapping[str, Any]) -> _M:
+def keeping(section: _M, stored: Mapping[str, Any], preset: bool = True) -> _M:
     """The section with the stored value of each key that is newer than what was stored, that has
-    another default than the neutral one, and that nobody has set."""
+    another default than the neutral one, and that nobody has set.
+
+    preset: and of those whose value a preset has moved (`left_to`), as long as it is the same one.
+    """
     changed: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value, since = getattr(section, name), said(field, Since)
         if name not in stored:
             continue
         if isinstance(value, BaseModel) and isinstance(stored[name], Mapping):
-            inner = keeping(value, stored[name])
+            inner = keeping(value, stored[name], preset)
             if inner is not value:
                 changed[name] = inner
             continue
-        moved = since is not None and field.default != since.value
+        moved = since is not None and (
+            field.default != since.value or (preset and value != field.default)
+        )
         if moved and name not in section.model_fields_set and value != stored[name]:
             changed[name] = stored[name]
     return section.model_copy(update=changed) if changed else section
+
+
+def left_to(section: BaseModel, preset: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Count the keys that are newer than v0.1.0 as set by nobody where only a preset sets them: it
+    may have come to set them after a run began with it."""
+    for name, field in type(section).model_fields.items():
+        inner, mine = preset.get(name), given.get(name, {})
+        if isinstance(inner, Mapping) and isinstance(getattr(section, name), BaseModel):
+            left_to(getattr(section, name), inner, mine if isinstance(mine, Mapping) else {})
+        elif name in preset and name not in given and said(field, Since) is not None:
+            section.model_fields_set.discard(name)
 
 
 def model_of(annotation: Any) -> type[BaseModel] | None:

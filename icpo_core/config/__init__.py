@@ -358,7 +358,9 @@ def load(file: Path, overrides: list[str] | None = None, name: str | None = None
         merged = toml.merge(merged, {"run": {"name": name}})
     elif "name" not in merged.get("run", {}):
         merged = toml.merge(merged, {"run": {"name": file.stem}})
-    return build(merged, str(file))
+    config = build(merged, str(file))
+    keys.left_to(config, _preset(preset), toml.merge(raw, changes))
+    return config
 
 
 def override(config: Config, overrides: list[str]) -> Config:
@@ -394,11 +396,12 @@ def stored(raw: dict[str, Any], where: str) -> Config:
 
 
 def as_stored(config: Config, raw: Mapping[str, Any]) -> Config:
-    """The configuration with what the run that stored `raw` has of keys whose default has moved.
+    """The configuration with what the run that stored `raw` has of keys whose default, or value in
+    its preset, has moved.
 
     What a TOML file or `-o` says counts; where they say nothing, a run stays what it is.
     """
-    return keys.keeping(config, compared(raw))
+    return keys.keeping(config, compared(raw), raw.get("preset") == config.preset)
 
 
 def compared(part: Mapping[str, Any]) -> dict[str, Any]:

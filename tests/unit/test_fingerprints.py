@@ -37,7 +37,7 @@ INPUTS = {"input": "0" * 64}
 CALLED_NOW = {"select.divide_by_std=false": "select.advantage=group-mean"}
 AS_BEFORE = ["verify.rules.evaluated=false", "prompts.fill=0", "select.truncated=wrong"]
 """Keys whose value has moved away from what v0.1.0 did, by default (a stored run keeps that) or in
-the preset dapo (CHANGELOG.md says how to keep it)."""
+the preset dapo (a stored run keeps that, too)."""
 DEMO = ROOT / "configs" / "demo.toml"
 
 
@@ -128,6 +128,22 @@ def test_a_stored_run_keeps_moved_defaults_until_somebody_says_otherwise() -> No
     assert not as_stored(load(DEMO), gone_on).verify.rules.evaluated
     new = load(DEMO).model_dump(mode="json")
     assert as_stored(load(DEMO), new) == load(DEMO)
+
+
+def test_a_preset_that_has_grown_leaves_a_stored_run_what_it_is() -> None:
+    """`dapo` of 0.1.0 had neither dynamic sampling nor the soft penalty."""
+    dapo = load(DEMO, ["preset=dapo"])
+    assert (dapo.prompts.fill, dapo.select.truncated) == (9, "shaped")
+    raw = dapo.model_dump(mode="json")
+    del raw["prompts"]["fill"], raw["select"]["truncated"]
+    kept = as_stored(dapo, raw)
+    assert (kept.prompts.fill, kept.select.truncated) == (0, "wrong")
+    assert as_stored(kept, kept.model_dump(mode="json")) == kept
+    # What somebody says counts, and a run that is begun now is what the preset is now.
+    assert as_stored(load(DEMO, ["preset=dapo", "prompts.fill=9"]), raw).prompts.fill == 9
+    assert as_stored(dapo, dapo.model_dump(mode="json")) == dapo
+    # Another preset is asked for: that is no upgrade, and is told.
+    assert as_stored(dapo, raw | {"preset": "grpo"}).prompts.fill == 9
     # Only such keys: what somebody has changed in the file is changed.
     assert as_stored(load(DEMO, ["verify.seconds=9"]), raw).verify.seconds == 9
 
