@@ -262,6 +262,7 @@ ENTRIES: dict[str, Entry] = {
             30,
             "2025-02-15",
             _ARENA + ", hmmt_feb_2025",
+            unverified="the card was not seen; columns and size are as in listings and loaders",
         ),
         _arena(
             "brumo-2025",
@@ -269,6 +270,7 @@ ENTRIES: dict[str, Entry] = {
             30,
             "2025-04",
             _ARENA + ", brumo_2025: 2025-04-08",
+            unverified="the card was not seen; columns and size are as in listings and loaders",
         ),
         _arena(
             "cmimc-2025",
@@ -284,6 +286,7 @@ ENTRIES: dict[str, Entry] = {
             53,
             "2025-04-13",
             "stanfordmathtournament.com: online on April 13; MathArena's own date is 2025-07-21",
+            unverified="the card was not seen; columns and size are as in listings and loaders",
         ),
         _arena(
             "apex-2025",
