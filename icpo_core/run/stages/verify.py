@@ -37,6 +37,10 @@ def make(session: Session, work: Work) -> Made:
     prompts = store.table("prompts", work.iteration, "prompts")
     found = store.manifest("rollout", work.iteration)
     assert found is not None
+    names = {record.name for record in found.files}
+    for path in store.parts(work):
+        if path.name not in names:  # a copy that somebody else put there: it would count twice
+            path.unlink()
     kept, noted, folder = set(store.parts(work)), Recorder(), folder_of(session, work)
     sources = {key: value for key, value in work.inputs.items() if value and _is_source(key)}
     source, taken = _judged_from(tools.config, found.fingerprint, sources), 0

@@ -347,3 +347,19 @@ def test_a_person_is_shown_rounds_and_tries(
     # Problems that were drawn and not needed are not shown.
     facts = filled.store.manifest("rollout", 1).facts  # type: ignore[union-attr]
     assert len(rollouts.read(filled, 1)) == 4 * facts["batches"]
+
+
+@pytest.mark.parametrize("stage", ["rollout", "verify"])
+def test_a_copy_of_a_part_is_not_counted_twice(stage: str, steered: Run, tmp_path: Path) -> None:
+    """The stage has lost its manifest, so nobody else can tell the copy from its parts."""
+    shutil.copytree(steered.paths.root, tmp_path / "copy")
+    run = Run.read(tmp_path / "copy")
+    folder = run.paths.stage(stage, 3)
+    before = sorted(path.name for path in folder.iterdir())
+    (folder / "manifest.json").unlink()
+    parts = sorted(folder.glob("part-*.parquet"))
+    shutil.copy(parts[0], folder / "part-00099-of-00100.parquet")
+    with stubs.stubbed(run) as session:
+        stubs.train(session)
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert stubs.digests(run.paths.root) == stubs.digests(steered.paths.root)
