@@ -29,6 +29,11 @@ from icpo_core.grading.rewards import Judging
 from icpo_core.store import tables
 
 FORMATS = ("lighteval", "lm-eval", "inspect")
+UNLIKE = (
+    KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError, RecursionError,
+    pa.ArrowException,
+)  # fmt: skip
+"""What comes of a file that has another shape."""
 METRIC = "icpo"
 """Name of our verdict in their files."""
 
@@ -267,7 +272,7 @@ def read(path: Path) -> tuple[str, list[Answered]]:
             rows = [json.loads(text) for text in path.read_text("utf-8").splitlines() if text]
             return "lm-eval", list(_of_lines(rows))
         return "inspect", list(_of_samples(read_json(path)["samples"]))
-    except (KeyError, TypeError, IndexError, pa.ArrowInvalid, json.JSONDecodeError) as error:
+    except UNLIKE as error:
         raise ValueError(
             f"{path}: is no lighteval details (.parquet), lm-eval samples (.jsonl) or inspect log "
             f"(.json) that can be read ({type(error).__name__}: {error})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 
 from icpo_core.common.files import sha256_file
 from icpo_core.common.keys import slice_of
-from icpo_core.common.text import line
+from icpo_core.common.text import code, line
 from icpo_core.config import Config
 from icpo_core.evaluation import benchmarks
 from icpo_core.evaluation.registry import entry
@@ -22,6 +23,8 @@ from icpo_core.run.evaluations import Point, history
 from icpo_core.run.run import Run
 
 PAPER = "https://arxiv.org/abs/2510.26519"
+cell = partial(code, cell=True)
+"""Somebody else's words in a table."""
 NAMED = 5
 """Problems of a benchmark that are named one by one."""
 
@@ -128,9 +131,10 @@ def card(run: Run, iteration: int, evaluations: Path, licence: str, title: str =
     shown_model = Path(model).name if Path(model).is_dir() else model
     parts = [
         f"---\n{data.to_yaml()}\n---\n",
-        f"# {line(name)}\n",
-        f"`{shown_model}` after {iteration} of {config.run.iterations} iterations of "
-        f"In-Context Steered Policy Optimization ([paper]({PAPER})), preset `{config.preset}`.\n",
+        f"# {line(title) if title else code(name)}\n",
+        f"{code(shown_model)} after {iteration} of {config.run.iterations} iterations of "
+        f"In-Context Steered Policy Optimization ([paper]({PAPER})), preset "
+        f"{code(config.preset or 'none')}.\n",
         f"## Method\n\n{_method(config)}\n",
         f"<details><summary>Every setting</summary>\n\n```json\n{settings(config)}\n```\n"
         "</details>\n",
@@ -166,9 +170,9 @@ def _method(config: Config) -> str:
     if rollout.expert:
         said.append(f"expert rollouts with a reward below {select.delta:g}: `{select.errs}` (ERRS)")
         said.append(f"annealed expert bonus: `{select.bonus}`")
-    said.append(f"rewards by `{config.verify.verifier}`; advantage `{select.advantage}`")
+    said.append(f"rewards by {code(config.verify.verifier)}; advantage {code(select.advantage)}")
     said.append(
-        f"policy loss `{loss.policy}`, expert loss `{loss.expert}` with lambda "
+        f"policy loss {code(loss.policy)}, expert loss `{loss.expert}` with lambda "
         f"{loss.expert_lambda:g}, learning rate {config.update.learning_rate:g}"
     )
     return "\n".join(f"- {one}" for one in said)
@@ -189,7 +193,10 @@ def _data(config: Config, digests: dict[str, str | None]) -> str:
         "prompts.problems": Path(config.prompts.problems).name,
         "prompts.demonstrations": Path(config.prompts.demonstrations or "").name,
     } | {f"benchmark {one.name}": Path(one.problems).name for one in config.evaluate.benchmarks}
-    rows = [f"| {key} | {names.get(key, '')} | `{value}` |" for key, value in digests.items()]
+    rows = [
+        f"| {cell(key)} | {cell(names.get(key, ''))} | {cell(value)} |"
+        for key, value in digests.items()
+    ]
     return "\n".join(["| what | file | sha256 |", "|---|---|---|", *rows])
 
 
@@ -201,10 +208,11 @@ def _contamination(overlaps: list[Overlap]) -> str:
     ]
     rows += ["| benchmark | data | found |", "|---|---|---|"]
     for one in overlaps:
-        some = ", ".join(f"`{name}`" for name in one.found[:NAMED])
+        some = ", ".join(cell(name) for name in one.found[:NAMED])
         more = ", …" if len(one.found) > NAMED else ""
         found = f"{len(one.found)} of {one.checked}" + (f": {some}{more}" if some else "")
-        rows.append(f"| {one.benchmark} | {one.data} | {one.why or found} |")
+        why = cell(one.why) if one.why else found
+        rows.append(f"| {cell(one.benchmark)} | {one.data} | {why} |")
     return "\n".join(rows)
 
 
@@ -221,7 +229,8 @@ def _evaluation(mine: list[Point], points: list[Point]) -> str:
         before = base.get((one.benchmark, one.protocol))
         beside = shown(before.figures) if before else ""
         rows.append(
-            f"| {one.benchmark} | {entry(one.benchmark).released or 'not known'} | {one.protocol} "
+            f"| {cell(one.benchmark)} | {entry(one.benchmark).released or 'not known'} "
+            f"| {cell(one.protocol)} "
             f"| {one.figures['k']} | {shown(one.figures)} | {beside} |"
         )
     return "\n".join(rows)

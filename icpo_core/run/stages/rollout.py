@@ -90,7 +90,7 @@ class _Sampling:
         self.sampled_from = session.run.sampling_policy(work.iteration)
         self.version = session.run.policy(self.sampled_from).version
         self.kept, self.wanted = set(self.run.store.parts(work)), list[Path]()
-        self.names = tables.read("prompts", self.prompts)["prompt_id"].combine_chunks()
+        self._seen: list[tuple[pa.Table, pa.Table]] = []  # of `wanted`, in its order
         self.asked = self.steered = 0
         self.known: dict[str, Written] = {}
         self.replies: list[Sampled] = []
@@ -124,9 +124,10 @@ class _Sampling:
         self.wanted += wanted
         if one is not None:
             self._drop_foreign(one, wanted)
-        self.steered += len(self.names) if one is None else len(one.steered)
+        all_ = int(pq.read_metadata(self.prompts).num_rows)
+        self.steered += all_ if one is None else len(one.steered)
         if one is None:
-            self.asked += len(self.names)
+            self.asked += all_
         elif one.first == 0:
             self.asked += len(one.groups)
         jobs = [
@@ -171,7 +172,7 @@ class _Sampling:
     def _drop_foreign(self, one: Round, wanted: list[Path]) -> None:
         """Remove kept parts that are not of this round: a judge that failed in one of two attempts
         makes other rounds."""
-        names = self.names.take(one.groups)
+        names = tables.read("prompts", self.prompts)["prompt_id"].combine_chunks().take(one.groups)
         for path in self.kept & set(wanted):
             columns = ["prompt_id", "sample_index"]
             part = pq.read_table(path, columns=columns, partitioning=None)
@@ -195,8 +196,10 @@ class _Sampling:
     def judged(self) -> tuple[pa.Table, pa.Table]:
         """All rollouts so far, and the verdicts on them."""
         assert self.judges is not None
-        rollouts = [tables.read("rollout", path) for path in self.wanted]
-        verdicts = [self.judges.verdicts(path) for path in self.wanted]
+        for path in self.wanted[len(self._seen) :]:  # each is read once, without what it says
+            part = tables.read("rollout", path).drop_columns(["response", "logprobs"])
+            self._seen.append((part, self.judges.verdicts(path)))
+        rollouts, verdicts = zip(*self._seen, strict=True)
         join = partial(pa.concat_tables, promote_options="default")
         return join(rollouts), join(verdicts)
 

@@ -223,3 +223,27 @@ def test_what_is_none_of_these_is_one_line(tmp_path, made):
     private = Benchmark("gpqa-diamond", bench.problems, "math", private=True)
     with pytest.raises(ValueError, match="ask not to publish"):
         exchange.require(["inspect"], private)
+
+
+SAMPLE = '{"samples":[{"id":1,"target":"2","input":"q","output":{"choices":%s},"scores":%s}]}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.jsonl", b"5\n"),
+        ("x.jsonl", b"\xff\xfe\x00"),
+        ("x.json", b"[1, 2]"),
+        ("x.json", b'{"samples": {"a": 1}}'),
+        ("x.json", b"[" * 100_000),
+        ("x.json", (SAMPLE % ("[]", "{}")).encode()),
+        ("x.json", (SAMPLE % ('[{"message":{"content":"2"}}]', "[1]")).encode()),
+        ("x.parquet", b"PAR1"),
+    ],
+)  # fmt: skip
+def test_rubbish_is_one_line_that_names_the_file(name, content, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is no lighteval details") as refused:
+        exchange.read(path)
+    assert str(refused.value).startswith(str(path))

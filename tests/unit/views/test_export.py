@@ -13,7 +13,7 @@ from places import TESTS
 from icpo.flows.cli import main
 from icpo_core.common.files import model_digest, sha256_file
 from icpo_core.run.run import Run
-from icpo_core.views import export
+from icpo_core.views import export, model_card
 from icpo_core.views.model_card import contamination, recorded
 
 
@@ -54,7 +54,7 @@ def test_a_run_s_model_is_a_folder_with_a_card(stored, tmp_path, capsys):
     low, high = scores["interval"]
     assert f"[{100 * low:.1f}, {100 * high:.1f}]" in card.text
     for key, digest in recorded(run).items():
-        assert f"| {key} |" in card.text
+        assert f"| `{key}` |" in card.text
         assert f"`{digest}`" in card.text
     assert run.policy(2).version in card.text
     assert "9696e7e08175d85ddfd69a493cd275eea527ace5" in card.text
@@ -141,3 +141,12 @@ def test_the_hub_is_given_the_folder_privately(stored, tmp_path, capsys, monkeyp
     assert len(err.strip().splitlines()) == 1
     assert "the hub did not take it (no)" in err
     assert StubHub.asked[-1] == ("create", "us/model", False, True)
+
+
+def test_names_of_others_do_not_leave_their_cell():
+    """Names come from data sets and runs of others: a table stays a table."""
+    hostile = "x` | ![](http://a) |\n# head"
+    told = model_card._contamination([model_card.Overlap(hostile, "d", 1, (hostile,))])
+    [row] = told.splitlines()[-1:]
+    assert row.startswith("| ``x` \\| ![](http://a) \\|")
+    assert "\n# head" not in told
