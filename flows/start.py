@@ -18,13 +18,14 @@ import pyarrow as pa
 from icpo.data.benchmarks import fetch
 from icpo.data.preparation import Order, prepare
 from icpo.data.recipes import RECIPES
-from icpo_core.common.files import atomic_path
+from icpo_core.common.files import atomic_path, read_json
 from icpo_core.common.seeds import generator
 from icpo_core.config import PromptsSection
 from icpo_core.evaluation.registry import ENTRIES
 from icpo_core.method.problems import read_problems
 from icpo_core.method.templates import Template
 from icpo_core.models.folder import load_tokenizer, resolve
+from icpo_core.run.run import Run
 from icpo_core.store import tables
 from icpo_core.workers import devices
 
@@ -48,12 +49,13 @@ def _has_data(folder: Path) -> bool:
 
 
 def configuration(data: str, model: str, root: Path, say: Callable[[str], None]) -> Path:
-    """The TOML file of a first run in `root`, written if it is not there, with the data set beside
-    it. Raises ValueError, in one line, for a data set or a model that cannot serve."""
+    """Write the TOML file of a first run into `root`, with the data set beside it; its path.
+
+    What lies there of an attempt that did not come to a run is made again. Raises ValueError, in
+    one line, for a data set or a model that cannot serve.
+    """
     folder = root / FOLDER
     file = folder / "icpo.toml"
-    if file.is_file():
-        return file
     tokenizer = load_tokenizer(resolve(model))
     folder.mkdir(parents=True, exist_ok=True)
     heldout = folder / "heldout.parquet"
@@ -95,6 +97,25 @@ def configuration(data: str, model: str, root: Path, say: Callable[[str], None])
     return file
 
 
+def require_same(run: Run, data: str, model: str) -> None:
+    """Raises ValueError if a run that is there was begun with another data set or model."""
+    name = f"{run.paths.root}: is a run"
+    fix = "give this one another --run NAME"
+    held = run.config.model.path
+    if held != _place(model):
+        raise ValueError(f"{name} of model {held}; {fix}")
+    manifest = run.paths.root / FOLDER / "prepared.manifest.json"
+    order = read_json(manifest)["order"] if manifest.is_file() else {}
+    begun_with = order.get("recipe") if data in RECIPES else order.get("source")
+    if begun_with != data:
+        raise ValueError(f"{name} of data set {begun_with or run.config.prompts.problems}; {fix}")
+
+
+def _place(model: str) -> str:
+    """A folder by its whole path, since the configuration lies elsewhere; a hub id as it is."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
+
+
 def _text(
     data: str,
     model: str,
@@ -124,7 +145,7 @@ def _text(
     preset = "icpo" if texts else "grpo"
     shown = 'demonstrations = "./demonstrations.parquet"\n' if texts else ""
     limit = "" if large else ", limit = 64"
-    path = json.dumps(str(Path(model).resolve()) if Path(model).exists() else model)
+    path = json.dumps(_place(model))
     return f"""\
 # What this stands for: icpo train {data} --model {model}
 # Lengths are of this data set under this tokenizer, sizes for a {"GPU" if large else "CPU"}.

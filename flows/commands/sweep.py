@@ -88,7 +88,10 @@ def _asked(arguments: argparse.Namespace) -> tuple[Path, Sweep]:
         changes = arguments.vary or arguments.variant or arguments.overrides or arguments.into
         if others or changes:
             raise ValueError(f"{first}: is a sweep; go on with it alone, without changes")
-        return Path(first), sweep.Sweep.read(Path(first))
+        given = sweep.Sweep.read(Path(first))
+        if not arguments.table:
+            given.require_trusted(Path(first))
+        return Path(first), given
     variants = dict(map(sweep.variant, arguments.variant))
     if arguments.vary:
         variants |= sweep.grid(arguments.vary)

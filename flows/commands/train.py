@@ -83,6 +83,8 @@ def _started(arguments: argparse.Namespace) -> str:
     from icpo.flows import start
     from icpo_core.common import toml
     from icpo_core.config import RunSection
+    from icpo_core.run.run import Run
+    from icpo_core.store.paths import RunPaths
 
     if not start.names_data(arguments.config):
         raise ValueError(
@@ -93,14 +95,17 @@ def _started(arguments: argparse.Namespace) -> str:
     for override in arguments.overrides:
         toml.put(changes, override)
     name = arguments.run or Path(arguments.config).stem
-    directory = changes.get("run", {}).get("directory", RunSection().directory)
+    root = Path(changes.get("run", {}).get("directory", RunSection().directory)) / name
+    if RunPaths(root).exists():  # by what it has stored, under the rules for a stored run
+        start.require_same(Run.read(root), arguments.config, arguments.model)
+        return str(root)
     console = Console(stderr=True)
     with Waiting(f"{arguments.config}: is prepared for a first run"):
         return str(
             start.configuration(
                 arguments.config,
                 arguments.model,
-                Path(directory) / name,
+                root,
                 lambda line: console.print(line, soft_wrap=True, highlight=False),
             )
         )

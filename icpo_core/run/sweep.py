@@ -10,12 +10,15 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from icpo_core.common.files import read_json, write_json
+from icpo_core.common.keys import outward
+from icpo_core.run import trust
 from icpo_core.run.run import Run
 
 FILE = "sweep.json"
@@ -59,12 +62,13 @@ class Sweep(BaseModel):
             raise ValueError(f"{folder}: has no {FILE}, so it is no sweep")
         try:
             return Sweep.model_validate(read_json(path))
-        except ValidationError as error:
-            raise ValueError(f"{path}: {error.errors()[0]['msg']}") from None
+        except (ValidationError, TypeError, RecursionError) as error:
+            wrong = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise ValueError(f"{path}: is no sweep that can be read ({wrong})") from None
 
     def keep(self, folder: Path) -> None:
         """Write `sweep.json`. Variants and seeds may be added to a sweep that is there; raises
-        ValueError where what is there would become another."""
+        ValueError where what is there would become another, or a configuration cannot be."""
         if (folder / FILE).is_file():
             old = Sweep.read(folder)
             same = old.variants.keys() & self.variants.keys()
@@ -74,8 +78,30 @@ class Sweep(BaseModel):
                     f"{folder}: holds a sweep of other configurations, overrides or variants of "
                     "the same name; give another --into"
                 )
+        chosen = self._outward(folder)  # before anything is written: a configuration may be wrong
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / FILE, self.model_dump(mode="json"))
+        with suppress(OSError):  # a home that holds no key: the folder alone will not do then
+            trust.seal_values(folder, chosen)
+
+    def require_trusted(self, folder: Path) -> None:
+        """Raises ValueError if `sweep.json` there, which somebody else may have written, has code,
+        programs or addresses that this user did not choose."""
+        wrong = trust.unsealed(folder, self._outward(folder))
+        if wrong:
+            name, value = next(iter(wrong.items()))
+            raise ValueError(
+                f"{folder / FILE}: sets {name} = {value}, and nothing says that you did; if you "
+                "agree, give configurations and variants yourself, with --into"
+            )
+
+    def _outward(self, folder: Path) -> dict[str, str]:
+        """What its runs choose outside of themselves, by run and key."""
+        return {
+            f"{member.name}: {key}": value
+            for member in self.members(folder)
+            for key, value in outward(member.run().config).items()
+        }
 
     def members(self, folder: Path) -> Iterator[Member]:
         """All runs, seed by seed, so that a sweep that is stopped can be compared."""

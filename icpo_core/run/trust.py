@@ -38,10 +38,14 @@ def asked(run: Run) -> dict[str, str]:
 
 def missing(run: Run) -> dict[str, str]:
     """What of `asked` this user has not sealed."""
-    wanted = asked(run)
+    return unsealed(run.paths.root, asked(run))
+
+
+def unsealed(root: Path, wanted: dict[str, str]) -> dict[str, str]:
+    """What of these values in a folder this user has not sealed there."""
     if not wanted:
         return {}
-    known, key = _sealed(run), _key()
+    known, key = _sealed(root), _key()
     return {name: value for name, value in wanted.items() if _seal(key, name, value) not in known}
 
 
@@ -59,21 +63,25 @@ def require(run: Run) -> None:
 
 def seal(run: Run) -> None:
     """Keep that this user chose what the run's configuration chooses, and that of its eras."""
-    chosen = outward(run.config) | asked(run)
+    seal_values(run.paths.root, outward(run.config) | asked(run))
+
+
+def seal_values(root: Path, chosen: dict[str, str]) -> None:
+    """Keep that this user chose these values in a folder."""
     if not chosen:
         return
     key = _key(make=True)
-    known = _sealed(run) | {_seal(key, name, value) for name, value in chosen.items()}
-    files.write_json(run.paths.root / NAME, {"seals": sorted(known)})
+    known = _sealed(root) | {_seal(key, name, value) for name, value in chosen.items()}
+    files.write_json(root / NAME, {"seals": sorted(known)})
 
 
 def _seal(key: bytes, name: str, value: str) -> str:
     return hmac.new(key, f"{name}={value}".encode(), "sha256").hexdigest()
 
 
-def _sealed(run: Run) -> set[str]:
+def _sealed(root: Path) -> set[str]:
     try:
-        return set(json.loads(files.read_regular(run.paths.root / NAME))["seals"])
+        return set(json.loads(files.read_regular(root / NAME))["seals"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,35 @@ def test_a_mistake_is_one_line(
     assert len(errors) == 1
     assert line in errors[0]
     assert not list(mine.parent.glob("runs/*/config.json"))
+
+
+def test_a_run_of_that_name_is_not_taken_for_another(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["run.iterations=1", "evaluate.every=0", *PUT, *stub_worker.changes(mine.parent)]
+    options = [word for change in small for word in ("-o", change)]
+    assert train("mine.jsonl", "--model", MODEL, *options) == 0
+    other = mine.parent / "other"
+    shutil.copytree(MODEL, other)
+    assert train("mine.jsonl", "--model", "./other", *options) == 2
+    assert f"is a run of model {MODEL}; give this one another --run NAME" in capsys.readouterr().err
+    shutil.copy(mine, mine.with_name("yours.jsonl"))
+    assert train("yours.jsonl", "--model", MODEL, "--run", "mine", *options) == 2
+    assert "is a run of data set mine.jsonl; give this one" in capsys.readouterr().err
+
+
+def test_a_configuration_that_lies_in_the_folder_is_not_followed(mine: Path) -> None:
+    """Of a run that is none yet: it may be somebody else's, and choose what is executed."""
+    mark, evil = mine.parent / "ran", mine.parent / "evil"
+    evil.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    evil.chmod(0o755)
+    place = mine.parent / "runs" / "mine" / "start"
+    place.mkdir(parents=True)
+    (place / "icpo.toml").write_text(f'[rollout]\npython = "{evil}"\n')
+    small = ["run.iterations=1", "evaluate.every=0", *PUT, *stub_worker.changes(mine.parent)]
+    changes = [one for one in small if not one.startswith("rollout.python")]
+    changes += ["rollout.start_seconds=0.01"]  # the real engine need not start for this
+    options = [word for change in changes for word in ("-o", change)]
+    assert train("mine.jsonl", "--model", MODEL, *options) != 0
+    assert not mark.exists()
+    assert str(evil) not in (place / "icpo.toml").read_text()

@@ -11,12 +11,15 @@ from statistics import mean
 import pytest
 import stub_worker
 import stubs
+from places import DEMO as DEMO_FILE
 
 from icpo.flows import cli
 from icpo_core.evaluation.scores import student
 from icpo_core.run.run import Run
 from icpo_core.run.sweep import Sweep, grid, variant
 from icpo_core.views import sweep as view
+
+DEMO = str(DEMO_FILE)
 
 
 def test_a_grid_is_every_choice_of_every_axis() -> None:
@@ -107,13 +110,49 @@ def test_it_trains_what_is_missing_and_compares_from_the_store(
 
 
 def test_a_sweep_does_not_become_another(tmp_path: Path) -> None:
-    first = Sweep(configs=["a.toml"], variants={"x": ["run.seed=1"]}, seeds=[0])
+    first = Sweep(configs=[DEMO], variants={"x": ["run.seed=1"]}, seeds=[0])
     first.keep(tmp_path)
     first.model_copy(update={"variants": {**first.variants, "y": []}}).keep(tmp_path)
     with pytest.raises(ValueError, match="give another --into"):
         first.model_copy(update={"variants": {"x": ["run.seed=2"]}}).keep(tmp_path)
     with pytest.raises(ValueError, match="is no sweep"):
         Sweep.read(tmp_path / "nowhere")
+    wrong = first.model_copy(update={"variants": {"x": ["preset=ipco"]}})
+    with pytest.raises(ValueError, match="preset 'ipco' is not known"):
+        wrong.keep(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("content", ["5", "[]", '{"configs": 3}', "[" * 100_000, "{"])
+def test_rubbish_in_the_place_of_a_sweep_is_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(ValueError, match=r"sweep\.json") as refused:
+        Sweep.read(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_sweep_of_somebody_else_chooses_no_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`sweep.json` is a file of the folder: what it would have executed needs this user's word."""
+    mark = tmp_path / "ran"
+    evil = tmp_path / "python"
+    evil.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    evil.chmod(0o755)
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    theirs = Sweep(configs=[DEMO], variants={"x": [f"rollout.python={evil}"]}, seeds=[0])
+    (folder / "sweep.json").write_text(theirs.model_dump_json())
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sweep", str(folder), "--plain"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f'rollout.python = "{evil}", and nothing says that you did' in said
+    assert not mark.exists()
+    # Who gave it is not asked again.
+    theirs.keep(tmp_path / "mine")
+    theirs.require_trusted(tmp_path / "mine")
 
 
 @pytest.mark.parametrize(
