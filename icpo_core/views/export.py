@@ -49,16 +49,23 @@ def write(
     beside = folder.with_name(folder.name + files.TEMPORARY_SUFFIX)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    for file in sorted(policy.folder.iterdir()):
-        if file.name in _NAMES or file.name.endswith(_WEIGHTS):
-            shutil.copyfile(file, beside / file.name)
-    (beside / CARD).write_text(text, "utf-8")
-    if files.model_digest(beside) != policy.version:
-        raise ValueError(f"{policy.folder}: was changed while it was copied; try again")
-    files.sync_all([*beside.iterdir(), beside])
-    if folder.is_dir():
-        folder.rmdir()
-    beside.rename(folder)
+    try:
+        for file in sorted(policy.folder.iterdir()):
+            if file.name in _NAMES or file.name.endswith(_WEIGHTS):
+                if (
+                    iteration and file.is_symlink()
+                ):  # of a run, whoever made it; a hub's cache links
+                    raise ValueError(f"{file}: is a link, and could be to anything; remove it")
+                shutil.copyfile(file, beside / file.name)
+        (beside / CARD).write_text(text, "utf-8")
+        if files.model_digest(beside) != policy.version:
+            raise ValueError(f"{policy.folder}: was changed while it was copied; try again")
+        files.sync_all([*beside.iterdir(), beside])
+        if folder.is_dir():
+            folder.rmdir()
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)  # there only if something failed
     return folder
 
 

@@ -150,3 +150,18 @@ def test_names_of_others_do_not_leave_their_cell():
     [row] = told.splitlines()[-1:]
     assert row.startswith("| ``x` \\| ![](http://a) \\|")
     assert "\n# head" not in told
+
+
+def test_a_link_in_a_run_is_not_published(stored: Path, tmp_path: Path, capsys) -> None:
+    """It would put a file of this user's, by its content, into what others are given."""
+    secret = tmp_path / "secret"
+    secret.write_text("key")
+    place = stored / "it-0002" / "update" / "model" / "tokenizer_config.json"
+    place.unlink(missing_ok=True)
+    place.symlink_to(secret)
+    with pytest.raises(SystemExit) as ended:
+        main(["push-model", str(stored), str(tmp_path / "out"), "--licence", "mit"])
+    assert ended.value.code == 2
+    assert "tokenizer_config.json" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("out*"))
