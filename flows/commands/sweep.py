@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from icpo_core.common.console import Console
@@ -70,8 +71,9 @@ def call(arguments: argparse.Namespace) -> int:
     console = Console()
     for family in dict.fromkeys(row.family for row in found):
         mine = [row for row in found if row.family == family]
-        title = f"{family}: to {mine[0].target:.1%}, {view.GOOD:.0%} of the best"
-        grid = Table(*view.HEAD, title=title, title_justify="left")
+        grid = Table(title=view.title(mine), title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+        for name in view.HEAD:
+            grid.add_column(name, overflow="fold", min_width=10 if name == "variant" else None)
         for cells in view.table(mine):
             grid.add_row(*cells)
         console.print(grid)

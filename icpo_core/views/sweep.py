@@ -170,9 +170,11 @@ def _finite(value: float) -> float | None:
 
 
 HEAD = (
-    "variant", "seeds", "iterations to it, by seed", "sampled tokens to it", "seconds to it",
-    "device-seconds", "final accuracy, %", "against the first, %", "entropy",
+    "variant", "seeds", "iters", "tokens", "seconds", "device-s", "final, %", "vs first, %",
+    "entropy",
 )  # fmt: skip
+"""Columns. Iterations by seed, and in the median sampled tokens, seconds and device-seconds, are
+those until the target; the rest is of the end."""
 
 
 def table(found: list[Row]) -> list[list[str]]:
@@ -193,12 +195,17 @@ def table(found: list[Row]) -> list[list[str]]:
     ]
 
 
+def title(mine: list[Row]) -> str:
+    """Of the table of one family."""
+    return f"{mine[0].family}: what it takes to {mine[0].target:.1%}, {GOOD:.0%} of the best"
+
+
 def markdown(found: list[Row]) -> str:
     """The tables, one a family."""
     parts = []
     for family in dict.fromkeys(row.family for row in found):
         mine = [row for row in found if row.family == family]
-        parts.append(f"**{family}** (to {mine[0].target:.1%}, {GOOD:.0%} of the best)\n")
+        parts.append(f"**{title(mine)}**\n")
         parts.append("| " + " | ".join(HEAD) + " |")
         parts.append("|" + "---|" * len(HEAD))
         parts += ["| " + " | ".join(cells) + " |" for cells in table(mine)]

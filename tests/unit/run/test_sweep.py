@@ -198,5 +198,5 @@ def test_variants_are_paired_by_seed() -> None:
     assert view.interval([run.final for run in other])[1] > 0.5
     [cells] = view.table([row])
     assert cells[:3] == ["other", "3", "5 5 5"]
-    assert cells[view.HEAD.index("against the first, %")].startswith("+5.1 ± 0.2")
+    assert cells[view.HEAD.index("vs first, %")].startswith("+5.1 ± 0.2")
     assert mean(base) == pytest.approx(0.6)
