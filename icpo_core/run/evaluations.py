@@ -68,11 +68,20 @@ class Point:
         return None if found is None else float(found["value"])
 
 
+def _start(run: Run) -> str:
+    """Digest of the base model, as the run recorded it: its folder may be gone."""
+    for stage, number in (("rollout", 1), ("evaluate", 0)):
+        made = run.store.finished(stage, number)
+        if made is not None and (version := made.inputs.get("policy")):
+            return str(version)
+    return run.base_version
+
+
 def history(run: Run, evaluations: Path) -> list[Point]:
     """All evaluations of a run's policies, by iteration: those of training, and those below
     `evaluations` of models with the same digest; a probe's, with examples or on training problems,
     are none."""
-    points, versions = [], {run.base_version: 0}
+    points, versions = [], {_start(run): 0}
     for number in run.paths.iterations():
         updated = run.store.finished("update", number)
         if updated is not None and updated.policy_version is not None:

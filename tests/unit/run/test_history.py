@@ -1,7 +1,11 @@
 """Evaluations over checkpoints: the best before, a fall, and that it is told during training."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
+import stubs
 from shown import evaluated, put
 
 from icpo.flows.services import alarms
@@ -83,3 +87,16 @@ def test_a_fall_in_training_is_an_event(run, monkeypatch):
     look.look(20, {"accuracy/heldout": 0.4})
     look.look(21, {})
     assert told == [(alarms.FELL, "h", 20, words, 0.4)]
+
+
+def test_a_run_is_looked_at_though_its_base_model_is_gone(tmp_path: Path) -> None:
+    """Moved, or on another machine: what the run recorded of it is enough."""
+    base = tmp_path / "base"
+    shutil.copytree(stubs.SMALL / "base", base)
+    run = Run.of(stubs.configuration(tmp_path, "run", f"model.path={base}", "evaluate.every=3"))
+    with stubs.stubbed(run) as session:
+        stubs.train(session)
+    before = history(run, tmp_path / "evaluations")
+    assert [one.iteration for one in before] == [0, 3]
+    shutil.rmtree(base)
+    assert history(Run.read(run.paths.root), tmp_path / "evaluations") == before
