@@ -101,8 +101,10 @@ class Policy(nn.Module):
         """
         assert shared is None or self.shares_prompts
         hidden_BSW = hidden_states(self.model.base_model, tokens_BS, positions_BS, shared)
+        # Not by indexing: on a CPU its backward adds up what came from one place (a shared prompt's
+        # last token) in the order in which threads arrive.
         found: tuple[Tensor, Tensor] = self.model.get_output_embeddings()(
-            hidden_BSW.flatten(0, 1)[predictors_N],
+            hidden_BSW.flatten(0, 1).index_select(0, predictors_N),
             targets_N,
             self.temperature if temperature is None else temperature,
             entropy,

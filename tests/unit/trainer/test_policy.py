@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from alone import one_by_one, rows, saved
@@ -19,7 +20,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from icpo_core.trainer.microbatches import Layout, collate
+from icpo_core.trainer.microbatches import Layout, Row, collate
 from icpo_core.trainer.policy import load_policy
 
 SHAPE = {
@@ -103,3 +104,25 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be loaded as a language model") as caught:
         load_policy(tmp_path, torch.float32, 1.0)
     assert "\n" not in str(caught.value)
+
+
+def test_gradients_are_the_same_whichever_thread_is_first(small: Path) -> None:
+    """Many responses to one prompt are predicted at its last token: their gradients meet there."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        policy = load_policy(small / "base", torch.float32, 1.0)
+        rows = [Row(np.arange(4), np.array([i % 90, 1, 2])) for i in range(400)]
+        micro = collate(rows, 0, torch.device("cpu"), Layout.SHARED)
+
+        def gradient() -> torch.Tensor:
+            policy.zero_grad()
+            policy(**micro.inputs)[0].sum().backward()
+            grad = policy.model.get_input_embeddings().weight.grad
+            assert grad is not None
+            return grad
+
+        first = gradient()
+        assert all(torch.equal(gradient(), first) for _ in range(12))
+    finally:
+        torch.set_num_threads(before)
