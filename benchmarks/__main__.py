@@ -19,9 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 
 ROOT = Path(__file__).resolve().parent.parent
 

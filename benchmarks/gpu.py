@@ -23,11 +23,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from benchmarks import gpu_parts as parts
 from benchmarks.gpu_parts import GPU, ROOT, Figures, alone
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.common.files import read_json, write_json
 from icpo_core.workers import devices
 

@@ -24,9 +24,8 @@ from typing import Any
 
 import numpy as np
 import psutil
-from rich.table import Table
 
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.store.manifest import read
 from icpo_core.store.paths import RunPaths
 

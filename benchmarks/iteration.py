@@ -25,10 +25,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.table import Table
-
 from benchmarks.update import PLAIN_TRL
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.run.stages import STAGES
 from icpo_core.run.timeline import sampling_seconds
 from icpo_core.store.manifest import Manifest, read

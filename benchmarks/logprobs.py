@@ -20,10 +20,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.trainer.logprobs import token_logprobs
 
 Work = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

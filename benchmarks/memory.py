@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.table import Table
 
 from icpo_core.capacity import machine
 from icpo_core.capacity.forecast import forecast, measured
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.config import Config, load
 
 ROOT = Path(__file__).resolve().parent.parent

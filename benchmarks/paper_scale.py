@@ -40,7 +40,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
 from safetensors.torch import load_file, save_file
 
 from benchmarks import verification
@@ -48,7 +47,7 @@ from benchmarks.bookkeeping import Instant
 from icpo_core.capacity import memory
 from icpo_core.capacity.machine import GIB
 from icpo_core.common import files
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.config import Config, load
 from icpo_core.engine.jobs import as_rows, shard_of
 from icpo_core.engine.kinds.base import Completion, Request

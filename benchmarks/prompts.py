@@ -16,10 +16,9 @@ import time
 from pathlib import Path
 from statistics import median
 
-from rich.table import Table
 from transformers import AutoTokenizer
 
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.config import PromptsSection, load
 from icpo_core.method.problems import read_problems
 from icpo_core.method.prompts import PromptMaker

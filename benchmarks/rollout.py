@@ -24,9 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.common.files import model_digest
 from icpo_core.config import Config, load
 from icpo_core.engine.jobs import rollout_shard

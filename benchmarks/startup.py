@@ -19,9 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rich.table import Table
-
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.store.paths import RunPaths
 from icpo_core.workers.launcher import free_port
 

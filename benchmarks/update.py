@@ -26,11 +26,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from icpo.data.arithmetic import bare_prompt, direct_answer, solve, worked_solution
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.config import LossSection, UpdateSection
 from icpo_core.method.problems import read_problems
 from icpo_core.store import tables

@@ -27,9 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import math_verify
-from rich.table import Table
 
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.config import VerifySection
 from icpo_core.grading.grade import Question
 from icpo_core.grading.pool import Judges

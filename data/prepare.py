@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from rich.table import Table
 
 from icpo.data.preparation import Order, Prepared, again, prepare
 from icpo.data.recipes import FIELDS, RECIPES
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.common.text import line
 from icpo_core.config import PromptsSection, load
 

@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.text import Text
 
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.common.text import line
 
 if TYPE_CHECKING:

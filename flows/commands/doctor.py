@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.text import Text
 
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 
 if TYPE_CHECKING:
     from icpo_core.capacity.doctor import Finding
@@ -121,9 +120,6 @@ def show(
     from icpo_core.capacity.machine import GIB
 
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
     for finding in findings:
         sign = Text(finding.level, STYLES[finding.level])
         table.add_row(sign, finding.what, finding.said)

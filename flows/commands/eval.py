@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from icpo_core.common.console import Console
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from icpo_core.common.console import Console, Table
 
 
 def add_parser(subparsers: Any) -> None:
@@ -126,11 +123,9 @@ def overrides(arguments: argparse.Namespace) -> list[str]:
 
 def _tops(found: dict[str, list[dict[str, Any]]], metric: str) -> Table:
     """The best checkpoint of each run, by benchmark and protocol."""
-    from rich.table import Table
-
     grid = Table(title=f"best checkpoints by {metric}", title_justify="left")
     for column in ("benchmark", "protocol", "run", "iteration", metric):
-        grid.add_column(column, overflow="fold")
+        grid.add_column(column)
     tops = [(run, row) for run, rows in found.items() for row in rows if row["best"]]
     for run, row in sorted(tops, key=lambda one: (one[1]["benchmark"], one[1]["protocol"])):
         value = f"{100 * row[metric]:.1f}"
@@ -139,8 +134,6 @@ def _tops(found: dict[str, list[dict[str, Any]]], metric: str) -> Table:
 
 
 def _history(arguments: argparse.Namespace) -> int:
-    from rich.table import Table
-
     from icpo_core.run.evaluations import best, history, run_at
 
     found: dict[str, list[dict[str, Any]]] = {}

@@ -52,7 +52,7 @@ def call(arguments: argparse.Namespace) -> int:
     console = Console()
     tree = Tree(_label(node, root))
     _grow(tree, node, root)
-    console.print(tree, soft_wrap=True)
+    console.print(tree)
     console.print(f"Made from it: {', '.join(below) if below else 'nothing yet'}", highlight=False)
     for origin in origins:
         changes = f" with {' '.join(origin['changes'])}" if origin["changes"] else ""

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
-from rich.table import Table
 from rich.text import Text
 
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.store.paths import RunPaths
 
 if TYPE_CHECKING:

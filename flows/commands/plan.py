@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.text import Text
 
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 
 if TYPE_CHECKING:
     from icpo_core.run.plan import Step

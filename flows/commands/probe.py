@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 
 if TYPE_CHECKING:
     from icpo_core.evaluation.exploration import Explored, Flips
@@ -108,7 +108,6 @@ def call(arguments: argparse.Namespace) -> int:
 
 def show(found: Probe, console: Console) -> None:
     """Print what was measured, and the sentence."""
-    from rich.table import Table
 
     from icpo_core.evaluation.scores import shown
 
@@ -124,7 +123,7 @@ def show(found: Probe, console: Console) -> None:
         "tokens",
         "diverse",
     ):
-        grid.add_column(column, justify="right", no_wrap=True)
+        grid.add_column(column, justify="right")
     for one in found.shots:
         figures, against = one.evaluation.figures, one.against_bare
         grid.add_row(
@@ -153,13 +152,12 @@ def show(found: Probe, console: Console) -> None:
 
 def show_exploration(ways: list[Explored], console: Console) -> None:
     """Print what examples and temperatures reach beside the bare prompt."""
-    from rich.table import Table
 
     from icpo_core.evaluation.scores import shown
 
     grid = Table(title="away from the bare prompt's rollouts", title_justify="left", box=None)
     for column in ("k", "T", "accuracy [95%]", "gained", "lost", "dist", "div"):
-        grid.add_column(column, justify="right", no_wrap=True)
+        grid.add_column(column, justify="right")
     for one in ways:
         figures = one.evaluation.figures
         grid.add_row(

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.common.text import line
 
 if TYPE_CHECKING:

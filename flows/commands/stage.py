@@ -7,9 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa

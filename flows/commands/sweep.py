@@ -7,10 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE
-from rich.table import Table
-
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 
 if TYPE_CHECKING:
     from icpo_core.run.sweep import Sweep
@@ -71,9 +68,7 @@ def call(arguments: argparse.Namespace) -> int:
     console = Console()
     for family in dict.fromkeys(row.family for row in found):
         mine = [row for row in found if row.family == family]
-        grid = Table(title=view.title(mine), title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-        for name in view.HEAD:
-            grid.add_column(name, overflow="fold", min_width=10 if name == "variant" else None)
+        grid = Table(*view.HEAD, title=view.title(mine), title_justify="left")
         for cells in view.table(mine):
             grid.add_row(*cells)
         console.print(grid)

@@ -6,9 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.table import Table
-
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 from icpo_core.run import metrics
 from icpo_core.run.stages import STAGES
 from icpo_core.store.paths import RunPaths

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table as RichTable
-
 from icpo.data.benchmarks import gather
 from icpo_core.common.console import Console
+from icpo_core.common.console import Table as RichTable
 from icpo_core.evaluation import exchange
 from icpo_core.evaluation.benchmarks import Benchmark
 from icpo_core.evaluation.comparison import Comparison, agreement, compare
@@ -280,9 +279,7 @@ def _beside(table: Table, label: str, name: str) -> Iterator[str]:
 def list_known(cutoff: str, console: Console) -> list[dict[str, Any]]:
     """Print the registry, or what of it is newer than a month; the same for JSON."""
     names = newer_than(month(cutoff)) if cutoff else list(ENTRIES)
-    grid = RichTable()
-    for column in ("benchmark", "problems", "answers", "since", "from"):
-        grid.add_column(column, no_wrap=column != "from", overflow="fold")
+    grid = RichTable("benchmark", "problems", "answers", "since", "from")
     rows = []
     for one in map(entry, names):
         place = ", ".join(filter(None, [one.hub or one.home, one.config, one.hub and one.split]))

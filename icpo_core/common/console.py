@@ -6,14 +6,17 @@ Style comes from `rich.text.Text`, never from brackets in a string.
 
 from __future__ import annotations
 
+import copy
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
 import rich.console
-from rich.console import ConsoleOptions, RenderableType
+import rich.table
+from rich.console import ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.text import Text
 
@@ -46,6 +49,55 @@ class Console(rich.console.Console):  # noqa: TID251  the one place
         for words, style, _ in text.render(self):
             seen.append(plain(words, None), style)
         return seen
+
+
+LONG = 24
+"""Characters of a word in a table beyond which it may fold before others do."""
+
+
+class Table(rich.table.Table):  # noqa: TID251  the one place
+    """Rich's table, of which nothing is cut, however narrow the terminal.
+
+    A table that does not fit loses its frame, then cells break between words. Words of over `LONG`
+    characters fold, and where that is not enough, the longest ones do. Rich's own table cuts words
+    and drops columns.
+    """
+
+    def __rich_console__(
+        self,
+        console: rich.console.Console,  # noqa: TID251
+        options: ConsoleOptions,
+    ) -> RenderResult:
+        sizes = [
+            [Measurement.get(console, options, one) for one in (column.header, *column.cells)]
+            for column in self.columns
+        ]
+        whole = [max(one.maximum for one in cells) for cells in sizes]
+        words = [max(min(one.minimum, LONG) for one in cells) for cells in sizes]
+        frame = 3 * len(whole) + 1 if self.box else 2 * len(whole)
+        shown = copy.copy(self)
+        shown.columns = [copy.copy(column) for column in self.columns]
+        for column in shown.columns:
+            column.no_wrap, column.overflow = False, "fold"
+        if whole and sum(whole) + frame > options.max_width:
+            shown.box, shown.padding, shown.pad_edge = None, (0, 1, 0, 0), False
+            room = options.max_width - len(whole) + 1
+            if sum(words) > room:
+                widths = _shared([1] * len(words), words, room)
+            else:
+                widths = _shared(words, whole, room)
+            for column, width in zip(shown.columns, widths, strict=True):
+                column.width = width
+        yield from super(Table, shown).__rich_console__(console, options)
+
+
+def _shared(least: Sequence[int], most: Sequence[int], room: int) -> list[int]:
+    """Widths between these, by one limit for all: the widest ones give way first."""
+    for limit in range(max(most), 0, -1):
+        widths = [max(a, min(b, limit)) for a, b in zip(least, most, strict=True)]
+        if sum(widths) <= room:
+            return widths
+    return list(least)
 
 
 def print_traceback(

@@ -6,17 +6,17 @@ import string
 import subprocess
 import sys
 import unicodedata
+from collections import Counter
 
 import nasty
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from icpo_core.common import text as texts
-from icpo_core.common.console import Console
+from icpo_core.common.console import Console, Table
 
 PIECES = st.sampled_from(
     [*nasty.TEXTS[:-1], "`", "``", "|", "\n", "\n\n", "\\", " ", "x", "*", "$"]
@@ -132,3 +132,39 @@ def test_a_traceback_prints_text() -> None:
     assert done.returncode == 1
     nasty.harmless(done.stderr)
     assert "RuntimeError: \\x1b]52" in done.stderr
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.from_regex(r"[a-z0-9:-]{1,60}( [a-z0-9]{1,9}){0,3}", fullmatch=True),
+            min_size=9,
+            max_size=9,
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.integers(1, 9),
+    st.sampled_from([80, 40, 20]),
+)
+def test_no_character_of_a_table_is_cut(rows: list[list[str]], columns: int, width: int) -> None:
+    table = Table(*(f"column-{number}" for number in range(columns)))
+    for row in rows:
+        table.add_row(*row[:columns])
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(table)
+    shown = stream.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    asked = "".join(one for row in rows for one in row[:columns])
+    asked += "".join(f"column-{number}" for number in range(columns))
+    assert Counter(shown) & Counter(asked) - Counter(" ") == Counter(asked) - Counter(" ")
+
+
+def test_a_table_keeps_its_words_while_it_can() -> None:
+    table = Table("iteration", "checkpoint", "on disk")
+    table.add_row("3", "16 0.0s", "a-name-of-a-run-that-nobody-should-need-to-read-in-one-piece")
+    stream = io.StringIO()
+    Console(file=stream, width=60).print(table)
+    lines = stream.getvalue().splitlines()
+    assert lines[0].split() == ["iteration", "checkpoint", "on", "disk"]
+    assert lines[1].split()[:3] == ["3", "16", "0.0s"]

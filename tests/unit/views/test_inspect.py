@@ -105,6 +105,23 @@ def test_ls_lists_runs_and_iterations(runs: Path, capsys: pytest.CaptureFixture[
     assert "pruned" in out
 
 
+def test_a_terminal_of_80_columns_gets_all_that_a_wide_one_does(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names fold, cells wrap: no character is lost, frames and spaces aside."""
+    long = (runs / "side").rename(runs / "qwen3-1.7b-a-name-of-a-run-that-is-longer-than-its-line")
+    frames = re.compile(r"[^!-~…]")
+    for words in (["ls", runs], ["ls", long], ["lineage", long, "--depth", "2"], ["show", long]):
+        said = {}
+        for width in (200, 80):
+            monkeypatch.setenv("COLUMNS", str(width))
+            status, said[width], err = icpo(capsys, *words)
+            assert status == 0, err
+        if words[0] != "show":  # whose last line is a command, to be copied
+            assert max(map(len, said[80].splitlines())) <= 80
+        assert sorted(frames.sub("", said[80])) == sorted(frames.sub("", said[200]))
+
+
 def test_show_answers_what_a_prompt_got(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = asked(capsys, "show", runs / "run", "--iteration", 2)
     run = Run.read(runs / "run")
