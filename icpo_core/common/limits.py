@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,3 +59,8 @@ def _read(file: Path) -> str:
         return file.read_text().strip()
     except OSError:
         return ""
+
+
+def has_compiler() -> bool:
+    """Whether ops that are compiled at run time, as DeepSpeed's, can be built."""
+    return shutil.which(os.environ.get("CXX", "c++")) is not None

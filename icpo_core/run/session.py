@@ -32,6 +32,7 @@ from icpo_core.run.prefetch import Ahead
 from icpo_core.run.run import Run
 from icpo_core.run.trackers import Tracker, open_trackers
 from icpo_core.store import run_record
+from icpo_core.workers import devices
 from icpo_core.workers.errors import EndedError
 from icpo_core.workers.jobs import Rollout, Sampled
 from icpo_core.workers.pool import WorkerPool, Workers
@@ -201,7 +202,8 @@ class Session(Closing):
                 self._open_mirror(Mirror(self.run.paths, self.run.mirror_url))
                 trust.require(self.run)
             self.run.store.writable = True
-            self.attempt = run_record.append_attempt(self.run.paths, self.run.config.model.path)
+            model = self.run.config.model.path
+            self.attempt = run_record.append_attempt(self.run.paths, model, devices.names())
         except BaseException:
             self.close()
             raise

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from icpo_core.common import files
+from icpo_core.common import files, limits
 from icpo_core.store import manifest
 from icpo_core.store.paths import RunPaths
 from icpo_core.store.versions import SCHEMA_MINOR, SCHEMA_VERSION, is_newer
@@ -59,10 +59,11 @@ def read_copied(paths: RunPaths, file: Path) -> dict[str, Any] | None:
     raise ValueError(f"{wrong}, and no attempt's copy of it in logs is whole: begin a new run")
 
 
-def append_attempt(paths: RunPaths, model: str) -> int:
+def append_attempt(paths: RunPaths, model: str, devices: list[str]) -> int:
     """Write down that this process takes the run; the attempt's number, from 1.
 
     `model`: the base model. A run that begins from another run's checkpoint is known by it there.
+    `devices`: names of the GPUs that it sees.
     """
     record = read(paths) or new(paths.root.name)
     number = len(record["attempts"]) + 1
@@ -73,6 +74,11 @@ def append_attempt(paths: RunPaths, model: str) -> int:
             "started": time.time(),
             "pid": os.getpid(),
             "host": socket.gethostname(),
+            "machine": {
+                "devices": devices,
+                "cores": limits.cores(),
+                "memory": limits.memory(),
+            },
             "command": sys.argv,
             "model": str(folder.resolve()) if folder.is_dir() else model,
             "git": manifest.git(),

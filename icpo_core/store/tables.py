@@ -140,6 +140,9 @@ TABLES: dict[str, pa.Schema] = {
             _field("reason", pa.string()),
         ]
     ),
+    # Of an expert rollout with a part in the loss: what the bare prompt gave its tokens, as the
+    # loss took it (temperature applied).
+    "expert_tokens": pa.schema([*_KEYS, _field("logprobs", _LOGPROBS)]),
     # What the trainer says some sequences are worth under the weights it publishes beside: an
     # engine that loads the weights must say the same.
     "probe": pa.schema([_field("token_ids", _IDS), _field("logprobs", _LOGPROBS)]),

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from icpo_core.common import limits, strays
-from icpo_core.trainer.trainer import Trainer, has_compiler
+from icpo_core.trainer.trainer import Trainer
 from icpo_core.workers.jobs import Message, Save, TrainerReady, TrainerSettings, Update
 from icpo_core.workers.process import Handler, Handlers, Say, attempt, serve
 
@@ -43,7 +43,7 @@ def main() -> None:
     def build() -> tuple[TrainerReady, Handlers]:
         import deepspeed
 
-        if os.environ["WORLD_SIZE"] == "1" or not has_compiler():
+        if os.environ["WORLD_SIZE"] == "1" or not limits.has_compiler():
             # An op by which ranks of one CPU machine share memory. A single rank has no use for
             # it, and would compile it for 40 s at its first start; without it gloo does the same.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

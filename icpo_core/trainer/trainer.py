@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
-import shutil
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -23,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from icpo_core.common import plugins
+from icpo_core.common import limits, plugins
 from icpo_core.common.files import canonical_digest, model_digest, read_json
 from icpo_core.config import LossSection, UpdateSection
 from icpo_core.method.loss import Totals, has_signal, icpo_loss, uses_kl
@@ -32,6 +30,7 @@ from icpo_core.models.architecture import from_config
 from icpo_core.models.flops import training_flops
 from icpo_core.store import tables
 from icpo_core.trainer import decay, lora, state
+from icpo_core.trainer.expert_tokens import FILE, ExpertTokens
 from icpo_core.trainer.layouts import choose_proven
 from icpo_core.trainer.learning_rate import learning_rate
 from icpo_core.trainer.microbatches import (
@@ -148,7 +147,7 @@ class Trainer:
     def _deepspeed(self) -> dict[str, Any]:
         zero = self.settings.deepspeed.get("zero_optimization", {})
         offload = zero.get("offload_optimizer")
-        if offload and not has_compiler():
+        if offload and not limits.has_compiler():
             raise ValueError(
                 "update.deepspeed has offload_optimizer, which DeepSpeed compiles, and there is no "
                 "C++ compiler: install one (apt-get install g++), or leave it out"
@@ -216,7 +215,8 @@ class Trainer:
         started = time.perf_counter()
         replayed = self._restore(job.parent, job.restore)
         restored = time.perf_counter()
-        rows = rows_of(tables.read("batch", job.batch), self.loss.expert_context)
+        batch = tables.read("batch", job.batch)
+        rows = rows_of(batch, self.loss.expert_context)
         self.state_id = ""  # a step that fails half-way has no name: nothing starts from it
         metrics = self._step(rows, job.iteration)
         work = self._work()
@@ -227,6 +227,8 @@ class Trainer:
         if self.adapted:
             metrics["lora/kept"] = lora.kept(self.engine.module.model)
         write_probe(self.engine, rows, self.pad_id, folder / "probe.parquet", self.layout)
+        if job.expert_tokens:
+            self.expert_tokens.write(batch, job.out / FILE, job.state_id)
         timing = {
             "restore": restored - started,
             "step": stepped - restored,
@@ -310,7 +312,7 @@ class Trainer:
         rate = learning_rate(self.settings, iteration)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        figures = Figures()
+        figures, self.expert_tokens = Figures(), ExpertTokens()
         norms: list[Tensor | float] = []
         plans = [self._plan(rows, mini) for mini, _ in steps]
         for shares, (_, total) in zip(plans, steps, strict=True):
@@ -381,6 +383,7 @@ class Trainer:
                 **micro.inputs, entropy_gradient=self.loss.entropy_coefficient > 0
             )
             inputs = self._inputs(micro, [old.get(i) for i in members], logprobs_N, entropy_N)
+            self.expert_tokens.add(rows, members, inputs.logprobs_BT)
             outputs = icpo_loss(inputs, self.loss, totals, self.policy_loss)
             add_gap(outputs, inputs)
             figures.add(outputs)
@@ -491,8 +494,3 @@ class Trainer:
             group["betas"] = tuple(self.settings.betas)
             group["eps"] = self.settings.eps
             group["weight_decay"] = 0.0 if place else self.settings.weight_decay
-
-
-def has_compiler() -> bool:
-    """Whether DeepSpeed can build the ops that it compiles at run time."""
-    return shutil.which(os.environ.get("CXX", "c++")) is not None

@@ -122,18 +122,26 @@ def read(run: Run, iteration: int) -> list[Group]:
     ]
 
 
-def _decoder(run: Run) -> Callable[[list[int], str], str]:
-    """From ids and the stored text to the text with its special tokens; the stored text where the
-    tokenizer is away or is another one. Not by transformers: it takes seconds to import."""
+def tokenizer_of(run: Run) -> Any | None:
+    """The run's tokenizer (`tokenizers.Tokenizer`); None where it is away. Not by transformers,
+    which takes seconds to import."""
     try:
         file = run.base_model / "tokenizer.json"
     except ValueError:
-        return lambda ids, stored: stored
+        return None
     if not file.is_file():
-        return lambda ids, stored: stored
+        return None
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(file))
+    return Tokenizer.from_file(str(file))
+
+
+def _decoder(run: Run) -> Callable[[list[int], str], str]:
+    """From ids and the stored text to the text with its special tokens; the stored text where the
+    tokenizer is away or is another one."""
+    tokenizer = tokenizer_of(run)
+    if tokenizer is None:
+        return lambda ids, stored: stored
 
     def decode(ids: list[int], stored: str) -> str:
         if tokenizer.decode(ids, skip_special_tokens=True) != stored:

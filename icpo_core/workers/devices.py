@@ -16,6 +16,11 @@ def visible() -> list[str]:
     return [line.partition(",")[0] for line in query("index")]
 
 
+def names() -> list[str]:
+    """What the GPUs that this process sees are called; all of a machine are taken to be alike."""
+    return query("name")[: len(visible())]
+
+
 def query(*fields: str) -> list[str]:
     """Lines of `nvidia-smi --query-gpu`, a GPU each; none where there is no driver."""
     program = shutil.which("nvidia-smi")

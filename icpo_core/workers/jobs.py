@@ -252,6 +252,8 @@ class Update(Job[Updated]):
     policy_source: str | None = None
     """sha256 that the source of one's own `loss.policy` must have."""
     out: Path
+    expert_tokens: bool = False
+    """Write what the bare prompt gave the tokens of expert rollouts, too."""
 
 
 class Saved(Done):

@@ -86,6 +86,16 @@ def test_one_update_is_the_loss_by_hand(small: Path, stored: list[Path], plain: 
     mask_BT, experts_B1 = micro.mask_BT.float(), micro.expert_B[:, None]
     ratio_BT = (logprobs_BT - logprobs_BT.detach()).exp()
     rho_BT = logprobs_BT.exp()
+    # What the report colours tokens by: each expert row that has a part in the loss.
+    expected = {
+        row.group: logprobs_BT[place, : len(row.response_ids)].tolist()
+        for place, row in enumerate(rows)
+        if row.expert and row.advantage
+    }
+    assert len(expected) > 2
+    assert list(plain.tokens[0]) == list(expected)
+    for name, values in plain.tokens[0].items():
+        assert values == pytest.approx(expected[name], abs=5e-6)
     gain_BT = torch.where(experts_B1, rho_BT / (rho_BT + 0.01), ratio_BT)
     loss = -(gain_BT * micro.advantages_B[:, None] * mask_BT).sum() / mask_BT.sum()
     loss.backward()

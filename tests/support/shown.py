@@ -17,6 +17,7 @@ from icpo_core.run.run import Run
 from icpo_core.run.session import Session
 from icpo_core.store import tables as schemas
 from icpo_core.store.work import Work
+from icpo_core.views.rollouts import tokenizer_of
 
 NASTY = " ".join(nasty.TEXTS[:-1])
 
@@ -47,7 +48,8 @@ def make_run(
             put(run, "rollout", number, rollouts(run, number, expert, filler, rng))
             perform(session, "verify", number)
             perform(session, "select", number)
-            put(run, "update", number, {}, policy_version=f"{name} {number}")
+            tokens = {"expert_tokens.parquet": expert_tokens(run, number, rng)} if expert else {}
+            put(run, "update", number, tokens, policy_version=f"{name} {number}")
         for number in range(0, iterations + 1, max(1, iterations // 10)):
             evaluated(run, number, 0.25 + 0.7 * number / iterations * (expert > 0), rng)
         plain = metrics.row(run, stored[0])
@@ -68,18 +70,35 @@ def put(run: Run, stage: str, number: int, tables: dict[str, Any], **facts: Any)
     folder = run.store.begin(work)
     for name, content in tables.items():
         if isinstance(content, pa.Table):
-            kind = {"part-00000-of-00001.parquet": "rollout", "samples.parquet": "samples"}[name]
+            known = {"part-00000-of-00001.parquet": "rollout"}
+            kind = known.get(name, name.removesuffix(".parquet"))
             schemas.write(kind, content, folder / name, work.fingerprint)
         else:
             write_json(folder / name, content)
     run.store.commit(work, 0.0, 0.1, facts.pop("facts", {"tokens": 1, "probe_gap": 0.0}), **facts)
 
 
+def expert_tokens(run: Run, number: int, rng: Any) -> pa.Table:
+    """What an update leaves: of each expert rollout of the batch, a logprob a token."""
+    batch = run.store.table("select", number, "batch", "batch.parquet").to_pylist()
+    rows = [
+        {
+            **{key: row[key] for key in ("prompt_id", "sample_index", "origin")},
+            "logprobs": (-rng.exponential(3, len(row["response_ids"]))).tolist(),
+        }
+        for row in batch
+        if row["origin"] == "expert"
+    ]
+    return schemas.table("expert_tokens", rows)
+
+
 def rollouts(run: Run, number: int, expert: int, filler: str, rng: Any) -> dict[str, pa.Table]:
-    rows = []
+    rows, run_tokens = [], tokenizer_of(run)
+    assert run_tokens is not None
     for prompt in run.store.table("prompts", number, "prompts").to_pylist():
         for at in range(8):
             steered = at >= 8 - expert
+            ids = run_tokens.encode(f"<unk>12+3={at}").ids if steered else [1, 2, 3]
             answer = prompt["answer"] if steered or rng.random() < 0.3 else "x"
             rows.append(
                 {
@@ -87,8 +106,8 @@ def rollouts(run: Run, number: int, expert: int, filler: str, rng: Any) -> dict[
                     "sample_index": at,
                     "origin": "expert" if steered else "on_policy",
                     "response": f"{NASTY} {filler}\\boxed{{{answer}}}",
-                    "response_ids": [1, 2, 3],
-                    "logprobs": [-0.1] * 3,
+                    "response_ids": ids,
+                    "logprobs": [-0.1] * len(ids),
                     "finish_reason": "stop",
                     "seed": at,
                     "policy_version": "v",

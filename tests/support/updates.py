@@ -1,7 +1,7 @@
 """Updates of the small model by the trainer, what they leave behind, and whether it is the same."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Steps:
 
     metrics: list[dict[str, float]]
     weights: list[dict[str, torch.Tensor]]
+    tokens: list[dict[str, list[float]]] = field(default_factory=list)
+    """Logprobs of each expert rollout's tokens under the bare prompt, by its problem."""
 
 
 def update(
@@ -66,6 +68,7 @@ def update(
                 iteration=number,
                 state_id=f"state-{number}",
                 out=out,
+                expert_tokens=True,
             )
         )
         assert reply.policy_version == model_digest(out / "model")
@@ -76,6 +79,11 @@ def update(
         parent = f"state-{number}"
         steps.metrics.append(reply.metrics)
         steps.weights.append(load_file(out / "model" / "model.safetensors"))
+        if (out / "expert_tokens.parquet").exists():
+            table = tables.read("expert_tokens", out / "expert_tokens.parquet")
+            assert set(table["origin"].to_pylist()) == {Origin.EXPERT}
+            found = table["prompt_id"].to_pylist(), table["logprobs"].to_pylist()
+            steps.tokens.append(dict(zip(*found, strict=True)))
     return steps
 
 
@@ -105,6 +113,10 @@ def assert_same_weights(
 def assert_same(found: Steps, expected: Steps, tolerance: float = TOLERANCE) -> None:
     for ours, theirs in zip(found.weights, expected.weights, strict=True):
         assert_same_weights(ours, theirs, tolerance)
+    for spoken, wanted in zip(found.tokens, expected.tokens, strict=True):
+        assert spoken.keys() == wanted.keys()
+        for name in wanted:
+            assert spoken[name] == pytest.approx(wanted[name], rel=2e-5, abs=5e-6)
     for ours, theirs in zip(found.metrics, expected.metrics, strict=True):
         assert ours.keys() == theirs.keys()
         for name in ours.keys() - ABOUT_THE_WORK:
@@ -217,7 +229,7 @@ def on_rank(rank: int, port: int, small: Path, cases: list[Case], folder: Path) 
         logprobs.BLOCK_BYTES = 20_000 if number == len(cases) - 1 else 1 << 26
         steps = train(small, files, folder / str(number), loss, **settings)
         if rank == 0:
-            torch.save((steps.metrics, steps.weights), folder / f"{number}.pt")
+            torch.save((steps.metrics, steps.weights, steps.tokens), folder / f"{number}.pt")
     dist.destroy_process_group()
 
 

@@ -47,8 +47,9 @@ def make(session: Session, work: Work) -> Made:
     """Optimizer steps on the stored batch, from the parent's state, and new weights."""
     folder = folder_of(session, work)
     noted, started = Recorder(), time.time()
+    asked = job(session, work.iteration, work.fingerprint, work.inputs.get(SOURCE))
     reply = session.tools(work.iteration).workers.train(
-        job(session, work.iteration, work.fingerprint, work.inputs.get(SOURCE))
+        asked.model_copy(update={"expert_tokens": True})
     )
     waits = {f"{WAITS}{name}": seconds for name, seconds in reply.waits.items()}
     noted.row("trainer", started, waits)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from icpo_core.run.run import Run
-from icpo_core.store.store import Store
 from icpo_core.store.tables import REWARD
+from icpo_core.views.report.tokens import Tokens, expert_tokens
 from icpo_core.views.rollouts import Key, parts
 
 ITERATIONS = 12
@@ -37,6 +37,14 @@ class Row:
     """None: it is not in the batch."""
     reason: str | None
     """Why it is not."""
+    steps: Tokens | None = None
+    """Its tokens, of an expert rollout that had a part in the loss."""
+
+    @property
+    def size(self) -> int:
+        """About the bytes that it takes on the page."""
+        steps = len(self.steps.text) if self.steps else 0
+        return len(self.response.encode()) + 120 + 32 * steps
 
 
 @dataclass(frozen=True)
@@ -54,14 +62,9 @@ class Group:
 
     @property
     def size(self) -> int:
-        """UTF-8 bytes of its texts."""
-        texts = [
-            self.problem,
-            self.prompt,
-            self.expert_prompt or "",
-            *(row.response for row in self.rows),
-        ]
-        return sum(len(text.encode()) for text in texts) + 120 * len(self.rows)
+        """About the bytes that it takes on the page."""
+        texts = [self.problem, self.prompt, self.expert_prompt or ""]
+        return sum(len(text.encode()) for text in texts) + sum(row.size for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,15 @@ def excerpts(run: Run, budget: int) -> list[Excerpt]:
         return []
     count = min(ITERATIONS, len(done))
     steps = [round(at * (len(done) - 1) / max(1, count - 1)) for at in range(count)]
-    return [_excerpt(run.store, done[step], budget // count) for step in dict.fromkeys(steps)]
+    return [_excerpt(run, done[step], budget // count) for step in dict.fromkeys(steps)]
 
 
-def _excerpt(store: Store, iteration: int, budget: int) -> Excerpt:
-    prompts = store.table("prompts", iteration, "prompts").to_pylist()
+def _excerpt(run: Run, iteration: int, budget: int) -> Excerpt:
+    prompts = run.store.table("prompts", iteration, "prompts").to_pylist()
     chosen: list[Group] = []
     left = budget
     wanted = {row["prompt_id"] for row in prompts[:GROUPS]}
-    rows = _rows(store, iteration, wanted)
+    rows = _rows(run, iteration, wanted)
     for prompt in prompts[:GROUPS]:
         group = Group(
             prompt["prompt_id"],
@@ -113,12 +116,12 @@ def _excerpt(store: Store, iteration: int, budget: int) -> Excerpt:
     return Excerpt(iteration, len(prompts), chosen)
 
 
-def _rows(store: Store, iteration: int, wanted: set[str]) -> dict[str, list[Row]]:
+def _rows(run: Run, iteration: int, wanted: set[str]) -> dict[str, list[Row]]:
     """Rollouts of some problems, by problem, the expert ones first."""
 
     def by_key(stage: str, table: str, pattern: str, *columns: str) -> dict[Key, dict[str, Any]]:
         names = ["prompt_id", "sample_index", "origin", *columns]
-        whole = store.table(stage, iteration, table, pattern)
+        whole = run.store.table(stage, iteration, table, pattern)
         names += [name for name in whole.column_names if name.startswith(REWARD)]
         found = whole.select(names).to_pylist()
         return {(row["prompt_id"], row["sample_index"], row["origin"]): row for row in found}
@@ -127,6 +130,7 @@ def _rows(store: Store, iteration: int, wanted: set[str]) -> dict[str, list[Row]
     verdicts = by_key("verify", "verdicts", "part-*", "status", "extracted", "reward", "detail")
     batch = by_key("select", "batch", "batch.parquet", "advantage")
     rejects = by_key("select", "rejects", "rejects.parquet", "reason")
+    steps = expert_tokens(run, iteration, wanted)
     made: dict[str, list[Row]] = {}
     order = sorted(rollouts, key=lambda key: (key[0], key[2] == "on_policy", key[1]))
     for key in order:
@@ -148,6 +152,7 @@ def _rows(store: Store, iteration: int, wanted: set[str]) -> dict[str, list[Row]
                 detail=verdict["detail"],
                 advantage=round(batch[key]["advantage"], 4) if key in batch else None,
                 reason=rejects[key]["reason"] if key in rejects else None,
+                steps=steps.get(key),
             )
         )
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from icpo_core.config import LossSection
 from icpo_core.evaluation.comparison import compare
 from icpo_core.evaluation.registry import entry
 from icpo_core.run import metrics, timeline
 from icpo_core.run.evaluations import Point, history, rewards, run_at
 from icpo_core.run.run import Run
+from icpo_core.store import run_record
 from icpo_core.views.model_card import recorded, settings
+from icpo_core.views.report.ancestry import ancestry
 from icpo_core.views.report.excerpts import excerpts
 
 POINTS = 4000
@@ -55,10 +59,12 @@ def gather(roots: Sequence[Path], evaluations: Path) -> dict[str, Any]:
                 "planned": config.run.iterations,
                 "seed": config.run.seed,
                 "made": _made_of(run, int(rows[-1]["iteration"])),
+                "shaping": _shaping(config.loss),
                 "group": [config.rollout.on_policy, config.rollout.expert],
                 "figures": _figures(rows, POINTS // len(runs)),
                 "timelines": _timelines(run, SPANS // len(runs)),
                 "evaluations": [_point(point) for point in history(run, evaluations)],
+                "lineage": ancestry(run, int(rows[-1]["iteration"])),
                 "rollouts": [asdict(one) for one in excerpts(run, EXCERPT_BYTES // len(runs))],
             }
         )
@@ -85,10 +91,27 @@ def _made_of(run: Run, iteration: int) -> dict[str, str]:
     data = recorded(run)
     return {
         "commit": f"{commit}, changed" if git.get("dirty") else commit,
+        "hardware": _hardware(run),
         "libraries": ", ".join(f"{name} {version}" for name, version in libraries.items()),
         "data": ", ".join(f"{name} {str(digest)[:12]}" for name, digest in data.items()),
         "settings": settings(run.config),
     }
+
+
+def _shaping(loss: LossSection) -> str:
+    return "f(ρ) = ρ" if loss.expert == "unshaped" else f"f(ρ) = ρ/(ρ + {loss.expert_lambda:g})"
+
+
+def _hardware(run: Run) -> str:
+    """The machines of the run's attempts, each kind once, the newest last."""
+    attempts = (run_record.read(run.paths) or {}).get("attempts", [])
+    told = []
+    for machine in (one["machine"] for one in attempts if "machine" in one):
+        devices = Counter(machine["devices"])
+        parts = [f"{count} × {name}" for name, count in devices.items()] or ["no GPU"]
+        parts += [f"{machine['cores']} cores", f"{machine['memory'] / 2**30:.0f} GiB"]
+        told.append(", ".join(parts))
+    return "; ".join(dict.fromkeys(told)) or "not known"
 
 
 def _names(roots: Sequence[Path]) -> list[str]:

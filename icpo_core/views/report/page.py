@@ -60,7 +60,7 @@ def render(roots: Sequence[Path], evaluations: Path) -> str:
         body=_asset("page.html"),
         data=safe,
         library=_asset("uPlot.iife.min.js"),
-        script=_asset("page.js"),
+        script="\n".join(map(_asset, ("rollouts.js", "lineage.js", "page.js"))),
     )
 
 

@@ -3,20 +3,34 @@
 import json
 import os
 import re
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from chromium import Page, needs_chromium
+from hypothesis import given
+from hypothesis import strategies as st
 from shown import NASTY, make_run
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelText
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 
 from icpo_core.common.text import plain
-from icpo_core.config import load
+from icpo_core.config import LossSection, load
+from icpo_core.method.loss import Totals, icpo_loss
+from icpo_core.method.policy_losses import LossInputs
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
+from icpo_core.views.report.ancestry import ancestry
 from icpo_core.views.report.excerpts import HEAD, TAIL, clipped
 from icpo_core.views.report.gather import gather
 from icpo_core.views.report.page import write
+from icpo_core.views.report.tokens import shaped, speller
 
+BYTES = {one: at for at, one in enumerate(sorted(ByteLevel.alphabet()))}
 LONG = "so 1 + 1 = 2 and " * 1500  # 25,500 characters
 
 
@@ -73,6 +87,73 @@ def test_it_reads_what_the_stages_left(two_runs, tmp_path):
     assert change["p"] < 0.01
 
 
+def test_expert_tokens_are_as_the_loss_took_them(two_runs, tmp_path):
+    """ρ and f(ρ) of stored logprobs are those of the loss itself, under each of its settings."""
+    run = Run.read(two_runs[0])
+    stored = run.store.table("update", 1, "expert_tokens", "expert_tokens.parquet").to_pylist()
+    icpo, grpo = gather(two_runs, tmp_path)["runs"]
+    assert all(row["steps"] is None for row in grpo["rollouts"][0]["groups"][0]["rows"])
+    rows = icpo["rollouts"][0]["groups"]
+    steps = {group["id"]: group["rows"][0]["steps"] for group in rows}
+    assert len(stored) == len(steps) == 6
+    for row in stored:
+        found = steps[row["prompt_id"]]
+        assert found["text"][0] == "<unk>"
+        assert "".join(found["text"]).startswith("<unk>12+3=")
+        assert found["log_rho"] == pytest.approx(row["logprobs"], rel=5e-3)
+        assert found["log_shown"] == pytest.approx([-0.1] * len(found["text"]))
+    bare_T, shown_T = np.array([-0.01, -3.0, -30.0]), np.array([-0.5, -0.1, -0.2])
+    for changes in ({}, {"expert_lambda": 0.3}, {"expert": "unshaped", "expert_clip": 0.5},
+                    {"expert_ratio": "importance", "expert_clip": 1.2}):  # fmt: skip
+        settings = LossSection(kl="off", kl_coefficient=0.0, **changes)
+        _, f_T = shaped(bare_T, shown_T, settings)
+        tensors = {"logprobs_BT": torch.tensor(bare_T)[None], "old_logprobs_BT": torch.zeros(1, 3)}
+        outputs = icpo_loss(
+            LossInputs(
+                **tensors,
+                advantages_B=torch.ones(1),
+                mask_BT=torch.ones(1, 3),
+                expert_B=torch.tensor([True]),
+                behaviour_logprobs_BT=torch.tensor(shown_T)[None],
+            ),
+            settings,
+            Totals(3.0, 1.0),
+        )
+        assert float(outputs.loss) == pytest.approx(-f_T.mean(), rel=1e-6)
+
+
+@given(st.lists(st.sampled_from(["a", " b", "é", "🙂", "<i>", "\n", "漢字", " "]), max_size=12))
+def test_tokens_together_are_the_text(pieces):
+    """Also where one character is spread over several tokens."""
+    tokenizer = Tokenizer(BPE(BYTES, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), ByteLevelText()
+    text = "".join(pieces)
+    ids = tokenizer.encode(text).ids
+    assert len(ids) == len(text.encode())
+    spelled = speller(tokenizer)(ids)
+    assert len(spelled) == len(ids)
+    assert "".join(spelled) == text
+
+
+def test_lineage_is_drawn_below_what_it_was_made_from(root, tmp_path):
+    with tarfile.open(root / "tests" / "data" / "run-9696e7e.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    run = Run.read(tmp_path / "runs" / "run")
+    found = ancestry(run, 2)
+    names = [one["name"] for one in found["nodes"]]
+    assert len(set(names)) == len(names)
+    assert {"base model", "prompts.problems", "it-0002/evaluate", "it-0001/update"} <= set(names)
+    edges = {(names[parent], names[child]) for parent, child in found["edges"]}
+    assert all(parent < child for parent, child in found["edges"])
+    assert {
+        ("it-0002/select", "it-0002/update"),
+        ("it-0001/update", "it-0002/update"),
+        ("base model", "it-0001/rollout"),
+        ("it-0002/update", "it-0002/checkpoint"),
+    } <= edges
+    assert ancestry(run, 3) == {"nodes": [], "edges": []}
+
+
 def test_nothing_in_the_page_asks_for_anything(report):
     text = report.read_text()
     assert "default-src 'none'" in text
@@ -104,6 +185,14 @@ def test_mistakes_name_the_mend(root, two_runs, tmp_path):
         session.keep_config()
     with pytest.raises(ValueError, match="no finished iteration yet"):
         gather([tmp_path / "fresh"], tmp_path)
+
+
+def choose(page: Page, control: str, value: str, event: str = "change") -> None:
+    """Set a control of the browser of rollouts as a reader does."""
+    page.value(
+        f"(() => {{ const one = document.getElementById('{control}'); one.value = '{value}';"
+        f" one.dispatchEvent(new Event('{event}')); return 0; }})()"
+    )
 
 
 @needs_chromium
@@ -202,12 +291,72 @@ def test_plots_and_rollouts_can_be_read_from_the_keyboard(report, tmp_path):
         assert nameless == 0
         assert page.complaints == []
 
+        # Its tokens, coloured: the rarest deepest; arrow keys read them.
+        choose(page, "browse-status", "all")
+        tokens = page.value(
+            "[...document.querySelectorAll('.token')].map((one) => one.textContent)"
+        )
+        assert tokens[0] == "<unk>"
+        colours = (
+            "[...document.querySelectorAll('.token')].map((one) =>"
+            " [one.title, parseInt(one.style.getPropertyValue('--rare'))])"
+        )
+        by_rho = page.value(colours)
+        rho = [float(re.search(r"ρ ([0-9.e+-]+)", title)[1]) for title, _ in by_rho]
+        depth = [one for _, one in by_rho]
+        assert min(depth) < max(depth)
+        assert rho[depth.index(max(depth))] == min(rho)
+        choose(page, "browse-colour", "f")
+        assert [one for _, one in page.value(colours)] != depth
+        assert "ρ/(ρ + 0.01)" in page.value("document.querySelector('.scale').textContent")
+        page.value("document.querySelector('.tokens').focus()")
+        page.press("Home")
+        assert 'Token 1, "<unk>": ρ ' in page.value("document.querySelector('.read').textContent")
+        choose(page, "browse-colour", "none")
+        assert page.value("document.querySelectorAll('.token').length") == 0
+        # Search over all iterations, and order within a problem.
+        rewards = (
+            "[...document.querySelectorAll('.columns > :last-child .verdict')]"
+            ".map((one) => one.textContent.startsWith('correct'))"
+        )
+        choose(page, "browse-order", "reward")
+        assert page.value(rewards) == sorted(page.value(rewards), reverse=True)
+        problem = "document.getElementById('browse-problem')"
+        options = page.value(f"{problem}.options.length")
+        choose(page, "browse-search", "evil.example", "input")
+        assert page.value(f"{problem}.options.length") > options
+        assert page.value("document.querySelectorAll('mark').length") > 0
+        choose(page, "browse-search", "words that nobody said", "input")
+        assert page.value(shown) == "Nothing is found."
+        choose(page, "browse-search", "", "input")
+        # A link to one rollout, followed as from elsewhere.
+        link = page.value("document.querySelectorAll('.rollout .link')[3].getAttribute('href')")
+        choose(page, "browse-run", "1")
+        page.value("(() => { location.hash = ''; return 0; })()")
+        page.value(f"(() => {{ location.hash = {json.dumps(link)}; return 0; }})()")
+        page.wait("!!document.querySelector('.rollout.linked')")
+        assert page.value("document.querySelector('.rollout.linked').dataset.link") == link
+        assert page.value("document.getElementById('browse-run').value") == "0"
+        assert page.complaints == []
+
+
+CROPPED = """[...document.querySelectorAll('body *')].filter((one) => {
+  const box = one.getBoundingClientRect(), hides = getComputedStyle(one).overflowX !== 'visible';
+  return box.width > 1 && !one.closest('thead') &&
+    (box.right > innerWidth + 1 || (hides && one.scrollWidth > one.clientWidth + 1));
+}).map((one) => `${one.tagName} ${one.id || one.className}`)"""
+
 
 @needs_chromium
-def test_it_fits_a_phone(report, tmp_path):
-    with Page(tmp_path / "profile", 390, 844) as page:
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_cropped(report, tmp_path, width):
+    with Page(tmp_path / "profile", width, 844) as page:
         page.open(report)
-        assert page.value("document.documentElement.scrollWidth") <= 390
+        assert page.value("document.documentElement.scrollWidth") <= width
+        assert page.value("document.querySelectorAll('table td').length") > 50
+        assert page.value(CROPPED) == []
+        if width > 390:
+            return
         widths = page.value(
             "[...document.querySelectorAll('figure canvas')]"
             ".map((one) => one.getBoundingClientRect().right)"
@@ -223,7 +372,7 @@ def test_it_fits_a_phone(report, tmp_path):
 @needs_chromium
 @pytest.mark.skipif(
     "ICPO_PICTURE_RUNS" not in os.environ,
-    reason="draws docs/pictures/report.png of the runs in ICPO_PICTURE_RUNS",
+    reason="draws report.png and tokens.png in docs/pictures of the runs in ICPO_PICTURE_RUNS",
 )
 def test_the_picture_of_the_readme(root, tmp_path):
     runs = [Path(one) for one in os.environ["ICPO_PICTURE_RUNS"].split()]
@@ -231,4 +380,6 @@ def test_the_picture_of_the_readme(root, tmp_path):
     with Page(tmp_path / "profile", 1280, 1000) as page:
         page.open(made)
         page.picture(root / "docs" / "pictures" / "report.png")
+        page.value("document.getElementById('rollouts').scrollIntoView()")
+        page.picture(root / "docs" / "pictures" / "tokens.png")
         assert page.complaints == []

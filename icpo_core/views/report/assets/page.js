@@ -24,6 +24,21 @@
     return element;
   }
 
+  function svg(name, attributes, text) {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    if (text != null) element.textContent = text;
+    return element;
+  }
+
+  /* Each cell knows its column, for a screen too narrow for columns. */
+  function labelled(table) {
+    const names = [...table.querySelectorAll("thead th")].map((one) => one.textContent);
+    for (const row of table.querySelectorAll("tbody tr")) {
+      [...row.cells].forEach((cell, at) => { cell.dataset.label = names[at]; });
+    }
+  }
+
   /* --- plots ------------------------------------------------------------------------------- */
 
   const charts = [];
@@ -160,7 +175,7 @@
             make("td", {}, `${point.iteration}${words}`), make("td", {}, percent(point.accuracy)),
             make("td", {}, `[${point.interval.map(percent).join(", ")}]`), make("td", {}, forest(point, at)),
             make("td", {}, `${point.problems} × ${point.k}`),
-            make("td", {}, Object.entries(point.more).map(([name, value]) => `${name} ${percent(value)}`).join("  ")),
+            make("td", { class: "more" }, Object.entries(point.more).map(([name, value]) => `${name} ${percent(value)}`).join("  ")),
             make("td", {}, percent(point.format)), make("td", {}, percent(point.truncated)), make("td", {}, short(point.tokens))));
         }
       }
@@ -184,21 +199,13 @@
   }
 
   function forest(point, run) {
-    const ns = "http://www.w3.org/2000/svg";
-    const svg = document.createElementNS(ns, "svg");
-    svg.setAttribute("class", "forest");
-    svg.setAttribute("viewBox", "0 0 160 18");
-    svg.setAttribute("aria-hidden", "true");
-    const add = (name, attributes) => {
-      const element = document.createElementNS(ns, name);
-      for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-      svg.append(element);
-    };
+    const picture = svg("svg", { class: "forest", viewBox: "0 0 160 18", "aria-hidden": "true" });
+    const add = (name, attributes) => picture.append(svg(name, attributes));
     const x = (value) => 4 + 152 * value;
     add("line", { x1: 4, x2: 156, y1: 9, y2: 9, stroke: css("--line") });
     add("line", { x1: x(point.interval[0]), x2: x(point.interval[1]), y1: 9, y2: 9, stroke: color(run), "stroke-width": 4 });
     add("circle", { cx: x(point.accuracy), cy: 9, r: 5, fill: color(run) });
-    return svg;
+    return picture;
   }
 
   /* --- training and time ------------------------------------------------------------------- */
@@ -260,8 +267,8 @@
   }
 
   function provenance() {
-    const columns = ["run", "model", "preset", "seed", "commit", "libraries", "data"];
-    const told = data.runs.map((run) => [run.name, run.model, run.preset, run.seed, run.made.commit, run.made.libraries, run.made.data]);
+    const columns = ["run", "model", "preset", "seed", "commit", "hardware", "libraries", "data"];
+    const told = data.runs.map((run) => [run.name, run.model, run.preset, run.seed, run.made.commit, run.made.hardware, run.made.libraries, run.made.data]);
     $("made-table").append(
       make("caption", {}, "What each run is made of"),
       make("thead", {}, make("tr", {}, ...columns.map((one) => make("th", { scope: "col" }, one)))),
@@ -291,13 +298,7 @@
   /* A row a lane; what overlaps within a lane gets rows of its own. */
   function when() {
     const run = $("when-run"), iteration = $("when-iteration"), holder = $("when");
-    const ns = "http://www.w3.org/2000/svg", left = 90, wide = 900, high = 22;
-    function svg(name, attributes, text) {
-      const element = document.createElementNS(ns, name);
-      for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-      if (text != null) element.textContent = text;
-      return element;
-    }
+    const left = 90, high = 22;
     function paint() {
       const chosen = data.runs[run.value].timelines.find((one) => String(one.iteration) === iteration.value);
       if (!chosen) { holder.replaceChildren(make("p", { class: "hint" }, "No timeline is stored.")); return; }
@@ -312,7 +313,7 @@
       }
       const lanes = [...new Set(rows.map((row) => row.lane))].sort((a, b) => (b === "stages") - (a === "stages") || a.localeCompare(b));
       rows.sort((a, b) => lanes.indexOf(a.lane) - lanes.indexOf(b.lane));
-      const height = high * rows.length + 24;
+      const height = high * rows.length + 24, wide = Math.max(160, holder.clientWidth - left - 10);
       const picture = svg("svg", { viewBox: `0 0 ${left + wide + 10} ${height}`, width: left + wide + 10, height, role: "img", "aria-label": `Iteration ${chosen.iteration}: ${seconds(length)} seconds` });
       for (let part = 0; part <= 4; part++) {
         const x = left + wide * part / 4;
@@ -343,6 +344,8 @@
     run.addEventListener("change", choose);
     iteration.addEventListener("change", paint);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
+    let width = 0;
+    new ResizeObserver(() => { if (width !== holder.clientWidth) { width = holder.clientWidth; paint(); } }).observe(holder);
     choose();
   }
 
@@ -361,94 +364,10 @@
     });
   }
 
-  /* --- rollouts ---------------------------------------------------------------------------- */
-
-  const browse = { run: $("browse-run"), iteration: $("browse-iteration"), problem: $("browse-problem"), status: $("browse-status") };
-
   function fill(select, pairs, keep) {
     const before = select.value;
     select.replaceChildren(...pairs.map(([value, text]) => make("option", { value }, text)));
     if (keep && pairs.some(([value]) => String(value) === before)) select.value = before;
-  }
-
-  const excerpts = () => data.runs[browse.run.value].rollouts;
-  const excerpt = () => excerpts().find((one) => String(one.iteration) === browse.iteration.value);
-
-  function firstLine(text) {
-    const lines = text.trim().split("\n");
-    const line = lines[0];
-    return line.length > 60 ? `${line.slice(0, 60)}…` : line;
-  }
-
-  function browserRun() {
-    fill(browse.iteration, excerpts().map((one) => [one.iteration, `${one.iteration}`]), true);
-    browserIteration();
-  }
-
-  function browserIteration() {
-    const chosen = excerpt();
-    fill(browse.problem, chosen ? chosen.groups.map((group, at) => [at, `${at + 1} of ${chosen.groups.length}: ${firstLine(group.problem)}`]) : []);
-    show();
-  }
-
-  function rollout(row) {
-    const fate = row.reason ? `left out: ${row.reason}` : `advantage ${short(row.advantage)}`;
-    const why = row.detail ? `${row.status} (${row.detail})` : row.status;
-    const parts = Object.entries(row.rewards).map(([name, value]) => `${name} ${value == null ? "abstains" : short(value)}`);
-    const worth = `reward ${short(row.reward)}${parts.length ? `: ${parts.join(", ")}` : ""}`;
-    return make("article", { class: `rollout ${row.status}` },
-      make("div", { class: "head" },
-        make("span", { class: "verdict" }, why), make("span", {}, row.extracted == null ? "no answer" : `answer ${row.extracted}`),
-        make("span", {}, worth), make("span", {}, fate),
-        make("span", {}, `${row.tokens} tokens, ${row.finish}`)),
-      make("pre", {}, row.response));
-  }
-
-  function column(title, rows) {
-    return make("div", {}, make("h3", {}, `${title} (${rows.filter((row) => row.status === "correct").length} of ${rows.length} right)`), ...rows.map(rollout));
-  }
-
-  function show() {
-    const holder = $("browser"), chosen = excerpt();
-    const group = chosen && chosen.groups[browse.problem.value];
-    if (!group) { holder.replaceChildren(make("p", { class: "hint" }, "No rollouts are stored.")); return; }
-    const wanted = browse.status.value;
-    const rows = group.rows.filter((row) => wanted === "all" || (wanted === "left out" ? row.reason : row.status === wanted));
-    const expert = rows.filter((row) => row.origin !== "on_policy"), own = rows.filter((row) => row.origin === "on_policy");
-    const title = group.rows.some((row) => row.origin === "trace") ? "Trace" : "Expert: sampled with demonstrations";
-    holder.replaceChildren(
-      make("p", { class: "facts" }, `Problem ${group.id}, gold answer ${group.answer}; iteration ${chosen.iteration}, ${chosen.groups.length} of its ${chosen.of} groups are here.`),
-      make("details", { open: true }, make("summary", {}, "Prompt (bare)"), make("pre", {}, group.prompt)),
-      group.expert_prompt ? make("details", {}, make("summary", {}, "Prompt with demonstrations (expert)"), make("pre", {}, group.expert_prompt)) : null,
-      make("div", { class: "columns" }, column(title, expert), column("On-policy: sampled from the bare prompt", own)));
-  }
-
-  function step(select, by, then) {
-    const next = select.selectedIndex + by;
-    if (next < 0 || next >= select.options.length) return;
-    select.selectedIndex = next;
-    then();
-  }
-
-  function browser() {
-    fill(browse.run, data.runs.map((run, at) => [at, run.name]));
-    const states = [...new Set(data.runs.flatMap((run) => run.rollouts.flatMap((one) => one.groups.flatMap((group) => group.rows.map((row) => row.status)))))].sort();
-    fill(browse.status, [["all", "all"], ...states.map((one) => [one, one]), ["left out", "left out"]]);
-    browse.run.addEventListener("change", browserRun);
-    browse.iteration.addEventListener("change", browserIteration);
-    browse.problem.addEventListener("change", show);
-    browse.status.addEventListener("change", show);
-    $("previous").addEventListener("click", () => step(browse.problem, -1, show));
-    $("next").addEventListener("click", () => step(browse.problem, 1, show));
-    $("rollouts").addEventListener("keydown", (event) => {
-      if (event.target.tagName === "SELECT" || event.ctrlKey || event.metaKey || event.altKey) return;
-      const keys = {
-        j: () => step(browse.problem, 1, show), k: () => step(browse.problem, -1, show),
-        J: () => step(browse.iteration, 1, browserIteration), K: () => step(browse.iteration, -1, browserIteration),
-      };
-      if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
-    });
-    browserRun();
   }
 
   /* --- the page ---------------------------------------------------------------------------- */
@@ -472,7 +391,10 @@
   provenance();
   when();
   anyFigure();
-  browser();
+  const tools = { data, $, make, fill, short, css, svg };
+  lineages(tools);
+  const browser = rolloutBrowser(tools);
+  document.querySelectorAll("table").forEach(labelled);
   drawAll();
   const fit = new ResizeObserver((entries) => {
     for (const { target } of entries) {
@@ -484,4 +406,5 @@
   for (const one of charts) fit.observe(one.holder);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   document.body.dataset.ready = "yes";
+  browser.follow();
 })();
