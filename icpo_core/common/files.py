@@ -97,7 +97,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets without end
         raise ValueError(f"{path}: not valid JSON ({error})") from error
 
 
@@ -132,7 +132,12 @@ def sealed(value: dict[str, Any]) -> bytes:
 def read_regular(path: Path) -> bytes:
     """The bytes of a regular file. Raises FileNotFoundError, and ValueError for anything else: a
     FIFO would be waited for without end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):  # a link to itself, a socket
+            raise
+        raise ValueError(f"{path}: is no regular file; remove it") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ValueError(f"{path}: is no regular file; remove it")

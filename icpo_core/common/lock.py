@@ -49,12 +49,9 @@ class RunLock(Closing):
             raise ValueError(
                 f"{error.filename}: no folder can be made there; set run.directory elsewhere"
             ) from None
-        try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            raise ValueError(f"{self.path}: is a link; remove it") from None
+        if os.path.lexists(self.path) and not _is_file(self.path):
+            raise ValueError(f"{self.path}: is no file; remove it")
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             _take(descriptor)
         except BlockingIOError:
@@ -97,6 +94,8 @@ def require_free(path: Path) -> None:
 
 def holder(path: Path) -> str | None:
     """Who holds the lock now, in words; None if nobody does."""
+    if not _is_file(path):
+        return None
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -109,6 +108,11 @@ def holder(path: Path) -> str | None:
         return None
     finally:
         os.close(descriptor)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a regular file, and no link to one."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _take(descriptor: int) -> None:
@@ -126,7 +130,7 @@ def _owner(descriptor: int) -> str:
         facts = json.loads(os.pread(descriptor, 4096, 0))
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["since"]))
         pid, host = int(facts["pid"]), str(facts["host"])
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return _having_open(descriptor) or "another process"
     if host == socket.gethostname() and not psutil.pid_exists(pid):
         # The one that took it is gone, and one that it started still has it.

@@ -74,7 +74,7 @@ def read_problems(path: str) -> pa.Table:
 def as_json(value: Any) -> str | None:
     """A value of column `extra` as JSON; a text is taken as JSON if it is some."""
     if isinstance(value, str):
-        with contextlib.suppress(ValueError):  # it is a text
+        with contextlib.suppress(ValueError, RecursionError):  # it is a text
             value = json.loads(value)
     return None if value is None else json.dumps(value, sort_keys=True, default=str)
 
@@ -238,6 +238,8 @@ def _json_rows(file: Path) -> list[dict[str, Any]]:
         raise ValueError(
             f"{file}: line {error.lineno} is not valid JSON ({error.msg}); is the file cut short?"
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: cannot be read as JSON ({error}); mend it") from None
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{file}: every element must be a JSON object with problem and answer")
     return rows

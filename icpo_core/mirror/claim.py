@@ -79,7 +79,7 @@ class Claim:
         try:
             found = json.loads(data)
             return found if found.keys() >= self._mine.keys() | {"beat"} else None
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             return None
 
     def _left_behind(self, owner: dict[str, Any]) -> bool:

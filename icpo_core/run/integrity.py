@@ -102,8 +102,10 @@ class _Check:
     def _foreign(self) -> Iterator[tuple[Path, str]]:
         """What lies where stages do, and where a glob over stages would count it."""
         for folder in sorted(self.paths.root.glob("it-*")):
-            if folder.is_symlink() and folder.is_dir():
-                continue  # what lies there may be anybody's
+            if folder.is_symlink():
+                if self._within(folder):
+                    yield folder, "is a link"
+                continue  # what lies outside may be anybody's
             number = folder.name.removeprefix("it-")
             if not number.isdecimal() or self.paths.iteration(int(number)).name != folder.name:
                 yield folder, "is no iteration"
@@ -117,7 +119,9 @@ class _Check:
             if stage.name not in STAGES:
                 yield stage, "is no stage of this program"
                 continue
-            if stage.is_symlink() and stage.is_dir():
+            if stage.is_symlink():
+                if self._within(stage):
+                    yield stage, "is a link"
                 continue
             if not stage.is_dir():
                 yield stage, "is no folder"
@@ -133,6 +137,10 @@ class _Check:
                 continue
             if manifest is not None:
                 yield from _strangers(stage, manifest)
+
+    def _within(self, link: Path) -> bool:
+        """Whether it leads to a place of this run."""
+        return Path(os.path.realpath(link)).is_relative_to(os.path.realpath(self.paths.root))
 
     def _aside(self, path: Path, what: str) -> Damage:
         if not self.marking:
@@ -210,7 +218,13 @@ class _Check:
             paths.metrics: again,
             paths.protected: "keeps every checkpoint until `icpo gc --protect` writes it anew",
         }
-        found = []
+        found = [
+            Damage(link, "a link leads out of the run", "it is never followed: remove it")
+            for link in paths.links_out()
+            if not link.name.startswith("it-")
+        ]
+        if (paths.root / "logs").is_file():
+            found.append(Damage(paths.root / "logs", "is no folder", LATER))
         for path, mend in mends.items():
             if path.is_file():
                 if not files.seal_fits(path.read_bytes()):

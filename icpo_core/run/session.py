@@ -198,6 +198,8 @@ class Session(Closing):
         self._lock = RunLock(self.run.paths.lock)
         self._lock.acquire()
         try:
+            for path in self.run.paths.in_the_way():
+                self.run.paths.set_aside(path)
             if self.run.config.run.mirror:
                 self._open_mirror(Mirror(self.run.paths, self.run.mirror_url))
                 trust.require(self.run)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,13 +128,24 @@ class RunPaths:
     def require_inside(self) -> None:
         """Raises ValueError if a link leads out of the run where a process that has it open writes
         beside the stages."""
+        for link in self.links_out():
+            raise ValueError(f"{link}: a link leads out of the run; remove it")
+
+    def links_out(self) -> Iterator[Path]:
+        """Links in the run's folder and beside its logs that lead out of it."""
         real = os.path.realpath(self.root)
         for folder in (self.root, self.root / "logs"):
             for entry in os.scandir(folder) if folder.is_dir() else ():
                 if not entry.is_symlink() or entry.name == self.latest.name:
                     continue
                 if not Path(os.path.realpath(entry.path)).is_relative_to(real):
-                    raise ValueError(f"{entry.path}: a link leads out of the run; remove it")
+                    yield Path(entry.path)
+
+    def in_the_way(self) -> list[Path]:
+        """Folders where the run's own files are written, and a file where its logs are."""
+        mine = (self.config, self.record, self.metrics, self.protected)
+        logs = self.root / "logs"
+        return [path for path in mine if path.is_dir()] + [logs] * logs.is_file()
 
     def file(self, stage: str, iteration: int, name: str) -> Path:
         """Path of a file of a stage by its recorded name. Raises ValueError as `checked` and

@@ -87,7 +87,5 @@ def append_attempt(paths: RunPaths, model: str, devices: list[str]) -> int:
     )
     copy = paths.attempt(number) / paths.record.name
     files.write_sealed(copy, record, durable=False)
-    if paths.record.is_dir():
-        paths.set_aside(paths.record)
     files.write_sealed(paths.record, record)
     return number

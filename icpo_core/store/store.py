@@ -113,7 +113,10 @@ class Store:
         """
         folder = self.paths.stage(work.stage, work.iteration)
         for path in (folder.parent, folder):
-            if path.exists() and not path.is_dir():
+            # A link to another stage, too: what is made here would be written there.
+            if path.is_symlink():
+                self.paths.set_aside(self.paths.inside(path))
+            elif path.exists() and not path.is_dir():
                 self.paths.set_aside(path)
         if self.paths.manifest(work.stage, work.iteration).is_dir():
             self.paths.set_aside(self.paths.manifest(work.stage, work.iteration))
@@ -359,7 +362,7 @@ def _record(path: Path, folder: Path, known: dict[str, Written]) -> FileRecord:
 def _wrong_size(path: Path, record: FileRecord) -> str | None:
     try:
         facts = path.lstat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return "is missing"
     if not stat.S_ISREG(facts.st_mode):  # a link may lead anywhere, and a FIFO has no end
         return "is no regular file"

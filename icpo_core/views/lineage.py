@@ -3,6 +3,7 @@ down to the base model and the data; and what was made from it."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,10 @@ def locate(path: Path) -> tuple[Path, str, int]:
     if inside == Path("."):
         if not paths.latest.is_symlink():
             raise ValueError(f"{path}: has no checkpoint yet; name {path}/it-0001/select or such")
-        inside = paths.latest.resolve().relative_to(folder)
+        target = Path(os.path.realpath(paths.latest))  # itself, where it leads to itself
+        if not target.is_relative_to(folder):
+            raise ValueError(f"{paths.latest}: leads out of the run; `icpo check {path}` mends it")
+        inside = target.relative_to(folder)
     place = place_of(Path(*inside.parts[:2]))
     if place is None or place[0] not in STAGES:
         raise ValueError(f"{path}: belongs to no stage; name a stage, as {root}/it-0001/select")

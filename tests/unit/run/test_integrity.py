@@ -13,7 +13,7 @@ import stubs
 from damage import flip
 
 from icpo_core.common import files
-from icpo_core.common.lock import RunLock
+from icpo_core.common.lock import RunLock, holder
 from icpo_core.run import integrity, metrics
 from icpo_core.run.run import Run
 from icpo_core.store.paths import RunPaths
@@ -282,6 +282,34 @@ def a_link_more(run: RunPaths) -> None:
 # --- files of the run -------------------------------------------------------------------------
 
 
+@kind("it-0004: is a link")
+def an_iteration_that_is_a_link(run: RunPaths) -> None:
+    run.iteration(4).symlink_to(run.iteration(3).name)
+
+
+@kind("verify: is a link")
+def a_stage_that_is_a_link_to_another(run: RunPaths) -> None:
+    remove(run.stage("verify", 2))
+    run.stage("verify", 2).symlink_to("../it-0001/verify")
+
+
+@kind("rollout: is missing")
+def a_manifest_that_leads_to_itself(run: RunPaths) -> None:
+    run.manifest("rollout", 2).unlink()
+    run.manifest("rollout", 2).symlink_to("manifest.json")
+
+
+@kind("model: is no file of checkpoint")
+def weights_in_a_folder_that_is_a_file(run: RunPaths) -> None:
+    remove(run.stage("checkpoint", 3) / "model")
+    (run.stage("checkpoint", 3) / "model").touch()
+
+
+@kind("is no file of rollout")
+def a_name_that_is_no_text(run: RunPaths) -> None:
+    (run.stage("rollout", 2) / os.fsdecode(b"part-\xff.parquet")).touch()
+
+
 @kind("LATEST: is missing")
 def latest_lost(run: RunPaths) -> None:
     run.latest.unlink()
@@ -331,6 +359,24 @@ def record(run: RunPaths) -> None:
 def record_that_is_a_folder(run: RunPaths) -> None:
     run.record.unlink()
     run.record.mkdir()
+
+
+@kind("config.json: is no file")
+def configuration_that_is_a_folder(run: RunPaths) -> None:
+    run.config.unlink()
+    run.config.mkdir()
+
+
+@kind("metrics.parquet: is no file")
+def metrics_that_are_a_folder(run: RunPaths) -> None:
+    run.metrics.unlink()
+    run.metrics.mkdir()
+
+
+@kind("logs: is no folder")
+def logs_that_are_a_file(run: RunPaths) -> None:
+    remove(run.root / "logs")
+    (run.root / "logs").touch()
 
 
 @kind("config.json: is missing")
@@ -392,6 +438,39 @@ def test_damage_is_found_and_heals(name: str, whole: Path, tmp_path: Path) -> No
     # As the documentation's own query counts them.
     assert len(list(paths.root.glob("it-*/rollout/*.parquet"))) == shards
     pq.read_table(part(paths))
+
+
+def test_every_kind_heals_though_nobody_checked(whole: Path, tmp_path: Path) -> None:
+    """Links and folders in the way: a stage that was made anew would be written somewhere else."""
+    for damage in (
+        a_stage_that_is_a_link_to_another, logs_that_are_a_file,
+        weights_in_a_folder_that_is_a_file, a_manifest_that_leads_to_itself,
+    ):  # fmt: skip
+        folder = tmp_path / damage.__name__
+        shutil.copytree(whole, folder, symlinks=True)
+        paths = RunPaths(folder / "runs" / "run")
+        damage(paths)
+        with stubs.stubbed(Run.named(paths.root), folder / "ledger") as session:
+            stubs.train(session)
+        assert stubs.digests(paths.root) == stubs.digests(whole / "runs" / "run"), damage.__name__
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_lock_that_is_no_file_is_named(
+    make: Callable[[Path], None], whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole, tmp_path / "folder", symlinks=True)
+    paths = RunPaths(tmp_path / "folder" / "runs" / "run")
+    remove(paths.lock)
+    make(paths.lock)
+    assert holder(paths.lock) is None  # a FIFO is not waited for
+    [found] = integrity.check(paths)
+    assert (found.file, found.what) == (paths.lock, "is no file; remove it")
+    with (
+        pytest.raises(ValueError, match=r"lock.json: is no file; remove it$"),
+        stubs.stubbed(Run.named(paths.root), tmp_path / "ledger"),
+    ):
+        pass
 
 
 def test_a_check_that_may_not_write_changes_nothing(whole: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -241,6 +242,14 @@ def test_lineage_goes_down_to_model_and_data(
     ):
         status, _, err = icpo(capsys, "lineage", path)
         assert status == 2
+        assert words in err
+    for target, words in (("LATEST", "belongs to no stage"), ("/tmp", "leads out of the run")):
+        root = runs.parent / f"to {Path(target).name}" / "run"
+        shutil.copytree(runs / "run", root, symlinks=True)
+        (root / "LATEST").unlink()
+        (root / "LATEST").symlink_to(target)
+        status, _, err = icpo(capsys, "lineage", root)
+        assert (status, err.count("\n")) == (2, 1)
         assert words in err
 
 
