@@ -7,10 +7,16 @@ BIN := $(VENV)/bin
 ENGINE ?= cpu
 SEED ?= 0
 DEMO ?= demo$(if $(filter-out 0,$(SEED)),-seed$(SEED))
-# Where pip is told to find wheels uv does not look by itself. Without such a place the CPU build of
-# torch comes from PyTorch's own index: what PyPI has is a CUDA build of several GB.
+# uv reads no settings of pip, so what pip is set to is handed on: its index, and where it finds wheels.
+# Without such a place the CPU build of torch comes from PyTorch's own index, which is said: what PyPI has
+# is a CUDA build of several GB.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
-TORCH := $(if $(UV_FIND_LINKS)$(filter gpu,$(ENGINE)),,--torch-backend cpu)
+pip = $(shell $(PYTHON) -m pip config get global.$(1) 2>/dev/null)
+LINKS = $(or $(UV_FIND_LINKS),$(call pip,find-links))
+TORCH = $(if $(LINKS)$(filter gpu,$(ENGINE)),,--torch-backend cpu)
+FROM = $(addprefix --default-index ,$(or $(PIP_INDEX_URL),$(call pip,index-url))) \
+  $(addprefix --find-links ,$(LINKS)) $(TORCH)
+CONSTRAINTS = constraints$(if $(filter gpu,$(ENGINE)),-gpu).txt
 
 REAL := build/real
 MODEL ?= $(REAL)/model
@@ -19,10 +25,11 @@ MODEL ?= $(REAL)/model
 
 setup: $(VENV)/.made-$(ENGINE)
 
-$(VENV)/.made-$(ENGINE): pyproject.toml
+$(VENV)/.made-$(ENGINE): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH) -e '.[$(ENGINE),dev]'
+	$(if $(TORCH),@echo "torch: the CPU build comes from PyTorch's own index; PIP_FIND_LINKS=FOLDER takes it from there")
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(FROM) -c $(CONSTRAINTS) -e '.[$(ENGINE),dev]'
 	touch $@
 
 demo: setup
@@ -72,8 +79,6 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What `.[cpu]` is made of, with the digests of all files that the package index has. The CPU build of
-# torch is not there: it comes from where Makefile's TORCH or UV_FIND_LINKS says, by its version.
 # What is installed, as CycloneDX, and what is known against it. The second needs a service of
 # vulnerabilities: where none answers, it says so of each package. Neither stops what comes after.
 .PHONY: sbom
@@ -85,11 +90,23 @@ sbom: setup
 	  -r constraints.txt > build/audit.txt
 	@echo "build/audit.txt: $$(grep -c 'could not be audited' build/audit.txt) packages not audited"
 
+# What `.[cpu,dev]` is made of, with the digests of all files that the package index has. The CPU build of
+# torch is not there: it comes from where LINKS or TORCH says, by its version. And what `.[gpu]` is made of,
+# on Linux and x86_64, torchvision and its like included.
 .PHONY: constraints
 constraints: setup
-	$(BIN)/uv pip compile pyproject.toml --quiet --extra cpu --python-version 3.11 --generate-hashes \
-	  --no-annotate --no-emit-package torch $(TORCH) --custom-compile-command "make constraints" \
-	  -o constraints.txt
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra cpu --extra dev --python-version 3.11 \
+	  --generate-hashes --no-annotate --no-emit-package torch $(FROM) \
+	  --custom-compile-command "make constraints" -o constraints.txt
+	$(BIN)/uv pip compile pyproject.toml --no-config --quiet --extra gpu \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-annotate \
+	  --custom-compile-command "make constraints" -o constraints-gpu.txt
+
+# The documentation as pages, every link followed.
+.PHONY: site
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html"
 
 clean:
 	rm -rf $(VENV)

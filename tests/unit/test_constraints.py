@@ -1,4 +1,5 @@
-"""`constraints.txt`: all that `.[cpu]` asks for, each with the digests of its files."""
+"""`constraints.txt`: all that `.[cpu,dev]` asks for, each with the digests of its files.
+`constraints-gpu.txt`: all that `.[gpu]` does, by version."""
 
 import re
 import tomllib
@@ -43,6 +44,7 @@ def test_every_package_has_a_known_licence() -> None:
 def test_every_requirement_is_held_and_nothing_names_a_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *project["optional-dependencies"]["cpu"]]
+    asked += [one for one in project["optional-dependencies"]["dev"] if "icpo[" not in one]
     text = (ROOT / "constraints.txt").read_text()
     assert "://" not in text
     assert "--index" not in text
@@ -54,3 +56,18 @@ def test_every_requirement_is_held_and_nothing_names_a_place() -> None:
         name = canonicalize_name(requirement.name)
         if name not in ELSEWHERE:
             assert requirement.specifier.contains(held[name]), name
+
+
+def test_a_gpu_machine_gets_its_own_pair_of_vllm_and_torch() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = (ROOT / "constraints-gpu.txt").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    held = dict(line.split("==") for line in lines)
+    for requirement in map(
+        Requirement, [*project["dependencies"], *project["optional-dependencies"]["gpu"]]
+    ):
+        assert requirement.specifier.contains(held[canonicalize_name(requirement.name)])
+    assert {"nvidia-nccl-cu13", "triton", "torchvision"} <= held.keys()
+    cpu = (ROOT / "constraints.txt").read_text()
+    for same in ("prefect", "deepspeed", "transformers", "peft", "pyarrow", "math-verify"):
+        assert f"\n{same}=={held[same]} " in cpu

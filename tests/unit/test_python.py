@@ -6,7 +6,9 @@ import sys
 import tarfile
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from places import ROOT, TESTS
 
 import icpo
@@ -33,6 +35,18 @@ def test_the_page_runs(stored: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert ": iteration 2 of 3>" in capsys.readouterr().out
     assert str(said["picture"]).startswith("<svg")
     assert said["logprobs_BT"].grad.abs().sum() > 0  # type: ignore[attr-defined]
+
+
+def test_the_notebook_runs(stored: Path) -> None:
+    """The one of docs/, whose stored pictures are of the demo, on a run of three iterations."""
+    book = nbformat.read(ROOT / "docs" / "notebook.ipynb", as_version=4)
+    kept = [output for cell in book.cells for output in cell.get("outputs", [])]
+    place = {"metadata": {"path": str(stored.parents[1])}}
+    NotebookClient(book, timeout=120, kernel_name="python3", resources=place).execute()
+    made = [output for cell in book.cells for output in cell.get("outputs", [])]
+    for outputs in (kept, made):
+        assert sum("image/svg+xml" in one.get("data", {}) for one in outputs) == 3
+    assert [one.output_type for one in made] == [one.output_type for one in kept]
 
 
 def test_tables_hold_every_row_of_every_iteration(stored: Path) -> None:
