@@ -52,7 +52,8 @@ def call(arguments: argparse.Namespace) -> int:
             print(json.dumps(rows, indent=2))
             return 0
         table = Table("iteration", title=f"{arguments.path}: rows, seconds", title_justify="left")
-        for stage in STAGES:
+        columns = [name for name, stage in STAGES.items() if stage.wanted(run.config)]
+        for stage in columns:
             table.add_column(stage, justify="right")
         table.add_column("on disk", justify="right")
         for number, stages in found.items():
@@ -62,7 +63,7 @@ def call(arguments: argparse.Namespace) -> int:
                 )
                 if stage in stages
                 else ""
-                for stage in STAGES
+                for stage in columns
             ]
             size = Text(decimal(sum(line.bytes for line in stages.values())))
             if any(line.pruned for line in stages.values()):

@@ -175,7 +175,8 @@ def trainer_memory(shape: Shape, config: Config, machine: Machine, ranks: int) -
     b, layer = BYTES[update.dtype], activation_bytes(shape, update)
     tokens = micro_batch_tokens(config, machine)
     parts = state_memory(shape, update, ranks)
-    if config.loss.kl != "off" and not update.lora.rank:
+    distill = config.loss.distills and config.loss.distill.teacher == "start"
+    if (config.loss.kl != "off" or distill) and not update.lora.rank:
         sharded = update.deepspeed.get("zero_optimization", {}).get("stage", 0) == 3
         parts["trainer: reference"] = b * shape.parameters / (ranks if sharded else 1)
     kept = shape.layers * (shape.width * b if update.gradient_checkpointing else layer)
@@ -353,7 +354,11 @@ def passes(config: Config) -> float:
     update, whole = config.update, config.prompts.batch_size
     several = 0 < update.mini_batch < whole
     # Forward alone is a third: for the reference, for the old policy, and made again in backward.
-    thirds = (config.loss.kl != "off") + (several and update.old_logprobs == "trainer")
+    thirds = (
+        (config.loss.kl != "off")
+        + config.loss.distills
+        + (several and update.old_logprobs == "trainer")
+    )
     # Weights that an adapter leaves frozen get no gradient, which is a third of all.
     return (2 if update.lora.rank else 3) / 3 + (thirds + update.gradient_checkpointing) / 3
 

@@ -121,9 +121,16 @@ def in_todays_words(
             words[name] = renamed.values.get(former, former)
         if whole and since is not None:
             words.setdefault(name, since.value)
+        if whole and inner is not None and _all_new(inner):
+            words.setdefault(name, {})
         if inner is not None and isinstance(words.get(name), Mapping):
             words[name] = in_todays_words(words[name], inner, whole)
     return words
+
+
+def _all_new(section: type[BaseModel]) -> bool:
+    """Whether all keys of a section are newer than v0.1.0, so that it may be missing as a whole."""
+    return all(said(field, Since) is not None for field in section.model_fields.values())
 
 
 def keeping(section: _M, stored: Mapping[str, Any], preset: bool = True) -> _M:

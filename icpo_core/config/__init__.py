@@ -19,6 +19,8 @@ from pydantic import ValidationError, model_validator
 from icpo_core.common import keys, plugins, resources, toml
 from icpo_core.common.files import read_json
 from icpo_core.common.keys import Operational, Source, slice_of
+from icpo_core.config import combinations
+from icpo_core.config.loss import DistillSection, LossSection
 from icpo_core.config.sections import (
     Benchmark,
     CheckpointSection,
@@ -27,7 +29,6 @@ from icpo_core.config.sections import (
     EngineSection,
     EvaluateSection,
     LoraSection,
-    LossSection,
     ModelSection,
     NonNegative,
     Path_,
@@ -54,6 +55,7 @@ __all__ = [
     "Config",
     "Count",
     "CountOrNone",
+    "DistillSection",
     "EngineSection",
     "EvaluateSection",
     "LoraSection",
@@ -176,7 +178,8 @@ class Config(Section):
                 "select.errs = replace puts expert rollouts in the place of on-policy ones: "
                 "rollout.expert must not exceed rollout.on_policy"
             )
-        self._require_steering()
+        combinations.require_steering(self)
+        combinations.require_teacher(self)
         rewards = [reward.name for reward in self.verify.rewards]
         if len(set(rewards)) < len(rewards) or TAKEN & set(rewards):
             raise ValueError(
@@ -303,41 +306,6 @@ class Config(Section):
                     "layers between embedding and head, leave it out"
                 )
         return self
-
-    def _require_steering(self) -> None:
-        """Refuse settings of steering that nothing would come of."""
-        rollout = self.rollout
-        failed = rollout.steer == "failed"
-        for key, set_ in (
-            ("rollout.steer_below", rollout.steer_below > 0.0),
-            ("rollout.expert_tries", rollout.expert_tries > 1),
-        ):
-            if set_ and not failed:
-                raise ValueError(f"{key} is for rollout.steer = failed: set that, or leave it out")
-        if self.prompts.k_growth and rollout.expert_tries == 1:
-            raise ValueError(
-                "prompts.k_growth is for further tries: set rollout.expert_tries >= 2, or leave it "
-                "out"
-            )
-        if rollout.expert_tries > 1 and rollout.expert_source == "traces":
-            raise ValueError(
-                "rollout.expert_source = traces has one trace a problem: rollout.expert_tries = 1"
-            )
-        if failed and not rollout.on_policy:
-            raise ValueError(
-                "rollout.steer = failed asks what bare rollouts come to: set rollout.on_policy >= 1"
-            )
-        steers = failed or rollout.steer_share < 1.0 or rollout.steer_schedule != "constant"
-        if steers and not rollout.expert:
-            raise ValueError(
-                "rollout.steer and rollout.steer_share are about expert rollouts: set "
-                "rollout.expert >= 1, or leave them out"
-            )
-        if rollout.steer_schedule == "constant" and rollout.steer_horizon is not None:
-            raise ValueError(
-                "rollout.steer_horizon is for a steer_schedule that is not constant: set that, or "
-                "leave it out"
-            )
 
 
 def load(file: Path, overrides: list[str] | None = None, name: str | None = None) -> Config:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from icpo_core.config import LossSection
+from icpo_core.method import distillation
 from icpo_core.method.kl import kl_divergence
 from icpo_core.method.policy_losses import LossInputs, PolicyLoss, PolicyTerm, policy_loss
 from icpo_core.method.policy_losses.base import LOG_BOUND, ratio, sequence_mean
@@ -81,6 +82,8 @@ def icpo_loss(
 
     kl_BT = None
     total_BT = loss_BT
+    if settings.policy_coefficient != 1.0:
+        total_BT = settings.policy_coefficient * loss_BT
     if settings.kl != "off" and inputs.reference_logprobs_BT is not None:
         kl_BT = kl_divergence(settings.kl, logprobs_BT, inputs.reference_logprobs_BT)
     if uses_kl(settings):
@@ -92,6 +95,9 @@ def icpo_loss(
         if entropy_BT is None:
             raise ValueError("loss.entropy_coefficient is not 0: entropy_BT must be given")
         total_BT = total_BT - settings.entropy_coefficient * entropy_BT
+    distill_BT = _distill(inputs, settings) if settings.distills else None
+    if distill_BT is not None:
+        total_BT = total_BT + settings.distill.coefficient * distill_BT
 
     weights_BT = token_weights(mask_BT, settings, totals).to(total_BT.dtype)
     outputs = LossOutputs((weights_BT * total_BT).sum())
@@ -107,6 +113,8 @@ def icpo_loss(
             figures.steering(logprobs_BT, inputs.behaviour_logprobs_BT, _known(inputs))
         if correction_BT is not None:
             figures.of_policy("correction", correction_BT)
+        if distill_BT is not None:
+            figures.teaching(inputs, distill_BT)
     return outputs
 
 
@@ -136,9 +144,14 @@ def uses_kl(settings: LossSection) -> bool:
     return settings.kl != "off" and settings.kl_coefficient > 0
 
 
+def uses_reference(settings: LossSection) -> bool:
+    """Whether the base model is needed beside the policy."""
+    return uses_kl(settings) or (settings.distills and settings.distill.teacher == "start")
+
+
 def has_signal(advantages_B: Tensor, settings: LossSection) -> Tensor:
     """Rows that can move a weight. The others may be skipped in compute, never in `Totals`."""
-    if uses_kl(settings) or settings.entropy_coefficient:
+    if uses_kl(settings) or settings.entropy_coefficient or settings.distills:
         return torch.ones_like(advantages_B, dtype=torch.bool)
     return advantages_B != 0
 
@@ -160,6 +173,7 @@ def _without_padding(inputs: LossInputs) -> LossInputs:
         reference_logprobs_BT=whole(inputs.reference_logprobs_BT),
         behaviour_logprobs_BT=whole(inputs.behaviour_logprobs_BT),
         entropy_BT=whole(inputs.entropy_BT),
+        teacher_logprobs_BT=whole(inputs.teacher_logprobs_BT),
     )
 
 
@@ -183,6 +197,31 @@ def _known(inputs: LossInputs) -> Tensor:
     if inputs.behaviour_known_B is None:
         return torch.ones_like(inputs.expert_B, dtype=torch.bool)[:, None]
     return inputs.behaviour_known_B.bool()[:, None]
+
+
+def _taught(inputs: LossInputs) -> Tensor:
+    """(B, T): on-policy tokens that the teacher has spoken on."""
+    assert inputs.taught_B is not None
+    return inputs.on_policy() & inputs.taught_B.bool()[:, None]
+
+
+def _distill(inputs: LossInputs, settings: LossSection) -> Tensor:
+    """Reverse KL to the teacher on taught tokens, 0 elsewhere."""
+    if inputs.teacher_logprobs_BT is None or inputs.taught_B is None:
+        raise ValueError("loss.distill is on: teacher_logprobs_BT and taught_B must be given")
+    if not settings.distill.top_k:
+        divergence_BT = distillation.on_sampled(inputs.logprobs_BT, inputs.teacher_logprobs_BT)
+        return divergence_BT.masked_fill(~_taught(inputs), 0.0)
+    if inputs.top_logprobs_BTK is None or inputs.teacher_top_BTK is None:
+        raise ValueError(
+            "loss.distill.top_k is on: top_logprobs_BTK and teacher_top_BTK must be given"
+        )
+    outside_BT1 = ~_taught(inputs)[:, :, None]
+    divergence_BT = distillation.on_top(
+        inputs.top_logprobs_BTK.masked_fill(outside_BT1, -LOG_BOUND),
+        inputs.teacher_top_BTK.masked_fill(outside_BT1, -LOG_BOUND),
+    )
+    return divergence_BT.masked_fill(~_taught(inputs), 0.0)
 
 
 def _correction(
@@ -287,6 +326,16 @@ class _Figures:
         counts.scatter_add_(0, bins_BT.flatten(), counts.new_ones(()).expand(bins_BT.numel()))
         for index, total in enumerate(counts[:HISTOGRAM_BINS].unbind()):
             self.outputs.metrics[f"expert/f_bin_{index}"] = (total, self.expert_count)
+
+    def teaching(self, inputs: LossInputs, distill_BT: Tensor) -> None:
+        """The divergence, and how much likelier the teacher makes what was sampled."""
+        assert inputs.teacher_logprobs_BT is not None
+        taught_BT = _taught(inputs)
+        count = taught_BT.sum()
+        gain_BT = (inputs.teacher_logprobs_BT - inputs.logprobs_BT).masked_fill(~taught_BT, 0.0)
+        self.outputs.metrics["distill/kl"] = (distill_BT.sum(), count)
+        self.outputs.metrics["distill/gain"] = (gain_BT.sum(), count)
+        self.outputs.metrics["distill/share"] = (count, self.policy_count)
 
     def steering(self, logprobs_BT: Tensor, behaviour_BT: Tensor, known_B1: Tensor) -> None:
         """How much less likely the bare prompt makes what the demonstrations led to."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 from icpo_core.common.seeds import generator
 from icpo_core.config import PromptsSection
 from icpo_core.method.demonstrations import Demonstrations
-from icpo_core.method.templates import Template
+from icpo_core.method.templates import Example, Template
 from icpo_core.store import tables
 from icpo_core.store.tables import BATCH, EXTRA, TRIES
 
@@ -141,6 +141,45 @@ class PromptMaker:
                     names = [self._demonstrations.ids[example] for example in shown]
                     row.append({"expert_prompt": text, "expert_prompt_ids": ids, "demo_ids": names})
         return pa.array(tries, tables.MORE["prompts"][TRIES].type)
+
+    def lessons(self, prompts: pa.Table, iteration: int, context: str) -> pa.Table:
+        """Table "lessons" of an iteration's prompts: what the teacher of self-distillation is shown
+        with each (`loss.distill.context`). Left out: problems for which nothing fits the limit.
+
+        `demonstrations`: those of its expert prompt. `solution`: the problem with its own.
+        """
+        names: list[str] = prompts["prompt_id"].to_pylist()
+        mine = {row["id"]: place for place, row in enumerate(self._rows)}
+        chosen = [mine[name] for name in names]
+        with self._lock:
+            if context == "demonstrations":
+                _, texts, ids = self._with_examples(chosen, iteration, 0)
+            else:
+                texts, ids = self._with_solutions(chosen)
+        rows = [
+            {"prompt_id": name, "prompt": text, "prompt_ids": row}
+            for name, text, row in zip(names, texts, ids, strict=True)
+            if row is not None
+        ]
+        return tables.table("lessons", rows)
+
+    def _with_solutions(self, chosen: list[int]) -> tuple[list[str | None], list[list[int] | None]]:
+        """Prompts that show each problem's own solution before it, and their token ids."""
+        texts: list[str | None] = [
+            None
+            if self._rows[place]["solution"] is None
+            else self._template.render(
+                self._rows[place]["problem"],
+                [Example(self._rows[place]["problem"], self._rows[place]["solution"])],
+            )
+            for place in chosen
+        ]
+        found = iter(self._template.tokenize([t for t in texts if t is not None], expert=True))
+        ids = [None if text is None else next(found) for text in texts]
+        return texts, [
+            row if row is not None and len(row) <= self._settings.max_tokens else None
+            for row in ids
+        ]
 
     def places(self, number: int) -> list[int]:
         """Rows of the training set that make up a batch, counted from 1."""

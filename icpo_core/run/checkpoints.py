@@ -63,7 +63,10 @@ def restore(session: Session, iteration: int, of: int) -> Restore:
         if folder is not None:
             return Restore(folder=folder, replay=replay[::-1])
         assert session.run.same_era(number, of), "a branch saves a state where it begins"
-        replay.append(Replay(iteration=number, batch=_batch(session.run, number)))
+        update = session.run.store.finished("update", number)
+        said = update.inputs.get("teacher") if update else None
+        batch, teacher = _batch(session.run, number), teacher_of(session.run, number, said)
+        replay.append(Replay(iteration=number, batch=batch, teacher=teacher))
     return Restore(folder=None, replay=replay[::-1])
 
 
@@ -120,6 +123,25 @@ def _batch(run: Run, iteration: int) -> Path:
             f"update {run.paths.root} --iteration {iteration} --force`"
         )
     return path
+
+
+def teacher_of(run: Run, iteration: int, digest: str | None) -> list[Path]:
+    """The stored parts of table `teacher` that an iteration's update learns from.
+
+    digest: of stage `teach`, as the update's inputs have it; None: there is no teacher.
+    Raises ValueError if what is stored is something else.
+    """
+    if digest is None:
+        return []
+    found = run.store.finished("teach", iteration)
+    if found is None or found.content() != digest:
+        raise ValueError(
+            f"{run.paths.stage('teach', iteration)}: is not what update {iteration} learned "
+            "from, so the trainer cannot be brought back to where it was; make the update again: "
+            f"`icpo stage update {run.paths.root} --iteration {iteration} --force`"
+        )
+    names = [one.name for one in found.files if one.name.startswith("part-")]
+    return [run.store.file("teach", iteration, name) for name in names]
 
 
 def settle(session: Session) -> None:

@@ -74,8 +74,7 @@ def recover(session: Session, iteration: int) -> None:
     names = [one.name for one in found.files if one.name.startswith("model/")]
     session.observer.decision(f"weights of iteration {iteration}: made again, they were pruned")
     _bridge(session, iteration - 1, iteration)
-    source = found.inputs.get(update.SOURCE)
-    job = update.job(session, iteration, found.fingerprint, source)
+    job = update.job(session, iteration, found.fingerprint, found.inputs)
     session.tools(iteration).workers.train(job)
     session.run.store.restore("update", iteration, names)
 

@@ -10,6 +10,7 @@ from icpo_core.config import Config, plugin_sources
 from icpo_core.run.run import Run
 from icpo_core.run.stages import STAGES
 from icpo_core.run.stages.base import NotReadyError, Reader, Tracer
+from icpo_core.store import manifest
 from icpo_core.store.work import Standing, Status, Work
 
 
@@ -54,13 +55,18 @@ def before(run: Run, stage: str, iteration: int) -> tuple[str, ...]:
 
 def leaves(run: Run, iteration: int) -> tuple[str, ...]:
     """Stages of an iteration that no stage of it reads."""
-    read = {name for stage in STAGES for name, _ in reads(run, stage, iteration)}
-    return tuple(stage for stage in STAGES if stage not in read)
+    there = [name for name, stage in STAGES.items() if stage.wanted(run.at(iteration).config)]
+    read = {name for stage in there for name, _ in reads(run, stage, iteration)}
+    return tuple(stage for stage in there if stage not in read)
 
 
 def stages_of(config: Config, iteration: int) -> tuple[str, ...]:
     """The stages that an iteration has, in order; iteration 0 is the untrained model's."""
-    return tuple(name for name, stage in STAGES.items() if stage.due(config, iteration))
+    return tuple(
+        name
+        for name, stage in STAGES.items()
+        if stage.wanted(config) and stage.due(config, iteration)
+    )
 
 
 @dataclass(frozen=True)
@@ -77,10 +83,16 @@ class Step:
 
 def status(run: Run, stage: str, iteration: int) -> Status:
     """How a stage stands; one that waits for another is `missing`."""
+    run = run.at(iteration)
     try:
         return run.store.status(work(run, stage, iteration))
     except NotReadyError as reason:
-        return Status(Standing.MISSING, str(reason))
+        # What it waits for may be new with its own settings: `teach` is, with self-distillation.
+        found, part = run.store.finished(stage, iteration), STAGES[stage].settings(run.config)
+        if found is None or found.config == part:
+            return Status(Standing.MISSING, str(reason))
+        same = found.code_version, found.inputs, part, found.seed
+        return Status(Standing.STALE, manifest.why_different(found, *same), found)
 
 
 def plan(run: Run, last: int | None = None) -> list[Step]:

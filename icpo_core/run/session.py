@@ -116,6 +116,22 @@ class Tools:
             tries=rollout.expert_tries,
         )
 
+    @cached_property
+    def lesson_maker(self) -> PromptMaker:
+        """Makes the prompts of a teacher, whether or not there are expert rollouts."""
+        prompts, rollout = self.config.prompts, self.config.rollout
+        if rollout.expert and rollout.expert_source == "in_context":
+            return self.prompt_maker
+        pool = read_problems(prompts.demonstrations) if prompts.demonstrations else None
+        return PromptMaker(
+            read_problems(prompts.problems),
+            pool,
+            [read_problems(path) for path in prompts.exclude],
+            self.run.tokenizer,
+            prompts,
+            self.config.run.seed,
+        )
+
     @property
     def has_prompts(self) -> bool:
         """Whether the problems have been read."""

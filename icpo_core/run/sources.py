@@ -14,6 +14,8 @@ from icpo_core.run.run import Run
 from icpo_core.run.trackers import require_installed
 from icpo_core.workers.environment import endpoint_key
 
+POOL = ("prompts.demonstrations", "prompts.exclude")
+
 
 def sources(config: Config) -> dict[str, str | None]:
     """Content digests of the data and the model that a configuration names, by key.
@@ -26,13 +28,26 @@ def sources(config: Config) -> dict[str, str | None]:
     pool = prompts.demonstrations if in_context else None
     found: dict[str, str | None] = {
         "model.path": config.model.path,
-        "prompts.problems": _file(prompts.problems),
-        "prompts.demonstrations": _file(pool) if pool else None,
-        "prompts.exclude": canonical_digest(sorted(map(_file, prompts.exclude))) if pool else None,
+        **problems_of(config),
+        **(pool_of(config) if pool else dict.fromkeys(POOL)),
     }
     for benchmark in config.evaluate.benchmarks:
         found[f"benchmark {benchmark.name}"] = _file(benchmark.problems)
     return found
+
+
+def problems_of(config: Config) -> dict[str, str | None]:
+    """Digest of the training problems."""
+    return {"prompts.problems": _file(config.prompts.problems)}
+
+
+def pool_of(config: Config) -> dict[str, str | None]:
+    """Digests of the demonstrations, and of what is never shown."""
+    prompts = config.prompts
+    pool = _file(prompts.demonstrations) if prompts.demonstrations else None
+    return dict(
+        zip(POOL, (pool, canonical_digest(sorted(map(_file, prompts.exclude)))), strict=True)
+    )
 
 
 def require(run: Run) -> list[str]:
@@ -54,13 +69,19 @@ def require(run: Run) -> list[str]:
             f"prompts.batch_size = {prompts.batch_size} is more than the {problems.num_rows} "
             f"problems of {prompts.problems}: lower it, or give more problems"
         )
-    if prompts.demonstrations and config.rollout.expert:
+    if prompts.demonstrations and (config.rollout.expert or config.loss.distills):
         pool = read_problems(prompts.demonstrations)
         if pool["solution"].null_count == pool.num_rows:
             raise ValueError(
                 f"{prompts.demonstrations}: none of its rows has a solution, so none can be "
                 "shown; fill column solution, or give another prompts.demonstrations"
             )
+    solutions = config.loss.distills and config.loss.distill.context == "solution"
+    if solutions and problems["solution"].null_count == problems.num_rows:
+        raise ValueError(
+            f"{prompts.problems}: none of its rows has a solution for loss.distill.context = "
+            "solution; fill column solution, or show demonstrations"
+        )
     for path in prompts.exclude:
         read_problems(path)
     for address in config.rollout.endpoints:

@@ -143,6 +143,23 @@ TABLES: dict[str, pa.Schema] = {
     # Of an expert rollout with a part in the loss: what the bare prompt gave its tokens, as the
     # loss took it (temperature applied).
     "expert_tokens": pa.schema([*_KEYS, _field("logprobs", _LOGPROBS)]),
+    # Self-distillation: what the teacher is shown with each problem, and what it says of each token
+    # of a bare rollout. Of its K likeliest tokens there are K a token, one token behind another.
+    "lessons": pa.schema(
+        [
+            _field("prompt_id", pa.string()),
+            _field("prompt", pa.string()),
+            _field("prompt_ids", _IDS),
+        ]
+    ),
+    "teacher": pa.schema(
+        [
+            *_KEYS,
+            _field("logprobs", _LOGPROBS),
+            _field("top_ids", _IDS),
+            _field("top_logprobs", _LOGPROBS),
+        ]
+    ),
     # What the trainer says some sequences are worth under the weights it publishes beside: an
     # engine that loads the weights must say the same.
     "probe": pa.schema([_field("token_ids", _IDS), _field("logprobs", _LOGPROBS)]),

@@ -1,6 +1,7 @@
 """Log-probabilities of tokens without holding tokens × vocabulary in memory.
 
-Legend: N tokens, V vocabulary, W width of the hidden state, B words of a block of the vocabulary.
+Legend: N tokens, V vocabulary, W width of the hidden state, B words of a block of the vocabulary,
+M targets of a token, K likeliest tokens.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Logprob of each target and entropy of each distribution, nats, float32, shape [N].
 
+    targets_N: [N], or [N, M] for several of each distribution, whose logprobs are then [N, M]; the
+    first is the token that was sampled.
     The distribution is softmax((hidden · weightᵀ + bias) / temperature); it is taken in float32
     whatever the dtype of the product: that of the weight, or float32 if `float32`. Logits are made,
     used and dropped block by block of the vocabulary, and made again in backward: one more product
@@ -42,17 +45,20 @@ def token_logprobs(
     Entropy is zeros when not asked for, and has no gradient unless `entropy_gradient`.
     absent: ranges [first, end) of ids that have no part in the distribution, a target aside.
     """
+    alone = targets_N.dim() == 1
+    targets_NM = targets_N[:, None] if alone else targets_N
     block_bytes = block_bytes or BLOCK_BYTES
     float32 = float32 and weight_VW.dtype != torch.float32
     # A float32 head has no product that autograd knows.
     if not float32 and 4 * len(targets_N) * len(weight_VW) <= block_bytes:
-        logits_NV = _logits(hidden_NW, weight_VW, bias_V, temperature, targets_N, absent, 0)
-        return _in_one_block(logits_NV, targets_N, entropy, entropy_gradient)
-    found: tuple[Tensor, Tensor] = _InBlocks.apply(  # type: ignore[no-untyped-call]
+        logits_NV = _logits(hidden_NW, weight_VW, bias_V, temperature, targets_NM, absent, 0)
+        logprobs_NM, entropy_N = _in_one_block(logits_NV, targets_NM, entropy, entropy_gradient)
+        return logprobs_NM[:, 0] if alone else logprobs_NM, entropy_N
+    logprobs_NM, entropy_N = _InBlocks.apply(  # type: ignore[no-untyped-call]
         hidden_NW,
         weight_VW,
         bias_V,
-        targets_N,
+        targets_NM,
         temperature,
         entropy or entropy_gradient,
         entropy_gradient,
@@ -61,7 +67,36 @@ def token_logprobs(
         absent,
         float32,
     )
-    return found
+    return logprobs_NM[:, 0] if alone else logprobs_NM, entropy_N
+
+
+@torch.no_grad()
+def top_logprobs(
+    hidden_NW: Tensor,
+    weight_VW: Tensor,
+    count: int,
+    bias_V: Tensor | None = None,
+    temperature: float = 1.0,
+    block_bytes: int | None = None,
+    absent: Ranges = (),
+    float32: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The `count` likeliest tokens of each distribution of `token_logprobs`, or all where there are
+    fewer: ids and logprobs, [N, K], the likeliest first. No gradient; logits are made and dropped
+    for some of the N at a time."""
+    float32 = float32 and weight_VW.dtype != torch.float32
+    vocabulary = len(weight_VW)
+    kept = vocabulary - sum(min(b, vocabulary) - min(a, vocabulary) for a, b in absent)
+    rows = max(1, (block_bytes or BLOCK_BYTES) // (4 * vocabulary))
+    ids, logprobs = [], []
+    for part_NW in hidden_NW.split(rows) if len(hidden_NW) else [hidden_NW]:
+        # Nobody sampled a token here: no id that is absent is kept for being a target.
+        none_N0 = torch.zeros(len(part_NW), 0, dtype=torch.long, device=part_NW.device)
+        logits_NV = _logits(part_NW, weight_VW, bias_V, temperature, none_N0, absent, 0, float32)
+        top = logits_NV.log_softmax(-1).topk(min(count, kept), dim=-1)
+        ids.append(top.indices)
+        logprobs.append(top.values)
+    return torch.cat(ids), torch.cat(logprobs)
 
 
 def _logits(
@@ -69,7 +104,7 @@ def _logits(
     weight_BW: Tensor,
     bias_B: Tensor | None,
     temperature: float,
-    targets_N: Tensor,
+    targets_NM: Tensor,
     absent: Ranges,
     first: int,
     float32: bool = False,
@@ -87,13 +122,13 @@ def _logits(
     if not inside:
         return logits_NB
     # A stored target may be such an id: sampled by an engine that did not leave them out.
-    place_N, here_N = _places(targets_N, first, size)
-    own_N1 = logits_NB.gather(1, place_N[:, None])
+    place_N1, here_N1 = _places(targets_NM[:, :1], first, size)
+    own_N1 = logits_NB.gather(1, place_N1)
     left_NB = logits_NB.clone()
     for a, b in inside:
         left_NB[:, a:b] = ABSENT
-    kept_N1 = torch.where(here_N[:, None], own_N1, left_NB.gather(1, place_N[:, None]))
-    return left_NB.scatter(1, place_N[:, None], kept_N1)
+    kept_N1 = torch.where(here_N1, own_N1, left_NB.gather(1, place_N1))
+    return left_NB.scatter(1, place_N1, kept_N1)
 
 
 def _product(hidden_NW: Tensor, weight_BW: Tensor) -> Tensor:
@@ -104,15 +139,15 @@ def _product(hidden_NW: Tensor, weight_BW: Tensor) -> Tensor:
 
 
 def _in_one_block(
-    logits_NV: Tensor, targets_N: Tensor, entropy: bool, entropy_gradient: bool
+    logits_NV: Tensor, targets_NM: Tensor, entropy: bool, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     all_NV = logits_NV.log_softmax(-1)
-    logprobs_N = all_NV.gather(-1, targets_N[:, None]).squeeze(-1)
+    logprobs_NM = all_NV.gather(-1, targets_NM)
     if not (entropy or entropy_gradient):
-        return logprobs_N, torch.zeros_like(logprobs_N)
+        return logprobs_NM, torch.zeros_like(logprobs_NM[:, 0])
     if not entropy_gradient:
         all_NV = all_NV.detach()
-    return logprobs_N, -(all_NV.exp() * all_NV).sum(-1)
+    return logprobs_NM, -(all_NV.exp() * all_NV).sum(-1)
 
 
 class _InBlocks(torch.autograd.Function):
@@ -129,7 +164,7 @@ class _InBlocks(torch.autograd.Function):
         hidden_NW: Tensor,
         weight_VW: Tensor,
         bias_V: Tensor | None,
-        targets_N: Tensor,
+        targets_NM: Tensor,
         temperature: float,
         entropy: bool,
         entropy_gradient: bool,
@@ -140,17 +175,17 @@ class _InBlocks(torch.autograd.Function):
         lowest = torch.finfo(torch.float32).min
         # Of the logits so far: the largest, the sum of exp(logit - largest), and the sum of those
         # times (logit - largest).
-        top_N = hidden_NW.new_full(targets_N.shape, lowest, dtype=torch.float32)
-        sum_N, dot_N, target_N = (torch.zeros_like(top_N) for _ in range(3))
+        top_N = hidden_NW.new_full(targets_NM.shape[:1], lowest, dtype=torch.float32)
+        sum_N, dot_N = torch.zeros_like(top_N), torch.zeros_like(top_N)
+        target_NM = torch.zeros_like(targets_NM, dtype=torch.float32)
         for first in range(0, len(weight_VW), size):
             block = slice(first, first + size)
             bias_B = None if bias_V is None else bias_V[block]
             logits_NB = _logits(
-                hidden_NW, weight_VW[block], bias_B, temperature, targets_N, absent, first, float32
+                hidden_NW, weight_VW[block], bias_B, temperature, targets_NM, absent, first, float32
             )
-            place_N, inside_N = _places(targets_N, first, logits_NB.shape[1])
-            found_N = logits_NB.gather(1, place_N[:, None]).squeeze(1)
-            target_N = torch.where(inside_N, found_N, target_N)
+            place_NM, inside_NM = _places(targets_NM, first, logits_NB.shape[1])
+            target_NM = torch.where(inside_NM, logits_NB.gather(1, place_NM), target_NM)
             before_N, top_N = top_N, torch.maximum(top_N, logits_NB.amax(1))
             fall_N = before_N - top_N
             scale_N = fall_N.exp()
@@ -163,19 +198,21 @@ class _InBlocks(torch.autograd.Function):
                 dot_N += exp_NB.mul_(below_NB).sum(1)
         log_N = sum_N.log()
         entropy_N = log_N - dot_N / sum_N if entropy else torch.zeros_like(log_N)
-        ctx.save_for_backward(hidden_NW, weight_VW, bias_V, targets_N, top_N, sum_N, entropy_N)
+        ctx.save_for_backward(hidden_NW, weight_VW, bias_V, targets_NM, top_N, sum_N, entropy_N)
         ctx.temperature, ctx.size, ctx.absent, ctx.float32 = temperature, size, absent, float32
         ctx.set_materialize_grads(False)
         if not entropy_gradient:
             ctx.mark_non_differentiable(entropy_N)
-        return target_N - top_N - log_N, entropy_N
+        return target_NM - top_N[:, None] - log_N[:, None], entropy_N
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """d logprob/d logits = onehot - p; d entropy/d logits = -p · (log p + entropy)."""
-        hidden_NW, weight_VW, bias_V, targets_N, top_N, sum_N, entropy_N = ctx.saved_tensors
-        of_logprob_N = torch.zeros_like(top_N) if grads[0] is None else grads[0]
+        hidden_NW, weight_VW, bias_V, targets_NM, top_N, sum_N, entropy_N = ctx.saved_tensors
+        zeros_NM = torch.zeros_like(targets_NM, dtype=torch.float32)
+        of_logprob_NM = zeros_NM if grads[0] is None else grads[0]
+        of_logprob_N = of_logprob_NM.sum(1)
         of_entropy_N = grads[1]
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         # Partial sums over blocks stay in float32; each block of the weight is written once.
@@ -191,7 +228,7 @@ class _InBlocks(torch.autograd.Function):
                 weight_BW,
                 bias_B,
                 ctx.temperature,
-                targets_N,
+                targets_NM,
                 ctx.absent,
                 first,
                 ctx.float32,
@@ -203,8 +240,8 @@ class _InBlocks(torch.autograd.Function):
                 factor_NB = below_NB + (entropy_N - sum_N.log())[:, None]
                 factor_NB.mul_(of_entropy_N[:, None]).add_(of_logprob_N[:, None])
                 grad_NB = below_NB.exp_().mul_(factor_NB).mul_(-(1 / sum_N)[:, None])
-            place_N, inside_N = _places(targets_N, first, grad_NB.shape[1])
-            grad_NB.scatter_add_(1, place_N[:, None], (of_logprob_N * inside_N)[:, None])
+            place_NM, inside_NM = _places(targets_NM, first, grad_NB.shape[1])
+            grad_NB.scatter_add_(1, place_NM, of_logprob_NM * inside_NM)
             if ctx.temperature != 1.0:
                 grad_NB.div_(ctx.temperature)
             if bias_grad_V is not None:
@@ -219,8 +256,8 @@ class _InBlocks(torch.autograd.Function):
         return hidden_grad_NW, weight_grad_VW, bias_grad_V, *[None] * 7
 
 
-def _places(targets_N: Tensor, first: int, size: int) -> tuple[Tensor, Tensor]:
+def _places(targets_NM: Tensor, first: int, size: int) -> tuple[Tensor, Tensor]:
     """Where in the block that begins at `first` each target stands, and whether it does."""
-    place_N = targets_N - first
-    inside_N = (place_N >= 0) & (place_N < size)
-    return place_N.clamp(0, size - 1), inside_N
+    place_NM = targets_NM - first
+    inside_NM = (place_NM >= 0) & (place_NM < size)
+    return place_NM.clamp(0, size - 1), inside_NM

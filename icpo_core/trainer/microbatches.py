@@ -83,6 +83,17 @@ def on_all(holds: bool, ranks: int, device: torch.device) -> bool:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What the teacher of self-distillation says of a response."""
+
+    logprobs: Numbers
+    """Of its tokens, [T]."""
+    top_ids: Numbers
+    """Likeliest tokens at each place, [T, K]; K = 0 where they are not asked for."""
+    top_logprobs: Numbers
+
+
+@dataclass(frozen=True)
 class Row:
     """One sequence of the update."""
 
@@ -93,6 +104,8 @@ class Row:
     expert: bool = False
     group: str = ""
     """prompt_id: a mini-batch is made of whole groups."""
+    said: Said | None = None
+    """What the teacher says of it, of a bare rollout in self-distillation."""
 
     @property
     def length(self) -> int:
@@ -120,6 +133,12 @@ class MicroBatch:
     """Rows whose behaviour logprobs are known."""
     advantages_B: Tensor
     expert_B: Tensor
+    teacher_BT: Tensor
+    taught_B: Tensor
+    """Rows that the teacher has spoken on."""
+    top_ids_NK: Tensor
+    """The teacher's likeliest tokens; K = 0 where they are not asked for."""
+    teacher_top_NK: Tensor
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -132,38 +151,72 @@ class MicroBatch:
             "shared": self.shared,
         }
 
+    @property
+    def all_targets(self) -> Tensor:
+        """The response tokens, [N], or with the teacher's likeliest behind each, [N, 1 + K]."""
+        if not self.top_ids_NK.shape[1]:
+            return self.targets_N
+        return torch.cat([self.targets_N[:, None], self.top_ids_NK], 1)
+
     def spread(self, values_N: Tensor) -> Tensor:
-        """Values of the response tokens as [B, T] with zeros elsewhere."""
-        zeros_BT = torch.zeros(self.mask_BT.shape, dtype=values_N.dtype, device=values_N.device)
-        return zeros_BT.masked_scatter(self.mask_BT, values_N)
+        """Values of the response tokens as [B, T] with zeros elsewhere; of [N, K] as [B, T, K]."""
+        more = values_N.shape[1:]
+        shape = (*self.mask_BT.shape, *more)
+        zeros_BT = torch.zeros(shape, dtype=values_N.dtype, device=values_N.device)
+        mask_BT = self.mask_BT[..., None].expand(shape) if more else self.mask_BT
+        return zeros_BT.masked_scatter(mask_BT, values_N)
 
 
-def rows_of(batch: pa.Table, context: str = "bare") -> list[Row]:
+def rows_of(batch: pa.Table, context: str = "bare", teacher: pa.Table | None = None) -> list[Row]:
     """The rows of a `batch` table, as views into its columns.
 
     context: `loss.expert_context`. Under the prompt that it was sampled from, an expert rollout is
-    on-policy.
+    on-policy. teacher: the table of this name, of the same iteration.
     """
+    said = _said(teacher) if teacher is not None else {}
     policy = {Origin.ON_POLICY} if context == "bare" else {Origin.ON_POLICY, Origin.EXPERT}
     experts = [origin not in policy for origin in batch["origin"].to_pylist()]
     columns = zip(
-        _lists(batch["prompt_ids"]),
-        _lists(batch["response_ids"]),
-        _lists(batch["behaviour_logprobs"]),
+        lists(batch["prompt_ids"]),
+        lists(batch["response_ids"]),
+        lists(batch["behaviour_logprobs"]),
         batch["advantage"].to_pylist(),
         experts,
         batch["prompt_id"].to_pylist(),
+        batch["sample_index"].to_pylist(),
         strict=True,
     )
     rows = []
-    for prompt, response, behaviour, advantage, expert, group in columns:
+    for prompt, response, behaviour, advantage, expert, group, index in columns:
         assert prompt is not None
         assert response is not None
-        rows.append(Row(prompt, response, behaviour, advantage, expert, group))
+        heard = said.get((group, index))
+        rows.append(Row(prompt, response, behaviour, advantage, expert, group, heard))
     return rows
 
 
-def _lists(column: pa.ChunkedArray) -> list[Numbers | None]:
+def _said(teacher: pa.Table) -> dict[tuple[str, int], Said]:
+    """By problem and number of the rollout."""
+    columns = zip(
+        teacher["prompt_id"].to_pylist(),
+        teacher["sample_index"].to_pylist(),
+        lists(teacher["logprobs"]),
+        lists(teacher["top_ids"]),
+        lists(teacher["top_logprobs"]),
+        strict=True,
+    )
+    found = {}
+    for group, index, logprobs, ids, likeliest in columns:
+        assert logprobs is not None
+        assert ids is not None
+        assert likeliest is not None
+        shape = len(logprobs), len(ids) // max(1, len(logprobs))
+        found[group, index] = Said(logprobs, ids.reshape(shape), likeliest.reshape(shape))
+    return found
+
+
+def lists(column: pa.ChunkedArray) -> list[Numbers | None]:
+    """The rows of a column of lists, as views into it."""
     array = column.combine_chunks()
     values, offsets = array.values.to_numpy(), array.offsets.to_numpy()
     valid = array.is_valid().to_pylist()
@@ -269,6 +322,10 @@ def collate(
     behaviour = np.zeros(mask.shape, dtype=np.float32)
     predictors: list[Numbers] = [np.zeros(0, dtype=np.int64)]
     targets: list[Numbers] = [np.zeros(0, dtype=np.int64)]
+    teacher = np.zeros(mask.shape, dtype=np.float32)
+    wide = max((row.said.top_ids.shape[1] for row in rows if row.said is not None), default=0)
+    top_ids = [np.zeros((0, wide), dtype=np.int64)]
+    top_logprobs = [np.zeros((0, wide), dtype=np.float32)]
     for index, (row, own) in enumerate(zip(rows, places, strict=True)):
         prompt = len(row.prompt_ids)
         tokens[own[:prompt]] = row.prompt_ids
@@ -279,6 +336,11 @@ def collate(
             behaviour[index, : responses[index]] = row.behaviour_logprobs
         predictors.append(own[prompt - 1 :])
         targets.append(row.response_ids.astype(np.int64))
+        blank = np.zeros((responses[index], wide))
+        if row.said is not None:
+            teacher[index, : responses[index]] = row.said.logprobs
+        top_ids.append((row.said.top_ids if row.said else blank).astype(np.int64))
+        top_logprobs.append((row.said.top_logprobs if row.said else blank).astype(np.float32))
 
     def put(array: Numbers) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
@@ -287,7 +349,7 @@ def collate(
     if layout is Layout.SHARED:
         *pieces, back = map(put, _shared_places(places, len(tokens)))
         shared = SharedRows(tuple(pieces), back)
-    blank = rows or [Row(tokens[:0], tokens[:0])]
+    whole = rows or [Row(tokens[:0], tokens[:0])]
     return MicroBatch(
         tokens_BS=put(tokens.reshape(shape)),
         positions_BS=None if layout in BESIDE else put(positions.reshape(shape)),
@@ -296,9 +358,13 @@ def collate(
         targets_N=put(np.concatenate(targets)),
         mask_BT=put(mask),
         behaviour_BT=put(behaviour),
-        known_B=put(np.array([row.behaviour_logprobs is not None for row in blank])),
-        advantages_B=put(np.array([row.advantage for row in blank], dtype=np.float32)),
-        expert_B=put(np.array([row.expert for row in blank])),
+        known_B=put(np.array([row.behaviour_logprobs is not None for row in whole])),
+        advantages_B=put(np.array([row.advantage for row in whole], dtype=np.float32)),
+        expert_B=put(np.array([row.expert for row in whole])),
+        teacher_BT=put(teacher),
+        taught_B=put(np.array([row.said is not None for row in whole])),
+        top_ids_NK=put(np.concatenate(top_ids)),
+        teacher_top_NK=put(np.concatenate(top_logprobs)),
     )
 
 

@@ -1,6 +1,7 @@
 """The policy as one module: token ids in, logprobs of the response tokens out.
 
-Legend: B rows, S tokens of a row, N response tokens of all rows, W width of the hidden state.
+Legend: B rows, S tokens of a row, N response tokens of all rows, W width of the hidden state, M
+targets and K likeliest tokens of each.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from icpo_core.config import LoraSection
 from icpo_core.models import tokens
 from icpo_core.trainer import lora as adapter
-from icpo_core.trainer.logprobs import Ranges, token_logprobs
+from icpo_core.trainer.logprobs import Ranges, token_logprobs, top_logprobs
 from icpo_core.trainer.shared_prompts import SharedRows, hidden_states, share_prompts
 
 if TYPE_CHECKING:
@@ -43,8 +44,20 @@ class LogprobHead(nn.Module):
         temperature: float,
         entropy: bool,
         entropy_gradient: bool,
-    ) -> tuple[Tensor, Tensor]:
-        return token_logprobs(
+        top: int,
+    ) -> tuple[Tensor, ...]:
+        likeliest: tuple[Tensor, ...] = ()
+        if top:
+            likeliest = top_logprobs(
+                hidden_NW,
+                self.weight,
+                top,
+                self.bias,
+                temperature,
+                absent=self.absent,
+                float32=self.float32,
+            )
+        return likeliest + token_logprobs(
             hidden_NW,
             self.weight,
             targets_N,
@@ -91,9 +104,13 @@ class Policy(nn.Module):
         temperature: float | None = None,
         entropy: bool = True,
         entropy_gradient: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+        top: int = 0,
+    ) -> tuple[Tensor, ...]:
         """Logprobs and entropies [N], float32, nats, of `targets` predicted at the flat positions
         `predictors` of [B * S], at `temperature` (default: that of the rollouts).
+
+        targets_N: also [N, M], whose logprobs are [N, M]. top: before these, ids and logprobs
+        [N, K] of so many of the likeliest tokens, without gradient.
 
         No attention mask is needed: rows are padded on the right and attention is causal, so no
         real token sees a pad. In a packed row `positions` begin at 0 with every sequence, by which
@@ -103,12 +120,13 @@ class Policy(nn.Module):
         hidden_BSW = hidden_states(self.model.base_model, tokens_BS, positions_BS, shared)
         # Not by indexing: on a CPU its backward adds up what came from one place (a shared prompt's
         # last token) in the order in which threads arrive.
-        found: tuple[Tensor, Tensor] = self.model.get_output_embeddings()(
+        found: tuple[Tensor, ...] = self.model.get_output_embeddings()(
             hidden_BSW.flatten(0, 1).index_select(0, predictors_N),
             targets_N,
             self.temperature if temperature is None else temperature,
             entropy,
             entropy_gradient,
+            top,
         )
         return found
 

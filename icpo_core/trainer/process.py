@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from icpo_core.common import limits, strays
 from icpo_core.trainer.trainer import Trainer
-from icpo_core.workers.jobs import Message, Save, TrainerReady, TrainerSettings, Update
+from icpo_core.workers.jobs import Message, Save, Teach, TrainerReady, TrainerSettings, Update
 from icpo_core.workers.process import Handler, Handlers, Say, attempt, serve
 
 PATIENCE = timedelta(days=7)
@@ -61,6 +61,7 @@ def main() -> None:
         return ready, {
             Update: lambda job, _: trainer.update(job),
             Save: lambda job, _: trainer.save(job),
+            Teach: lambda job, _: trainer.teach(job),
         }
 
     def build_leader() -> tuple[TrainerReady, Handlers]:
@@ -96,7 +97,7 @@ def _join_here(rendezvous: Path | None) -> None:
 def _together(handler: Handler) -> Handler:
     """Rank 0's handler: hand the job to the other ranks, then do it."""
 
-    def handle(job: Update | Save, say: Say) -> Message:
+    def handle(job: Update | Save | Teach, say: Say) -> Message:
         _begin(job)
         dist.broadcast_object_list([job])
         return handler(job, say)
@@ -116,7 +117,7 @@ def _follow(handlers: Handlers) -> NoReturn:
             raise SystemExit(reply["failure"])
 
 
-def _begin(job: Update | Save) -> None:
+def _begin(job: Update | Save | Teach) -> None:
     """Into the rank's log: by it one sees where a rank was when all of them stood still."""
     if dist.get_world_size() > 1:
         print(f"rank {dist.get_rank()} begins {job.kind} of {job.out}", flush=True)

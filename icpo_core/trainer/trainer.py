@@ -17,19 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from icpo_core.common import limits, plugins
+from icpo_core.common import plugins
 from icpo_core.common.files import canonical_digest, model_digest, read_json
 from icpo_core.config import LossSection, UpdateSection
-from icpo_core.method.loss import Totals, has_signal, icpo_loss, uses_kl
+from icpo_core.method.loss import Totals, has_signal, icpo_loss, uses_kl, uses_reference
 from icpo_core.method.policy_losses import LossInputs, policy_loss
 from icpo_core.models.architecture import from_config
 from icpo_core.models.flops import training_flops
 from icpo_core.store import tables
-from icpo_core.trainer import decay, lora, state
+from icpo_core.trainer import decay, lora, state, teacher
+from icpo_core.trainer.deepspeed_settings import settings_of
 from icpo_core.trainer.expert_tokens import FILE, ExpertTokens
 from icpo_core.trainer.layouts import choose_proven
 from icpo_core.trainer.learning_rate import learning_rate
@@ -50,7 +52,7 @@ from icpo_core.trainer.microbatches import (
 from icpo_core.trainer.policy import Policy, flash_attention, load_policy
 from icpo_core.trainer.publish import publish, write_probe
 from icpo_core.trainer.update_metrics import Figures, add_gap
-from icpo_core.workers.jobs import Restore, Save, Saved, Update, Updated
+from icpo_core.workers.jobs import Restore, Save, Saved, Taught, Teach, Update, Updated
 
 DEFAULT_GAP = {"float32": 1e-4, "bfloat16": 0.1}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -81,7 +83,7 @@ class Trainer:
         self.adapted = bool(update.lora.rank)
         self._build()
         # With an adapter the reference is the policy with it switched off.
-        self.reference = self._reference() if uses_kl(loss) and not self.adapted else None
+        self.reference = self._reference() if uses_reference(loss) and not self.adapted else None
 
     def _build(self) -> None:
         """A fresh policy and optimizer from the base model, in the place of any there are."""
@@ -103,7 +105,7 @@ class Trainer:
         self.engine, _, _, _ = deepspeed.initialize(
             model=policy,
             model_parameters=decay.groups(policy, self.settings),
-            config=self._deepspeed(),
+            config=settings_of(self.settings),
         )
         self.device = self.engine.device
         self._norm: Tensor | None = None
@@ -143,37 +145,6 @@ class Trainer:
         self._norm = torch.nn.utils.clip_grad_norm_(
             self.engine.module.parameters(), self.settings.grad_clip
         )
-
-    def _deepspeed(self) -> dict[str, Any]:
-        zero = self.settings.deepspeed.get("zero_optimization", {})
-        offload = zero.get("offload_optimizer")
-        if offload and not limits.has_compiler():
-            raise ValueError(
-                "update.deepspeed has offload_optimizer, which DeepSpeed compiles, and there is no "
-                "C++ compiler: install one (apt-get install g++), or leave it out"
-            )
-        plain = self.settings.dtype == "float32" and not zero.get("stage", 0)
-        return {
-            **self.settings.deepspeed,
-            # step() is the only boundary: mini-batches have as many micro-batches as they need,
-            # and losses are divided once, by totals over all of them.
-            "managed_gradient_accumulation": False,
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": 0.0 if plain else self.settings.grad_clip,
-            "bf16": {"enabled": self.settings.dtype == "bfloat16"},
-            "optimizer": {
-                "type": "AdamW",
-                "params": {
-                    "lr": self.settings.learning_rate,
-                    "betas": list(self.settings.betas),
-                    "eps": self.settings.eps,
-                    "weight_decay": self.settings.weight_decay,
-                    "torch_adam": not offload,
-                },
-            },
-            "steps_per_print": 1_000_000_000,
-        }
 
     def _reference(self) -> torch.nn.Module:
         """The frozen base model, for the KL term."""
@@ -216,7 +187,7 @@ class Trainer:
         replayed = self._restore(job.parent, job.restore)
         restored = time.perf_counter()
         batch = tables.read("batch", job.batch)
-        rows = rows_of(batch, self.loss.expert_context)
+        rows = self._rows(batch, job.teacher)
         self.state_id = ""  # a step that fails half-way has no name: nothing starts from it
         metrics = self._step(rows, job.iteration)
         work = self._work()
@@ -244,6 +215,21 @@ class Trainer:
             layout=str(self.layout),
             layout_note=self.layout_note,
         )
+
+    def _rows(self, batch: pa.Table, parts: list[Path]) -> list[Row]:
+        """Of a stored batch, with what the teacher says of them, in `parts` of its table."""
+        said = teacher.read(parts) if self.loss.distills else None
+        return rows_of(batch, self.loss.expert_context, said)
+
+    def teach(self, job: Teach) -> Taught:
+        """Write what the teacher of self-distillation says of a part of the rollouts.
+
+        It is the policy in state `parent`, or the base model.
+        """
+        if job.parent is None:
+            return teacher.teach(self, job, self._as_reference, [])
+        replayed = self._restore(job.parent, job.restore)
+        return teacher.teach(self, job, lambda **given: self.engine(**given), replayed)
 
     def _work(self) -> dict[str, Any]:
         """What the last step took through the model, and on what: tokens, FLOPs where the model's
@@ -276,9 +262,7 @@ class Trainer:
         replayed = []
         for step in restore.replay:
             self.state_id = ""  # until all of it is there
-            self._step(
-                rows_of(tables.read("batch", step.batch), self.loss.expert_context), step.iteration
-            )
+            self._step(self._rows(tables.read("batch", step.batch), step.teacher), step.iteration)
             replayed.append(step.iteration)
         if not replayed and self.state_id != parent:
             raise ValueError(
@@ -379,8 +363,9 @@ class Trainer:
         """Forward and backward over this rank's micro-batches of a mini-batch."""
         for members in batches:
             micro = self._collate([rows[i] for i in members])
+            given = {**micro.inputs, "targets_N": micro.all_targets}
             logprobs_N, entropy_N = self.engine(
-                **micro.inputs, entropy_gradient=self.loss.entropy_coefficient > 0
+                **given, entropy_gradient=self.loss.entropy_coefficient > 0
             )
             inputs = self._inputs(micro, [old.get(i) for i in members], logprobs_N, entropy_N)
             self.expert_tokens.add(rows, members, inputs.logprobs_BT)
@@ -397,7 +382,8 @@ class Trainer:
         logprobs_N: Tensor,
         entropy_N: Tensor,
     ) -> LossInputs:
-        logprobs_BT = micro.spread(logprobs_N)
+        top_NK = logprobs_N[:, 1:] if logprobs_N.dim() > 1 else micro.teacher_top_NK
+        logprobs_BT = micro.spread(logprobs_N[:, 0] if logprobs_N.dim() > 1 else logprobs_N)
         old_BT = logprobs_BT.detach()
         if self.settings.old_logprobs == "engine":
             from_engine_B = micro.known_B & ~micro.expert_B
@@ -418,15 +404,23 @@ class Trainer:
             mask_BT=micro.mask_BT,
             expert_B=micro.expert_B,
             entropy_BT=micro.spread(entropy_N),
+            teacher_logprobs_BT=micro.teacher_BT,
+            taught_B=micro.taught_B,
+            top_logprobs_BTK=micro.spread(top_NK),
+            teacher_top_BTK=micro.spread(micro.teacher_top_NK),
         )
 
     @torch.no_grad()
     def _reference_logprobs(self, micro: MicroBatch) -> Tensor:
         """Of the response tokens under the base model, [B, T]."""
+        return micro.spread(self._as_reference(**micro.inputs, entropy=False)[0])
+
+    def _as_reference(self, **given: Any) -> tuple[Tensor, ...]:
+        """`Policy.forward` of the base model."""
         policy = self.engine.module
         with lora.switched_off(policy) if self.reference is None else nullcontext():
-            logprobs_N, _ = (self.reference or policy)(**micro.inputs, entropy=False)
-        return micro.spread(logprobs_N)
+            found: tuple[Tensor, ...] = (self.reference or policy)(**given)
+        return found
 
     @torch.no_grad()
     def _old_logprobs(self, rows: list[Row], members: list[int]) -> dict[int, Tensor]:

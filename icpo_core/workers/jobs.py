@@ -211,6 +211,8 @@ class Replay(Message):
 
     iteration: int
     batch: Path
+    teacher: list[Path] = []
+    """Parts of table `teacher`, where it was learned from one."""
 
 
 class Restore(Message):
@@ -244,6 +246,8 @@ class Update(Job[Updated]):
     reply = Updated
     iteration: int
     batch: Path
+    teacher: list[Path] = []
+    """As in `Replay`."""
     parent: str
     """State to start from."""
     restore: Restore
@@ -271,6 +275,31 @@ class Save(Job[Saved]):
     restore: Restore
 
 
+class Taught(Message):
+    """A part of table `teacher` is written."""
+
+    rows: int
+    sha256: str
+    content: str
+    replayed: list[int]
+    waits: dict[str, float] = {}
+
+
+class Teach(Job[Taught]):
+    """What the teacher of self-distillation says of the bare rollouts of a part."""
+
+    reply = Taught
+    rollouts: Path
+    lessons: Path
+    """Table `lessons`: the prompts that it is shown. Rows of other problems are left out."""
+    top_k: int
+    parent: str | None
+    """State whose weights teach; None: the base model."""
+    restore: Restore
+    out: Path
+    fingerprint: str
+
+
 ENGINE_JOBS: tuple[type[Job[Any]], ...] = (Load, Sleep, Rollout, Sample, Score)
-TRAINER_JOBS: tuple[type[Job[Any]], ...] = (Update, Save)
+TRAINER_JOBS: tuple[type[Job[Any]], ...] = (Update, Save, Teach)
 JOBS: dict[str, type[Job[Any]]] = {job.__name__: job for job in ENGINE_JOBS + TRAINER_JOBS}

@@ -42,6 +42,8 @@ from icpo_core.workers.jobs import (
     Sampled,
     Save,
     Saved,
+    Taught,
+    Teach,
     Update,
     Updated,
 )
@@ -124,13 +126,16 @@ class StubTrainer:
             self.steps = int(state["steps"][0])
         for step in restore.replay:
             self.ledger(f"replay {step.iteration}")
-            self._step(step.batch)
+            self._step(step.batch, step.teacher)
         self.state_id = parent
         return [step.iteration for step in restore.replay]
 
-    def _step(self, batch: Path) -> float:
+    def _step(self, batch: Path, teacher: Sequence[Path] = ()) -> float:
         rows = tables.read("batch", batch).to_pylist()
         gradient = np.zeros(WIDTH)
+        for path in teacher:
+            for said in tables.read("teacher", path)["logprobs"].to_pylist():
+                gradient[len(said) % WIDTH] += self.settings["distill"]["coefficient"] * sum(said)
         for row in rows:
             place = sum(row["response_ids"]) % WIDTH
             gradient[place] -= row["advantage"] * self.settings["expert_lambda"]
@@ -150,7 +155,7 @@ class StubTrainer:
         replayed = self._restore(job.parent, job.restore)
         self.state_id = ""
         self.ledger(f"step {job.iteration}")
-        norm = self._step(job.batch)
+        norm = self._step(job.batch, job.teacher)
         self.state_id = job.state_id
         self.hook("stepped")
         out = job.out / "model"
@@ -168,6 +173,27 @@ class StubTrainer:
             replayed=replayed,
             timing={},
         )
+
+    def teach(self, job: Teach) -> Taught:
+        """By the weights that teach, the lesson and the response."""
+        replayed, weights = [], np.zeros(WIDTH)
+        if job.parent is not None:
+            replayed, weights = self._restore(job.parent, job.restore), self.weights
+        lessons = tables.read("lessons", job.lessons).to_pylist()
+        shown = {row["prompt_id"]: sum(row["prompt_ids"]) for row in lessons}
+        made = []
+        for row in tables.read("rollout", job.rollouts).to_pylist():
+            if row["origin"] == "on_policy" and row["prompt_id"] in shown:
+                self.ledger(f"teach {row['prompt_id']} {row['sample_index']} {job.parent}")
+                near = [float(weights[(shown[row["prompt_id"]] + i) % WIDTH]) - 0.01 * (i % 7)
+                        for i in row["response_ids"]]  # fmt: skip
+                keys = {key: row[key] for key in ("prompt_id", "sample_index", "origin")}
+                made.append({**keys, "logprobs": near, "top_ids": [], "top_logprobs": []})
+                self.hook("taught")
+        table = tables.table("teacher", made)
+        found = tables.write("teacher", table, job.out, job.fingerprint)
+        assert found.content is not None
+        return Taught(rows=len(made), sha256=found.sha256, content=found.content, replayed=replayed)
 
     def save(self, job: Save) -> Saved:
         self._restore(job.state_id, job.restore)
@@ -219,8 +245,11 @@ class StubWorkers:
     def train(self, job: Job[R]) -> R:
         self.start_trainer()
         assert self._trainer is not None
-        sent = wired(job)
-        return self._trainer.update(sent) if isinstance(sent, Update) else self._trainer.save(sent)
+        do: dict[type[Job[Any]], Callable[[Any], Any]] = {
+            Update: self._trainer.update, Save: self._trainer.save, Teach: self._trainer.teach
+        }  # fmt: skip
+        made: R = do[type(job)](wired(job))
+        return made
 
     def close(self) -> None:
         self._engine = self._trainer = None

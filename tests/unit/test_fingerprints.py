@@ -49,6 +49,8 @@ def test_stages_are_those_of_v0_1_0(name: str, monkeypatch: pytest.MonkeyPatch) 
     config = load(Path(case["config"]), [*overrides, *AS_BEFORE])
     found = {}
     for stage, spec in STAGES.items():
+        if not spec.wanted(config):  # newer than v0.1.0, which has none of it
+            continue
         part, seed = spec.settings(config), 0 if spec.draws else None
         print_ = manifest.fingerprint(stage, 1, spec.version, INPUTS, part, seed)
         found[stage] = {"slice": canonical_digest(part), "fingerprint": print_}

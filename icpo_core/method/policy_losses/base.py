@@ -43,6 +43,14 @@ class LossInputs:
     """Rows whose behaviour logprobs are known (default: all, if there are any)."""
     entropy_BT: Tensor | None = None
     """Of the policy being trained, nats; carries the gradient."""
+    teacher_logprobs_BT: Tensor | None = None
+    """Of the sampled tokens under the teacher of self-distillation."""
+    taught_B: Tensor | None = None
+    """Rows that the teacher has spoken on."""
+    top_logprobs_BTK: Tensor | None = None
+    """Of the teacher's K likeliest tokens, under the policy being trained; carries the gradient."""
+    teacher_top_BTK: Tensor | None = None
+    """Those under the teacher."""
 
     def on_policy(self) -> Tensor:
         """True on on-policy tokens, those that a policy loss is for; shape (B, T)."""

@@ -119,6 +119,8 @@ class Stage:
     """Whether iteration 0, the untrained model, may have it."""
     draws: bool = False
     """Whether it draws by the run's seed. An evaluation's seeds are those of every other run."""
+    wanted: Callable[[Config], bool] = lambda config: True
+    """Whether a run has it at all."""
     due: Callable[[Config, int], bool] = lambda config, iteration: iteration > 0
     """Whether an iteration has it; iteration 0 is the untrained model's."""
     weights: Callable[[Run, int], int | None] = lambda run, iteration: None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from icpo_core.common.files import write_json
@@ -24,7 +25,9 @@ SOURCE = "loss.policy"
 
 def reads(reader: Reader) -> Inputs:
     before = reader.iteration - 1
+    taught = reader.run.config.loss.distills
     return {
+        **({"teacher": reader.content("teach")} if taught else {}),
         "batch": reader.file("select", "batch.parquet"),
         "base": reader.run.base_version,
         "model settings": reader.run.model_settings["model settings"],
@@ -47,7 +50,7 @@ def make(session: Session, work: Work) -> Made:
     """Optimizer steps on the stored batch, from the parent's state, and new weights."""
     folder = folder_of(session, work)
     noted, started = Recorder(), time.time()
-    asked = job(session, work.iteration, work.fingerprint, work.inputs.get(SOURCE))
+    asked = job(session, work.iteration, work.fingerprint, work.inputs)
     reply = session.tools(work.iteration).workers.train(
         asked.model_copy(update={"expert_tokens": True})
     )
@@ -76,19 +79,20 @@ def make(session: Session, work: Work) -> Made:
     return Made(facts, reply.policy_version, known)
 
 
-def job(session: Session, iteration: int, state_id: str, source: str | None) -> Update:
+def job(session: Session, iteration: int, state_id: str, inputs: Mapping[str, Any]) -> Update:
     """The trainer's job that makes the update of an iteration, and so the state of this name.
 
-    `source`: digest of one's own policy loss, if there is one.
+    `inputs`: of the update's work.
     """
     run = session.run
     return Update(
         iteration=iteration,
         batch=run.store.file("select", iteration, "batch.parquet"),
+        teacher=checkpoints.teacher_of(run, iteration, inputs.get("teacher")),
         parent=checkpoints.state_id(run, iteration - 1),
         restore=checkpoints.restore(session, iteration - 1, iteration),
         state_id=state_id,
-        policy_source=source,
+        policy_source=inputs.get(SOURCE),
         out=run.paths.stage("update", iteration),
     )
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from places import SHARED
 from torch import Tensor
 
-from icpo_core.config import PRESETS, Config, LossSection, build
+from icpo_core.config import PRESETS, Config, DistillSection, LossSection, build
 from icpo_core.method.kl import kl_divergence
 from icpo_core.method.loss import LossOutputs, Totals, has_signal, icpo_loss, token_weights
 from icpo_core.method.policy_losses import LossInputs
@@ -52,6 +52,10 @@ def batch(seed: int = 0, B: int = 6, T: int = 7, spread: float = 0.5, **fields) 
         "behaviour_logprobs_BT": old_BT + spread * normal(B, T),
         "behaviour_known_B": torch.rand(B, generator=g) > 0.2,
         "entropy_BT": normal(B, T).abs().requires_grad_(),
+        "teacher_logprobs_BT": old_BT + spread * normal(B, T),
+        "taught_B": torch.rand(B, generator=g) > 0.2,
+        "top_logprobs_BTK": normal(B, T, 5).log_softmax(-1)[..., :3].clone().requires_grad_(),
+        "teacher_top_BTK": normal(B, T, 5).log_softmax(-1)[..., :3],
     }
     return LossInputs(**{**values, **fields})
 
@@ -234,6 +238,16 @@ def slow_loss(x: LossInputs, s: LossSection, whole: Totals) -> Tensor:
                 w = (old.sum() - engine.sum()).exp()
                 gain = gain * (w if (s.correction_floor or 0) <= w <= cap else 0.0)
             loss = -gain
+        loss = s.policy_coefficient * loss
+        if s.distill.coefficient and x.taught_B[b] and not x.expert_B[b]:
+            d = lp - x.teacher_logprobs_BT[b, :n]
+            # The value of k3; the gradient of d²/2.
+            term = ((-d).exp() + d - 1).clamp(-10, 10).detach() + d**2 / 2 - (d**2 / 2).detach()
+            if s.distill.top_k:
+                p, q = x.top_logprobs_BTK[b, :n].exp(), x.teacher_top_BTK[b, :n].exp()
+                p, q = (torch.cat([one, 1 - one.sum(1, keepdim=True)], 1) for one in (p, q))
+                term = (p * (p / q).log()).sum(1)
+            loss = loss + s.distill.coefficient * term
         d = lp - ref
         if s.kl == "k1":
             loss = loss + s.kl_coefficient * d
@@ -272,6 +286,10 @@ loss_sections = st.builds(
     correction=st.sampled_from(["off", "truncate", "mask", "sequence-mask"]),
     correction_cap=st.sampled_from([1.3, 2.0]),
     correction_floor=st.sampled_from([None, 0.5]),
+    policy_coefficient=st.sampled_from([1.0, 0.3, 0.0]),
+    distill=st.builds(
+        DistillSection, coefficient=st.sampled_from([0.0, 0.7]), top_k=st.sampled_from([0, 3])
+    ),
 )
 
 
@@ -279,7 +297,7 @@ loss_sections = st.builds(
 @given(loss=loss_sections, seed=st.integers(0, 9999), spread=st.sampled_from([0.1, 0.5, 1.5]))
 def test_every_switch_agrees_with_a_slow_reference(loss, seed, spread):
     inputs = batch(seed, spread=spread, behaviour_known_B=None)
-    leaves = (inputs.logprobs_BT, inputs.entropy_BT)
+    leaves = (inputs.logprobs_BT, inputs.entropy_BT, inputs.top_logprobs_BTK)
     fast, slow = run(inputs, loss).loss, slow_loss(inputs, loss, totals(inputs))
     assert fast.item() == pytest.approx(slow.item(), abs=1e-11, rel=1e-11)
     for ours, theirs in zip(

@@ -455,7 +455,7 @@ def test_stages_depend_on_those_before_them(tmp_path: Path) -> None:
     each other."""
     chain = ("prompts", "rollout", "verify", "select", "update")
     expected = {stage: chain[:number] for number, stage in enumerate(chain)}
-    expected |= {"evaluate": chain, "checkpoint": chain}
+    expected |= {"evaluate": chain, "checkpoint": chain, "teach": ("prompts", "rollout")}
     for name, changes in (("on", []), ("off", OFF_POLICY)):
         run = Run.of(stubs.configuration(tmp_path, name, *changes))
         for number in (1, 2, 3):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from icpo_core.trainer.logprobs import token_logprobs
+from icpo_core.trainer.logprobs import token_logprobs, top_logprobs
 
 
 def inputs(
@@ -223,3 +223,40 @@ def test_a_stored_target_that_has_no_part_counts_as_itself(block: int) -> None:
     assert_close(found[0].detach(), kept[-1])
     assert_close(found[1].detach(), logits[1, :30].log_softmax(-1)[3])
     assert torch.isfinite(entropy).all()
+
+
+@given(
+    tokens=st.integers(1, 6),
+    vocabulary=st.integers(5, 40),
+    many=st.integers(1, 4),
+    block=st.sampled_from([4, 64, 300, 1 << 20]),
+    absent=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_several_targets_and_the_likeliest_tokens(
+    tokens: int, vocabulary: int, many: int, block: int, absent: bool, seed: int
+) -> None:
+    """Of each distribution the logprobs of several tokens, one of them twice, with gradients; and
+    the likeliest, among which none is that the tokenizer does not have."""
+    hidden, weight, targets, _ = inputs(tokens, vocabulary, 5, seed, bias=False)
+    gone = ((vocabulary - 2, vocabulary),) if absent else ()
+    chance = torch.Generator().manual_seed(seed + 1)
+    there = vocabulary - 2 * absent
+    more = torch.randint(there, (tokens, many), generator=chance)
+    asked = torch.cat([targets.clamp_max(there - 1)[:, None], more, more[:, :1]], 1)
+    given_ = {"temperature": 1.3, "block_bytes": block, "absent": gone}
+    logprobs, _ = token_logprobs(hidden, weight, asked, None, **given_)
+    every = (hidden.double() @ weight.double().T)[:, :there].div(1.3).log_softmax(-1)
+    wanted = every.gather(1, asked)
+    assert_close(logprobs, wanted)
+    upstream = torch.randn(asked.shape, generator=chance)
+    leaves = [hidden, weight]
+    ours = torch.autograd.grad((logprobs * upstream).sum(), leaves)
+    theirs = torch.autograd.grad((wanted * upstream.double()).sum(), leaves)
+    for mine, plain in zip(ours, theirs, strict=True):
+        assert_close(mine, plain, 1e-4)
+    ids, likeliest = top_logprobs(hidden, weight, many + 2, None, **given_)
+    assert ids.shape == (tokens, min(many + 2, there))
+    assert_close(likeliest, every.topk(ids.shape[1], dim=-1).values)
+    assert_close(likeliest, every.gather(1, ids))

@@ -1,0 +1,65 @@
+"""Combinations of settings of several sections that nothing would come of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from icpo_core.config import Config
+
+
+def require_steering(config: Config) -> None:
+    """Refuse settings of steering that nothing would come of."""
+    rollout = config.rollout
+    failed = rollout.steer == "failed"
+    for key, set_ in (
+        ("rollout.steer_below", rollout.steer_below > 0.0),
+        ("rollout.expert_tries", rollout.expert_tries > 1),
+    ):
+        if set_ and not failed:
+            raise ValueError(f"{key} is for rollout.steer = failed: set that, or leave it out")
+    if config.prompts.k_growth and rollout.expert_tries == 1:
+        raise ValueError(
+            "prompts.k_growth is for further tries: set rollout.expert_tries >= 2, or leave it out"
+        )
+    if rollout.expert_tries > 1 and rollout.expert_source == "traces":
+        raise ValueError(
+            "rollout.expert_source = traces has one trace a problem: rollout.expert_tries = 1"
+        )
+    if failed and not rollout.on_policy:
+        raise ValueError(
+            "rollout.steer = failed asks what bare rollouts come to: set rollout.on_policy >= 1"
+        )
+    steers = failed or rollout.steer_share < 1.0 or rollout.steer_schedule != "constant"
+    if steers and not rollout.expert:
+        raise ValueError(
+            "rollout.steer and rollout.steer_share are about expert rollouts: set "
+            "rollout.expert >= 1, or leave them out"
+        )
+    if rollout.steer_schedule == "constant" and rollout.steer_horizon is not None:
+        raise ValueError(
+            "rollout.steer_horizon is for a steer_schedule that is not constant: set that, or "
+            "leave it out"
+        )
+
+
+def require_teacher(config: Config) -> None:
+    """Refuse self-distillation without anything to teach, or to learn from."""
+    loss, prompts = config.loss, config.prompts
+    if not loss.distills:
+        if loss.policy_coefficient == 0:
+            raise ValueError(
+                "loss.policy_coefficient = 0 leaves nothing to learn from: set "
+                "loss.distill.coefficient, or leave it out"
+            )
+        return
+    if not config.rollout.on_policy:
+        raise ValueError(
+            "loss.distill teaches on bare rollouts, and there are none: set rollout.on_policy >= 1"
+        )
+    shows = loss.distill.context == "demonstrations"
+    if shows and not (prompts.demonstrations and prompts.k):
+        raise ValueError(
+            "loss.distill.context = demonstrations needs some: set prompts.demonstrations and "
+            "prompts.k >= 1, or loss.distill.context = solution"
+        )
