@@ -132,7 +132,7 @@ class Config(Section):
         if scheduled and value("update", "horizon", None) is None:
             iterations = value("run", "iterations", RunSection().iterations)
             raw["update"] = {**raw["update"], "horizon": iterations}
-        fades = value("rollout", "steer_schedule", "constant") != "constant"
+        fades = value("rollout", "steer_schedule", "constant") in ("linear", "cosine")
         if fades and value("rollout", "steer_horizon", None) is None:
             iterations = value("run", "iterations", RunSection().iterations)
             raw["rollout"] = {**raw["rollout"], "steer_horizon": iterations}

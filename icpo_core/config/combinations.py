@@ -36,10 +36,16 @@ def require_steering(config: Config) -> None:
             "rollout.steer and rollout.steer_share are about expert rollouts: set "
             "rollout.expert >= 1, or leave them out"
         )
-    if rollout.steer_schedule == "constant" and rollout.steer_horizon is not None:
+    timed = rollout.steer_schedule in ("linear", "cosine")
+    if not timed and rollout.steer_horizon is not None:
         raise ValueError(
-            "rollout.steer_horizon is for a steer_schedule that is not constant: set that, or "
-            "leave it out"
+            "rollout.steer_horizon is for a steer_schedule that is not constant, linear or cosine: "
+            "set that, or leave it out"
+        )
+    if rollout.steer_schedule == "pass_rate" and not rollout.on_policy:
+        raise ValueError(
+            "rollout.steer_schedule = pass_rate asks what bare rollouts came to: set "
+            "rollout.on_policy >= 1"
         )
 
 

@@ -170,11 +170,12 @@ class RolloutSection(Section):
     steer_share: Annotated[Probability, Since(1.0)] = 1.0
     """Probability that a group may get expert rollouts, drawn by the seed; the others stay with
     their bare ones."""
-    steer_schedule: Annotated[Literal["constant", "linear", "cosine"], Since("constant")] = (
-        "constant"
-    )
-    """How `steer_share` changes: not, or from its value in the first iteration down to 0 after
-    `steer_horizon`."""
+    steer_schedule: Annotated[
+        Literal["constant", "linear", "cosine", "pass_rate"], Since("constant")
+    ] = "constant"
+    """How `steer_share` changes: not; from its value in the first iteration down to 0 after
+    `steer_horizon`; or `pass_rate`, for each problem: times the share of wrong ones among its bare
+    rollouts of earlier iterations, the last of which counts half, the one before a quarter."""
     steer_horizon: Annotated[int | None, Field(ge=1), Since(None)] = None
     """Iterations until `steer_share` is 0. Unset: the run's iterations, as they were at its
     start."""

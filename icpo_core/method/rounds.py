@@ -6,12 +6,13 @@ demonstrations, until one is accepted. Dynamic sampling (`prompts.fill`, DAPO): 
 problems while too few groups carry signal. Both are functions of the prompts and of what was
 sampled and judged so far, so that a run that was killed comes to the same rounds again.
 
-`steer_share` is the probability that a group may be steered at all (CBRL anneals it).
+`steer_share` is the probability that a group may be steered at all (CBRL anneals it); it may
+hang on the running pass rate of the problem.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,13 +42,13 @@ class Round:
 
 
 def share(config: Config, iteration: int) -> float:
-    """Probability that a group of an iteration, counted from 1, may be steered."""
+    """Probability that a group of an iteration, counted from 1, may be steered, if its problem was
+    never solved."""
     rollout = config.rollout
-    if rollout.steer_schedule == "constant":
+    schedule = rollout.steer_schedule
+    if schedule == "constant" or schedule == "pass_rate":
         return rollout.steer_share
-    return rollout.steer_share * gamma(
-        rollout.steer_schedule, iteration - 1, rollout.steer_horizon, 0.0
-    )
+    return rollout.steer_share * gamma(schedule, iteration - 1, rollout.steer_horizon, 0.0)
 
 
 @dataclass
@@ -60,6 +61,8 @@ class Rounds:
     config: Config
     prompts: pa.Table
     iteration: int
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Running pass rates of problems, with `steer_schedule = "pass_rate"`."""
     done: list[Round] = field(default_factory=list)
 
     @property
@@ -125,7 +128,7 @@ class Rounds:
         for group in groups:
             name = self.prompts["prompt_id"][group].as_py()
             draw = generator(self.config.run.seed, "steer", self.iteration, name).random()
-            if draw < chance:
+            if draw < chance * (1.0 - self.rates.get(name, 0.0)):
                 yield group
 
     def _failed(self, rollouts: pa.Table, verdicts: pa.Table) -> Round | None:

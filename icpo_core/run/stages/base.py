@@ -42,9 +42,15 @@ class Reader:
         self.parents: dict[str, str] = {}
         """What was read: where each stage lies in the run, by its fingerprint."""
 
-    def content(self, stage: str) -> str | None:
-        """Digest of all files of a stage of this iteration. Raises NotReadyError, as all do."""
-        return self._digest(stage, self.iteration, Manifest.content)
+    def content(self, stage: str, iteration: int | None = None) -> str | None:
+        """Digest of all files of a stage, of this iteration or another. Raises NotReadyError, as
+        all do."""
+        at = self.iteration if iteration is None else iteration
+        return self._digest(stage, at, Manifest.content)
+
+    def taken(self, stage: str, iteration: int, name: str) -> str | None:
+        """What a stage had as an input."""
+        return self._digest(stage, iteration, lambda found: found.inputs.get(name))
 
     def file(self, stage: str, name: str) -> str | None:
         """Digest of one file of a stage of this iteration."""

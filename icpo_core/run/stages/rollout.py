@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from icpo_core.common.files import canonical_digest
 from icpo_core.config import Config, slice_of
+from icpo_core.method import pass_rates
 from icpo_core.method.rounds import Round, Rounds
 from icpo_core.models import tokens as model_tokens
+from icpo_core.run.run import Run
 from icpo_core.run.session import Session
 from icpo_core.run.stages import verify
 from icpo_core.run.stages.base import (
@@ -33,6 +36,8 @@ from icpo_core.store.tables import Origin, Written
 from icpo_core.store.work import Work
 from icpo_core.workers.jobs import Rollout, Sampled
 
+HISTORY = "history"
+"""Input: of the verdicts of all earlier iterations (`rollout.steer_schedule = "pass_rate"`)."""
 TAKES_PART = ("errs", "delta", "truncated")
 """Keys of `select` that say which rollouts take part, and which expert ones are accepted."""
 
@@ -42,7 +47,40 @@ def reads(reader: Reader) -> Inputs:
         "prompts": reader.content("prompts"),
         "policy": reader.policy(reader.run.sampling_policy(reader.iteration)),
         **reader.run.model_settings,
+        **({HISTORY: _history(reader)} if _by_pass_rate(reader.run.config) else {}),
     }
+
+
+def _by_pass_rate(config: Config) -> bool:
+    return config.rollout.steer_schedule == "pass_rate"
+
+
+def _history(reader: Reader) -> str | None:
+    """Of all verdicts before: that of the iteration before, with its own."""
+    before = reader.iteration - 1
+    if before == 0:
+        return "0"
+    older = reader.taken("rollout", before, HISTORY)
+    return canonical_digest([older, reader.content("verify", before)])
+
+
+@lru_cache(maxsize=4096)
+def _passed(path: Path, _content: str) -> dict[str, float]:
+    return pass_rates.of_iteration(tables.read("verdicts", path))
+
+
+def _rates(run: Run, iteration: int) -> dict[str, float]:
+    """Running pass rates by the stored verdicts of all iterations before."""
+    found: list[dict[str, float]] = []
+    for number in range(1, iteration):
+        done = run.store.manifest("verify", number)
+        assert done is not None
+        merged: dict[str, float] = {}
+        for record in done.files:
+            path = run.store.file("verify", number, record.name)
+            merged |= _passed(path, record.content or record.sha256)
+        found.append(merged)
+    return pass_rates.running(found)
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -68,7 +106,8 @@ def make(session: Session, work: Work) -> Made:
     if steers_all and not config.in_rounds:
         sampling.sample(None)
         return sampling.made()
-    rounds = Rounds(config, tables.read("prompts", sampling.prompts), work.iteration)
+    rates = _rates(session.run, work.iteration) if _by_pass_rate(config) else {}
+    rounds = Rounds(config, tables.read("prompts", sampling.prompts), work.iteration, rates)
     one: Round | None = rounds.first()
     while one is not None:
         sampling.sample(one)

@@ -18,6 +18,7 @@ from killing import Zygote
 from whole import Whole, lines, never_killed, require_whole
 
 from icpo.flows import cli
+from icpo_core.common.seeds import generator
 from icpo_core.config import Config, override
 from icpo_core.method import rounds
 from icpo_core.run import metrics, plan
@@ -233,6 +234,53 @@ def test_a_share_of_groups_stays_with_its_bare_rollouts(tmp_path: Path) -> None:
     assert "round" not in run.store.table("rollout", 1, "rollout").column_names
 
 
+BY_RATE = [
+    "rollout.steer_schedule=pass_rate", "rollout.steer_share=0.9", "prompts.batch_size=15",
+]  # fmt: skip
+"""Of 30 problems, so that the third iteration has those of the first again."""
+
+
+def test_the_share_hangs_on_how_often_the_problem_was_solved(tmp_path: Path) -> None:
+    run = ran(tmp_path, *BY_RATE, "run.iterations=5")
+    rates: dict[str, float] = {}
+    seen = Counter[bool]()
+    for iteration in range(1, 6):
+        for name, rows in groups(run, iteration).items():
+            draw = generator(run.seed, "steer", iteration, name).random()
+            steered = len(rows) > 3
+            assert steered == (draw < 0.9 * (1 - rates.get(name, 0.0))), (iteration, name)
+            seen[steered and iteration > 2] += 1
+        for name, rows in groups(run, iteration).items():
+            right = sum(row["reward"] for row in rows[:3]) / 3
+            rates[name] = (rates[name] + right) / 2 if name in rates else right
+    assert seen[True] > 3
+    assert len(set(rates.values())) > 3
+    # Other verdicts on what was sampled long before make other rollouts.
+    other = Run.of(override(run.config, ["verify.seconds=9"]), run.paths.root)
+    with stubs.stubbed(other) as session:
+        perform(session, "verify", 1, force=True)
+    assert plan.status(other, "rollout", 2).standing is Standing.DONE  # they came out the same
+    shutil.rmtree(run.paths.stage("verify", 1))
+    assert plan.status(Run.read(run.paths.root), "rollout", 2).standing is not Standing.DONE
+
+
+def test_killed_it_asks_the_stored_verdicts_again(zygote: Zygote, tmp_path: Path) -> None:
+    whole = never_killed(zygote, tmp_path / "whole", BY_RATE)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    (folder / "data").symlink_to(whole.folder / "data")
+    part = "it-0003/rollout/part-0000{}-of-00002.parquet"
+    for mark, count in (
+        ("after verify 2", 1),
+        ("sampled", 5),
+        (f"after replace {part.format(0)}", 1),
+        (f"after replace {part.format(1)}", 1),
+    ):
+        assert zygote.run(folder, BY_RATE, kill=mark, count=count).killed, mark
+    assert zygote.run(folder, BY_RATE).words == ""
+    require_whole(whole, folder)
+
+
 @pytest.fixture(scope="module")
 def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return never_killed(zygote, tmp_path_factory.mktemp("whole"), [*STEER, *FILL])
@@ -320,6 +368,7 @@ def test_who_reads_what_makes_rounds(
         (["rollout.steer=failed", "rollout.on_policy=0"], "set rollout.on_policy >= 1"),
         (["rollout.steer_share=0.5", "rollout.expert=0"], "set rollout.expert >= 1"),
         (["rollout.steer_horizon=5"], "steer_schedule that is not constant"),
+        (["rollout.steer_horizon=5", BY_RATE[0]], "leave it out"),
         (
             [*STEER, "rollout.expert_source=traces"],
             "rollout.expert_source = traces has one trace a problem",
