@@ -40,6 +40,7 @@ from icpo.flows.prefect_compat.terminal import ServerError, one_line
 from icpo.flows.ui.arguments import Parser
 from icpo_core.common.console import print_traceback
 from icpo_core.common.files import what_the_disk_says
+from icpo_core.common.limits import what_the_machine_lacks
 from icpo_core.common.text import line
 from icpo_core.workers.environment import past_proxies
 from icpo_core.workers.errors import WorkerError
@@ -80,6 +81,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(_fail(arguments, "the current folder is gone: cd to one that is there", 2))
     # Before anybody makes a client. What is started from here, as `icpo up` does, inherits it.
     os.environ |= past_proxies(os.environ)
+    # A flow's own environment has no torch, and needs none: docs/install.md, Two environments.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         with ending.heeded():
             status = arguments.call(arguments)
@@ -91,15 +94,15 @@ def main(argv: list[str] | None = None) -> None:
         _fail(arguments, error, 1)
         sys.stdout.flush()
         os._exit(1)  # on its way out, Prefect would try for minutes to send what is left to say
-    except MemoryError:
-        sys.exit(_fail(arguments, "no memory is left for it: raise `ulimit -v`, or free some", 1))
     except NotADirectoryError as error:
         where = f"{error.filename}: is below a file, where no folder can be; name another place"
         sys.exit(_fail(arguments, where, 2))
     except IsADirectoryError as error:
         sys.exit(_fail(arguments, f"{error.filename}: is a folder; name a file", 2))
-    except OSError as error:
-        said = what_the_disk_says(error)
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
+        said = what_the_machine_lacks(error)
+        if said is None and isinstance(error, OSError):
+            said = what_the_disk_says(error)
         if said is None:
             raise
         if hasattr(arguments, "out"):

@@ -58,7 +58,10 @@ def call(arguments: argparse.Namespace) -> int:
     config = run.config if run else None
     folder = Path(config.run.directory) if config else Path.cwd()
     there = machine.read(arguments.dry_run) if arguments.dry_run else machine.here(folder)
-    findings = [] if arguments.dry_run else [*doctor.check_machine(there), *check_prefect()]
+    elsewhere = bool(config and config.rollout.python and config.update.python)
+    findings = []
+    if not arguments.dry_run:
+        findings = [*doctor.check_machine(there, elsewhere), *check_prefect()]
     found = None
     if run is not None and config is not None:
         findings += doctor.check_owner(run)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import sys
 from pathlib import Path
 
 SERVER = {
@@ -40,12 +43,15 @@ def prepare_process() -> None:
     """Settings of a flow run in this process and, if there is no API, of its embedded server.
 
     Must come before anything of Prefect is imported, which reads the environment once. Raises
-    ValueError if there is no folder for that server and none can be made, or for a proxy that no
-    client can be made with.
+    ValueError if there is no folder for that server and none can be made, for a proxy that no
+    client can be made with, or for a value that Prefect refuses.
     """
     _require_clients()
     for name, value in (SERVER | RUNS).items():
         os.environ.setdefault(name, value)
+    # Its server is `python -m uvicorn`: no file of this folder is taken for a library.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    _require_settings()
     if os.environ.get("PREFECT_API_URL"):
         return
     # Prefect makes the folder but not those above it. Its server then fails at its database again
@@ -72,6 +78,27 @@ def _require_clients() -> None:
     except (ImportError, ValueError, httpx.InvalidURL) as error:
         # Not the values: there may be a password in them.
         raise ValueError(f"{', '.join(sorted(named))}: {error}; fix it or unset it") from None
+
+
+def _require_settings() -> None:
+    """Prefect reads the environment as it is imported, and needs several lines to refuse it."""
+    from pydantic import ValidationError
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            from prefect.settings import get_current_settings
+
+            get_current_settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        end = "_" + "_".join(map(str, first["loc"])).upper()
+        names = [one for one in os.environ if one.startswith("PREFECT_") and one.endswith(end)]
+        what = (
+            ", ".join(sorted(names)) or f"{error.title}.{end[1:].lower()}, a setting of Prefect's"
+        )
+        raise ValueError(f"{what}: {first['msg']}; fix it or unset it") from None
+    sys.stderr.write(said.getvalue())
 
 
 def stop_retrying() -> None:

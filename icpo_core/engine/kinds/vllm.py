@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -358,7 +359,15 @@ def keep_to_cores(threads: int) -> None:
 
 
 def vllm(settings: EngineSettings) -> VllmEngine:
-    """The engine of this process. Must come before anything imports torch."""
+    """The engine of this process. Must come before anything imports torch.
+
+    Raises ValueError where this environment has no vLLM.
+    """
+    if find_spec("vllm") is None:
+        raise ValueError(
+            f"{sys.executable} has no vLLM: install icpo[cpu] or icpo[gpu] there, or name the "
+            "Python of an environment that has it by rollout.python and update.python"
+        )
     keep_to_cores(settings.engine.cpu_threads)
     return VllmEngine(
         settings.model, settings.engine, settings.seed, settings.sleeps, settings.lora

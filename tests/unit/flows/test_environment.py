@@ -63,6 +63,24 @@ RUNS: dict[str, tuple[dict[str, str | None], str]] = {
     "a Prefect that is not there": ({"PREFECT_API_URL": f"{NOBODY}/api"}, ""),
     "a hub that is not there": ({"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": NOBODY}, ""),
     "a proxy for everything": ({"HTTP_PROXY": NOBODY, "ALL_PROXY": NOBODY}, ""),
+    "proxies that are none": ({"HTTP_PROXY": "proxy.corp:3128", "https_proxy": ""}, ""),
+    "certificates that are not there": (
+        {
+            "SSL_CERT_FILE": "/nowhere.pem", "REQUESTS_CA_BUNDLE": "/nowhere.pem",
+            "CURL_CA_BUNDLE": "/nowhere.pem",
+        }, "",
+    ),
+    "a small stack, and output that nobody reads": (
+        {"TMPDIR": "/dev/null"},
+        "import resource as r; r.setrlimit(r.RLIMIT_STACK, (1 << 18, 1 << 18)); os.close(1)",
+    ),
+    "settings that are none, of torch, Conda and Kubernetes": (
+        {
+            "TORCH_HOME": "/proc/x", "TORCH_LOGS": "nonsense", "PYTORCH_CUDA_ALLOC_CONF": "x",
+            "KUBERNETES_PORT": "tcp://10.0.0.1:443", "CONDA_PREFIX": "/nowhere",
+            "VIRTUAL_ENV": "/nowhere", "ICPO_HOME": "/nowhere", "PYTHONPYCACHEPREFIX": "/proc/x",
+        }, "",
+    ),
 }  # fmt: skip
 """By name: environment, and what the process does first. Each gets to work."""
 
@@ -73,6 +91,10 @@ REFUSED: dict[str, tuple[dict[str, str | None], str, list[str], int, str]] = {
     ),
     "where runs go is read-only": ({}, "", ["run.directory=/proc/runs"], 2, "set run.directory"),
     "where runs go is a file": ({}, "", ["run.directory=/dev/null"], 2, "is below a file"),
+    "files that may not grow": (
+        {}, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))", [], 1,
+        "raise `ulimit -f`",
+    ),
 }  # fmt: skip
 """By name: environment, what the process does first, overrides, status, words of the one line."""
 
@@ -104,12 +126,16 @@ def test_it_says_why_not(name: str, tmp_path: Path, forking: Forking) -> None:
 
 
 def own_packages(folder: Path) -> Mapping[str, str]:
-    """A project that calls its folders as this one does, and its environment."""
+    """A project that calls its folders as this one does, files that are called as libraries are,
+    and its environment."""
+    packages = folder / "packages"
     for name in ("data", "tasks", "flows", "configs"):
-        (folder / name).mkdir()
-        (folder / name / "__init__.py").write_text("raise ImportError('not for icpo')")
+        (packages / name).mkdir(parents=True)
+        (packages / name / "__init__.py").write_text("raise ImportError('not for icpo')")
+    for name in ("random", "torch", "pyarrow", "icpo_core", "tasks"):
+        (folder / f"{name}.py").write_text("raise ImportError('not for icpo')")
     return {
-        "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT))),
+        "PYTHONPATH": os.pathsep.join((str(packages), str(ROOT))),
         "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
         "HOME": "/proc", "TMPDIR": str(folder / "nowhere"), "CUDA_VISIBLE_DEVICES": "",
     }  # fmt: skip
@@ -125,3 +151,14 @@ def test_all_at_once_and_to_the_end(tmp_path: Path) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
+
+
+def test_a_process_without_room_says_so(tmp_path: Path) -> None:
+    """Where a library cannot be mapped, Python speaks of an import."""
+    limited = f'ulimit -v 400000; exec "{sys.executable}" -m icpo train "{DEMO}" --plain'
+    done = subprocess.run(
+        ["sh", "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    [said] = [one for one in done.stderr.splitlines() if not one.startswith("… ")]
+    assert "raise `ulimit -v`" in said

@@ -1,6 +1,8 @@
 """A server that ends while it is needed is asked no more."""
 
+import os
 import subprocess
+import sys
 import threading
 
 import httpx
@@ -38,3 +40,36 @@ def test_once_the_server_is_gone_nothing_waits_for_it(monkeypatch: pytest.Monkey
         plain_errors(),
     ):
         raise httpx.ConnectError("refused")
+
+
+def test_a_server_that_ends_at_its_start_is_not_started_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Prefect's own loop, with a server that ends as one without its database does."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    tries: list[SubprocessASGIServer] = []
+
+    def ends(server: SubprocessASGIServer) -> subprocess.Popen[bytes]:
+        tries.append(server)
+        started = subprocess.Popen(["sh", "-c", "exit 3"])
+        started.wait()
+        return started
+
+    monkeypatch.setattr(SubprocessASGIServer, "_run_uvicorn_command", ends)
+    temporary_server._give_up_on_one_that_does_not_start()
+    with pytest.raises(ServerError, match="does not start"), plain_errors():
+        SubprocessASGIServer().start(timeout=20)
+    assert len(tries) == temporary_server.STARTS
+
+
+def test_a_value_that_prefect_refuses_is_one_line() -> None:
+    """In a process of its own: Prefect reads the environment once."""
+    code = "from icpo.flows.prefect_compat.settings import prepare_process; prepare_process()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PREFECT_LOGGING_LEVEL": "loud"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    *trace, said = done.stderr.splitlines()
+    assert said.startswith("ValueError: PREFECT_LOGGING_LEVEL: Input should be 'DEBUG'")
+    assert "Failed" not in trace[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import pytest
 from places import ROOT
 
 from icpo_core.workers.address import LONGEST, short
-from icpo_core.workers.environment import past_proxies
+from icpo_core.workers.environment import for_workers, past_proxies
 from icpo_core.workers.process import Worker
 
 PATIENCE = 60.0
@@ -142,3 +143,14 @@ def test_a_worker_is_no_rank_of_the_job_that_the_run_is_in(
         assert environment.items() >= OF_THE_JOB.items()
     with started(tmp_path, "env", "RANK=0", "WORLD_SIZE=1") as environment:
         assert environment["RANK"] == "0"  # said by the launcher of this worker
+
+
+def test_files_that_are_called_as_libraries_are_stay_the_users_own(tmp_path: Path) -> None:
+    for name in ("random", "torch", "pydantic", "icpo_core"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not for icpo')")
+    where = "import random, torch, icpo_core; print(icpo_core.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", where], cwd=tmp_path, env=for_workers(), capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(ROOT / "icpo_core" / "__init__.py")
