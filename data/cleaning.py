@@ -155,8 +155,8 @@ def contradicted(judges: Judges, unjudged: list[str]) -> Check:
     return check
 
 
-def incomplete(solutions: bool) -> Check:
-    """Rows without a problem or an answer, or, where `solutions` are needed, without one."""
+def incomplete(solutions: bool, answers: bool = True) -> Check:
+    """Rows without a problem, or, where they are needed, without a solution or an answer."""
 
     def check(rows: Sequence[Row]) -> dict[int, Removal]:
         found = {}
@@ -165,7 +165,7 @@ def incomplete(solutions: bool) -> Check:
                 found[place] = Removal(Reason.NO_PROBLEM)
             elif solutions and row.solution is None:
                 found[place] = Removal(Reason.NO_SOLUTION)
-            elif row.answer is None and row.has_answer:
+            elif answers and row.answer is None and row.has_answer:
                 found[place] = Removal(Reason.NO_ANSWER)
         return found
 

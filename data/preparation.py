@@ -48,7 +48,7 @@ from icpo_core.grading.golds import acceptable
 from icpo_core.grading.grade import GradingRules
 from icpo_core.grading.pool import Judges
 from icpo_core.method import near_duplicates
-from icpo_core.method.problems import read_problems
+from icpo_core.method.problems import as_json, read_problems
 from icpo_core.method.templates import Template
 from icpo_core.models.folder import load_tokenizer
 from icpo_core.store import tables
@@ -135,7 +135,8 @@ def prepare(
     with Judges(workers or limits.cores(), GOLD_SECONDS, GOLD_MEMORY_MB, GradingRules()) as at:
         needs_solutions = order.purpose == "demonstrations" or order.solutions or recipe.traces
         checks: list[Check] = [faulty]
-        checks.append(incomplete(needs_solutions and order.purpose != "evaluation"))
+        answers = not (recipe.programs and order.purpose == "demonstrations")
+        checks.append(incomplete(needs_solutions and order.purpose != "evaluation", answers))
         if order.purpose != "evaluation":
             checks.append(damaged)
             if order.language != ANY_LANGUAGE:
@@ -159,6 +160,9 @@ def prepare(
             f"in {removed_file}); check --column, --language, --evaluation and the limit of prompt "
             "tokens"
         )
+    if not answers:
+        for row in kept:  # without a gold answer a row needs to say what it has instead
+            row.extra = row.extra or as_json({"program": True})
     problems = _table(kept)
     removed_file = out.with_suffix(".removed.parquet")
     outputs = {out.name: _content(problems), removed_file.name: _content(removed)}

@@ -67,7 +67,9 @@ class Recipe:
     ``<<48/2=24>>`` and box the answer that ends its solutions. traces: rows without a solution are
     of no use. streaming: too large to be downloaded whole. guess: columns that are not named are
     found by `data.columns`. kinds: what was found to stand in a field's column. lenient: a value of
-    the wrong kind is a fault of its row, and no error.
+    the wrong kind is a fault of its row, and no error. only: how the source of its rows begins;
+    others are no part of it. programs: its solutions are programs that compute the answer, so there
+    is none to read, and its rows are of use as demonstrations only.
     """
 
     about: str
@@ -83,6 +85,8 @@ class Recipe:
     guess: bool = False
     kinds: Mapping[str, str] = field(default_factory=dict)
     lenient: bool = False
+    only: str = ""
+    programs: bool = False
 
     def with_columns(self, columns: Mapping[str, str]) -> Recipe:
         """The recipe with some columns named by the user, who is then taken at their word."""
@@ -156,6 +160,8 @@ class Recipe:
                     found[name] = None
                     fault = fault or f"{where(number)}, {name}: {error}"
             mended: list[str] = []
+            if not (found["source"] or source).startswith(self.only):
+                continue
             problem = found["problem"]
             if problem is not None:
                 problem, done = mended_text(problem)
@@ -401,5 +407,17 @@ RECIPES: dict[str, Recipe] = {
         hub="Skywork/Skywork-OR1-RL-Data",
         split="math",
         unwrap=INSTRUCTIONS,
+    ),
+    "mathinstruct-pot": Recipe(
+        "MathInstruct's programs of thought (PoT): solutions in Python, for demonstrations",
+        {**_OWN, "problem": ("instruction",), "solution": ("output",)},
+        hub="TIGER-Lab/MathInstruct",
+        unwrap=(
+            re.compile(
+                r"\s*(?:Please|Let's|Write)\b[^.?!]*\b[Pp](?:rogram|ython)\b[^.?!]*[.!]?\s*\Z"
+            ),
+        ),
+        only="data/PoT/",
+        programs=True,
     ),
 }

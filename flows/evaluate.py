@@ -13,9 +13,10 @@ from pydantic import Field
 from icpo.flows.parameters import Override, RunFolder
 from icpo.flows.services import slots
 from icpo.flows.services.alarms import FELL, raise_alarm
-from icpo.flows.ui.table import Table, fill, open_targets, protocol_of, some
+from icpo.flows.ui.table import Table, fill, open_targets, protocol_of
 from icpo_core.common.text import line
-from icpo_core.evaluation.comparison import compare
+from icpo_core.evaluation import boards
+from icpo_core.evaluation.comparison import compare, some
 from icpo_core.evaluation.evaluator import Evaluation
 from icpo_core.evaluation.target import Target
 from icpo_core.run.evaluations import checkpointed, fell, of_run
@@ -26,6 +27,7 @@ Targets = Annotated[
     Field(min_length=1, examples=[["runs/demo", "runs/demo@20"]]),
 ]
 BenchmarkName = Annotated[str, Field(pattern=r"^\S(.*\S)?$", examples=["paper", "math500=FILE"])]
+BoardName = Annotated[str, Field(examples=list(boards.PACKAGES))]
 ProtocolName = Annotated[str, Field(examples=["paper", "greedy", "run"])]
 
 
@@ -37,6 +39,7 @@ async def run(
     overrides: list[Override] = [],  # noqa: B006
     directory: str = "evaluations",
     after: str = "",
+    push: list[BoardName] = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Evaluate models or runs and compare them with the first.
 
@@ -50,10 +53,13 @@ async def run(
         directory: Folder of all evaluations.
         after: The models' cut-off, as 2025-06. Benchmarks that are not newer are marked; without
             benchmarks, the newer ones are taken.
+        push: mlflow, wandb or trackio: the results as tables there.
 
     Raises ValueError for a user's mistake.
     """
+    boards.require(push)
     table = await _filled(open_targets(targets), benchmarks, protocol, overrides, directory, after)
+    boards.push(push, table.as_json(), Path(directory))
     return table.as_json()
 
 
@@ -64,6 +70,8 @@ async def nightly(
     protocol: ProtocolName = "",
     overrides: list[Override] = [],  # noqa: B006
     directory: str = "evaluations",
+    only: str = "",
+    push: list[BoardName] = [],  # noqa: B006
 ) -> list[dict[str, Any]]:
     """Evaluate every kept checkpoint of every run that was not evaluated in this way yet.
 
@@ -77,11 +85,16 @@ async def nightly(
         protocol: A preset (paper, greedy, quick, run) or a TOML file. Empty: as in training.
         overrides: Changes to it, each as section.key=value.
         directory: Folder of all evaluations.
+        only: Folder, below `runs`, of the one run to look at. Empty: all.
+        push: mlflow, wandb or trackio: the results as tables there, of runs with new ones.
 
     Raises ValueError at the end if a run could not be evaluated.
     """
+    boards.require(push)
     made, mistakes = [], []
     for record in sorted(Path(runs).glob("*/run.json")):
+        if only and record.parent.name != only:
+            continue
         try:
             opened = Run.read(record.parent)
             targets = [of_run(opened, number) for number in checkpointed(opened)]
@@ -92,7 +105,10 @@ async def nightly(
             get_run_logger().error(line(error))
             mistakes.append(str(error))
             continue
-        made += _judged(record.parent.name, targets, table)
+        lines = _judged(record.parent.name, targets, table)
+        if any(line["made"] for line in lines):
+            boards.push(push, table.as_json(), Path(directory))
+        made += lines
     if mistakes:
         raise ValueError(f"{len(mistakes)} runs were not evaluated, the first: {mistakes[0]}")
     return made

@@ -54,6 +54,10 @@ def add_parser(subparsers: Any) -> None:
         "--write", nargs="+", default=[], metavar="FORMAT",
         help="the samples as files of lighteval, lm-eval or inspect too, beside ours",
     )  # fmt: skip
+    parser.add_argument(
+        "--push", nargs="+", default=[], metavar="BOARD",
+        help="the results as tables of mlflow, wandb or trackio, in project icpo-eval",
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N problems")
     parser.add_argument("--seed", type=int, help="root of the sampling seeds")
     parser.add_argument(
@@ -89,7 +93,9 @@ def call(arguments: argparse.Namespace) -> int:
     if arguments.history:
         return _history(arguments)
     from icpo.flows.ui.counter import Counter
+    from icpo_core.evaluation import boards
 
+    boards.require(arguments.push)
     with Counter() as counter:
         table = fill(
             open_targets(arguments.targets),
@@ -102,8 +108,11 @@ def call(arguments: argparse.Namespace) -> int:
             arguments.judges,
             arguments.write,
         )
+    found = table.as_json()
+    if arguments.push:
+        boards.push(arguments.push, found, arguments.out)
     if arguments.json:
-        print(json.dumps(table.as_json(), indent=2))
+        print(json.dumps(found, indent=2))
     else:
         show(table, Console())
     return 0

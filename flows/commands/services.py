@@ -34,6 +34,11 @@ def add_parser(subparsers: Any) -> None:
         metavar="TYPE/NAME",
         help="notification block of Prefect that alarms go to, as slack-webhook/team",
     )
+    up.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="evaluate checkpoints as they are published, not only at night",
+    )
     up.add_argument("--json", action="store_true")
     up.set_defaults(call=call_up)
     down = subparsers.add_parser("down", help="end what `icpo up` started, and only that")
@@ -45,7 +50,12 @@ def call_up(arguments: argparse.Namespace) -> int:
     from icpo.flows.services.services import Wishes, up
 
     wishes = Wishes(
-        arguments.host, arguments.port, arguments.database, arguments.gpus, arguments.notify
+        arguments.host,
+        arguments.port,
+        arguments.database,
+        arguments.gpus,
+        arguments.notify,
+        arguments.evaluate,
     )
     api = up(wishes, _say(arguments.json))
     if arguments.json:

@@ -4,6 +4,10 @@ icpo.reward.collapsed    the policy answers far worse than it did
 icpo.verifier.failing    the verifier times out or fails on too many rollouts
 icpo.answers.unlike      rewarded answers no longer look like gold answers
 icpo.evaluation.fell     a checkpoint is worse than an earlier one, by more than chance
+
+And one good sign, on which an evaluation may start:
+
+icpo.checkpoint.published    a checkpoint that stays is whole
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ COLLAPSED = "icpo.reward.collapsed"
 FAILING = "icpo.verifier.failing"
 UNLIKE = "icpo.answers.unlike"
 FELL = "icpo.evaluation.fell"
+PUBLISHED = "icpo.checkpoint.published"
 
 WINDOW = 5
 """Iterations whose mean reward is compared."""
@@ -53,7 +58,7 @@ class Alarms:
 
     def __init__(self, run: Run, rows: Sequence[Mapping[str, float]]) -> None:
         """`rows`: of the iterations that are done (`icpo_core.run.metrics.read`)."""
-        self._name, self._store = run.config.run.name, run.store
+        self._run, self._name, self._store = run, run.config.run.name, run.store
         self._rewards = [row["reward/on_policy"] for row in rows if "reward/on_policy" in row]
         self._collapsed = False
         self._answers = likeness.Watch(rows)
@@ -81,6 +86,8 @@ class Alarms:
         evaluated = self._store.finished("evaluate", iteration)
         for name, words in (evaluated.facts.get("fallen", {}) if evaluated else {}).items():
             self._raise(FELL, iteration, words, figures[f"accuracy/{name}"])
+        if stays(self._run, iteration):
+            tell_published(self._run, iteration)
 
     def _raise(self, event: str, iteration: int, words: str, value: float) -> None:
         raise_alarm(event, self._name, iteration, words, value)
@@ -95,3 +102,22 @@ def raise_alarm(event: str, run: str, iteration: int, words: str, value: float) 
         resource={"prefect.resource.id": f"icpo.run.{run}", "prefect.resource.name": run},
         payload={"iteration": iteration, "message": words, "value": value},
     )
+
+
+def stays(run: Run, iteration: int) -> bool:
+    """Whether the checkpoint of an iteration is kept for good: by `checkpoint.keep_every`, or as
+    the run's last."""
+    every = run.config.checkpoint.keep_every
+    return iteration == run.config.run.iterations or bool(every and iteration % every == 0)
+
+
+def tell_published(run: Run, iteration: int) -> None:
+    """An event for automations: where the run lies, and which checkpoint of it is whole."""
+    root = run.paths.root.resolve()
+    emit_event(
+        PUBLISHED,
+        resource={"prefect.resource.id": f"icpo.run.{run.config.run.name}",
+                  "prefect.resource.name": run.config.run.name},
+        payload={"runs": str(root.parent), "name": root.name, "iteration": iteration,
+                 "message": f"checkpoint {iteration} is published"},
+    )  # fmt: skip

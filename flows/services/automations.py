@@ -17,6 +17,7 @@ from prefect.automations import (
     DoNothing,
     EventTrigger,
     Posture,
+    RunDeployment,
     SendNotification,
 )
 from prefect.client.orchestration import SyncPrefectClient
@@ -24,11 +25,13 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 
 from icpo.flows.prefect_compat.settings import HEARTBEATS_MISSED, RUNS
-from icpo.flows.services.alarms import COLLAPSED, FAILING, FELL, UNLIKE
+from icpo.flows.services.alarms import COLLAPSED, FAILING, FELL, PUBLISHED, UNLIKE
 from icpo_core.common.files import canonical_digest
 
 FLOWS = ["icpo", "icpo-stage", "icpo-eval"]
 HEARTBEAT = int(RUNS["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+NIGHTLY = "icpo-eval/nightly"
+"""The deployment that evaluates."""
 MADE = "icpo-made:"
 """Tag that holds the digest of what `icpo up` made, so that a person's change is seen."""
 
@@ -146,14 +149,52 @@ def ensure(client: SyncPrefectClient, notify: str | None, say: Callable[[str], N
     """
     block = _block(client, notify) if notify else None
     for wanted in automations(block):
-        found = next(iter(client.read_automations_by_name(wanted.name)), None)
-        made = wanted.model_copy(update={"tags": ["icpo", MADE + _digest(wanted)]})
-        if found is None:
-            client.create_automation(made)
-        elif MADE + _digest(found) not in found.tags:
-            say(f"Automation {wanted.name!r} was changed by hand and is left as it is")
-        elif block is not None or _acts_alone(found):
-            client.update_automation(found.id, made.model_copy(update={"enabled": found.enabled}))
+        _settle(client, wanted, block is not None, say)
+
+
+def ensure_evaluation(client: SyncPrefectClient, wanted: bool, say: Callable[[str], None]) -> None:
+    """The automation that evaluates what is published; off until somebody wants it.
+
+    The deployment that it starts must be there (`prefect deploy --all`).
+    """
+    deployment = client.read_deployment_by_name(NIGHTLY).id
+    one = AutomationCore(
+        name="ICPO: checkpoint evaluated",
+        description="A checkpoint that stays is published: its run is evaluated as at night.",
+        enabled=wanted,
+        trigger=_of_icpo(PUBLISHED),
+        actions=[
+            RunDeployment(
+                source="selected",
+                deployment_id=deployment,
+                job_variables=None,
+                parameters={
+                    "runs": "{{ event.payload.runs }}", "only": "{{ event.payload.name }}",
+                },
+            )
+        ],
+    )  # fmt: skip
+    _settle(client, one, False, say, on=wanted)
+
+
+def _settle(
+    client: SyncPrefectClient,
+    wanted: AutomationCore,
+    tells: bool,
+    say: Callable[[str], None],
+    on: bool = False,
+) -> None:
+    """Make one that is missing, bring up to date what nobody changed. tells: it is to notify
+    somebody; on: switch it on if it is off."""
+    found = next(iter(client.read_automations_by_name(wanted.name)), None)
+    made = wanted.model_copy(update={"tags": ["icpo", MADE + _digest(wanted)]})
+    if found is None:
+        client.create_automation(made)
+    elif MADE + _digest(found) not in found.tags:
+        say(f"Automation {wanted.name!r} was changed by hand and is left as it is")
+    elif tells or _acts_alone(found):
+        enabled = on or found.enabled
+        client.update_automation(found.id, made.model_copy(update={"enabled": enabled}))
 
 
 def _acts_alone(found: AutomationCore) -> bool:

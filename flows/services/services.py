@@ -47,6 +47,8 @@ class Wishes:
     """GPU slots of this machine; None: as many as it has."""
     notify: str | None = None
     """Notification block that alarms go to, as TYPE/NAME."""
+    evaluate: bool = False
+    """Evaluate checkpoints as they are published."""
 
 
 def up(wishes: Wishes, say: Say) -> str:
@@ -86,7 +88,7 @@ def _up(wishes: Wishes, say: Say) -> str:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from icpo.flows.services import workspace
+    from icpo.flows.services import automations, workspace
 
     _require_project()
     _wait(api, services.get("server"))
@@ -105,6 +107,8 @@ def _up(wishes: Wishes, say: Say) -> str:
         )
         _save(services)
     workspace.finish(deploying)
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+        automations.ensure_evaluation(client, wishes.evaluate, say)
     say(f"Ready: {api.removesuffix('/api')}")
     return api
 

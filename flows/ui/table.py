@@ -12,7 +12,7 @@ from icpo_core.common.console import Console
 from icpo_core.common.console import Table as RichTable
 from icpo_core.evaluation import exchange
 from icpo_core.evaluation.benchmarks import Benchmark
-from icpo_core.evaluation.comparison import Comparison, agreement, compare
+from icpo_core.evaluation.comparison import Comparison, agreement, compare, some
 from icpo_core.evaluation.evaluator import Evaluation, Evaluator, Progress
 from icpo_core.evaluation.protocol import RUN, Protocol, load
 from icpo_core.evaluation.registry import ENTRIES, entry, month, newer_than
@@ -22,7 +22,6 @@ from icpo_core.run.evaluations import target
 
 DATA = "data"
 """Folder, below that of the evaluations, of what came from the hub."""
-FLIPS_SHOWN = 8
 MARKS: dict[bool | None, str] = {True: " *", False: "", None: " ?"}
 """Behind a benchmark's name: is it older than the models' cut-off?"""
 
@@ -286,7 +285,7 @@ def list_known(cutoff: str, console: Console) -> list[dict[str, Any]]:
         sizes = " or ".join(map(str, one.sizes))
         since = one.released or "not known"
         grid.add_row(one.name, sizes, one.answers, since, place)
-        rows.append({**vars(one), "sizes": list(one.sizes)})
+        rows.append({**vars(one), "sizes": list(one.sizes), "card": one.card})
     console.print(grid)
     return rows
 
@@ -294,9 +293,3 @@ def list_known(cutoff: str, console: Console) -> list[dict[str, Any]]:
 def _mean(row: dict[str, Evaluation]) -> float:
     total: float = sum(one.figures["accuracy"] for one in row.values())
     return total / len(row)
-
-
-def some(ids: list[str]) -> str:
-    """The first ids of many, in brackets; nothing for none."""
-    more = ", …" if len(ids) > FLIPS_SHOWN else ""
-    return f" ({', '.join(ids[:FLIPS_SHOWN])}{more})" if ids else ""

@@ -16,6 +16,8 @@ EXACT = 16
 SIGNS = 20_000
 """Else so many draws of signs."""
 DRAWS = 4000
+FLIPS_SHOWN = 8
+"""Problems that are named of those that flipped."""
 
 
 @dataclass(frozen=True)
@@ -132,3 +134,9 @@ def accuracies(samples: pa.Table) -> dict[str, float]:
     ids, group = np.unique(samples["prompt_id"].to_pylist(), return_inverse=True)
     means = np.bincount(group, samples["reward"].to_numpy()) / np.bincount(group)
     return dict(zip(ids.tolist(), means.tolist(), strict=True))
+
+
+def some(ids: list[str]) -> str:
+    """The first ids of many, in brackets; nothing for none."""
+    more = ", …" if len(ids) > FLIPS_SHOWN else ""
+    return f" ({', '.join(ids[:FLIPS_SHOWN])}{more})" if ids else ""

@@ -65,6 +65,12 @@ class Entry:
     wrong: tuple[str, ...] = ()
     """Columns with one wrong option each, where `answer` has the text of the right one."""
 
+    @property
+    def card(self) -> str:
+        """The page where id, columns, split, size and licence are read, but for what is
+        `unverified`."""
+        return f"huggingface.co/datasets/{self.hub}" if self.hub else self.home
+
     def newer(self, cutoff: str) -> bool | None:
         """Whether it came out after the month `cutoff` (YYYY-MM); None where no day is known."""
         return self.released[:7] > cutoff if self.released else None
@@ -262,7 +268,7 @@ ENTRIES: dict[str, Entry] = {
             30,
             "2025-02-15",
             _ARENA + ", hmmt_feb_2025",
-            unverified="the card was not seen; columns and size are as in listings and loaders",
+            unverified="columns, which are those of loaders; the hub's page has licence and size",
         ),
         _arena(
             "brumo-2025",
@@ -270,7 +276,6 @@ ENTRIES: dict[str, Entry] = {
             30,
             "2025-04",
             _ARENA + ", brumo_2025: 2025-04-08",
-            unverified="the card was not seen; columns and size are as in listings and loaders",
         ),
         _arena(
             "cmimc-2025",
@@ -278,7 +283,8 @@ ENTRIES: dict[str, Entry] = {
             40,
             "",
             "",
-            unverified="the day of the contest; MathArena's own date is 2025-07-29",
+            unverified="the day of the contest, which cmimc.com calls one of spring; MathArena's "
+            "own date is 2025-07-29",
         ),
         _arena(
             "smt-2025",
@@ -286,7 +292,8 @@ ENTRIES: dict[str, Entry] = {
             53,
             "2025-04-13",
             "stanfordmathtournament.com: online on April 13; MathArena's own date is 2025-07-21",
-            unverified="the card was not seen; columns and size are as in listings and loaders",
+            unverified="columns and size, which are as in listings and loaders; the hub's page has "
+            "licence and split",
         ),
         _arena(
             "apex-2025",
@@ -380,7 +387,8 @@ ENTRIES: dict[str, Entry] = {
             answers="integer",
             released="2024-10",
             dated="arXiv 2410.05229",
-            unverified="columns and size are those that others use",
+            unverified="columns and size, which are those that others use; the hub's page has "
+            "licence and configurations",
             instance="instance",
             family="id",
             subject=(),
@@ -396,7 +404,8 @@ ENTRIES: dict[str, Entry] = {
             answers="number",
             released="2024-02",
             dated="arXiv 2402.19255",
-            unverified="columns, size and licence are those of sieval's loader",
+            unverified="columns and size, which are those of sieval's loader; the card has the "
+            "licence",
             id=(),
             family="seed_question",
             subject=("perturbation_type",),

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from icpo_core.common import files
 from icpo_core.evaluation import steerability
-from icpo_core.evaluation.comparison import Comparison, compare
+from icpo_core.evaluation.comparison import Comparison, compare, some
 from icpo_core.evaluation.evaluator import stored
 from icpo_core.evaluation.target import Target
 from icpo_core.models import folder as models
@@ -41,11 +41,11 @@ class Change:
 
     @property
     def words(self) -> str:
-        before, now = self.comparison.accuracy
+        (before, now), lost = self.comparison.accuracy, self.comparison.lost
         return (
             f"fell from {before:.1%} (iteration {self.iteration}) to {now:.1%}, "
             f"p = {self.comparison.p_value:.2g}"
-        )
+        ) + (f"; lost {len(lost)} problems{some(lost)}" if lost else "")
 
 
 @dataclass(frozen=True)

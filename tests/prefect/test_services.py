@@ -25,10 +25,13 @@ from console_lines import without_waiting
 from fixtures_prefect import Services, free_port, project, wait
 from prefect import flow
 from prefect.automations import AutomationCore
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from icpo.flows.services import slots
+from icpo.flows.services.alarms import stays, tell_published
 from icpo_core.config import Config, load
+from icpo_core.run.run import Run
 
 USER, PASSWORD = "team", "horse:battery-staple"
 DATABASE_PASSWORD = "correct-horse"
@@ -71,6 +74,45 @@ def test_up_makes_it_all_and_again_does_no_harm(services: Services) -> None:
     assert not after["automations"]["ICPO: run failed"].enabled
     with services.client() as client:
         assert client.read_global_concurrency_limit_by_name(slots.limit_name()).limit == 2
+
+
+def test_a_published_checkpoint_starts_its_evaluation(
+    services: Services, small: Path, tmp_path: Path
+) -> None:
+    """Only where it was asked for; with the run's folder, of the event, as a parameter."""
+    name = "ICPO: checkpoint evaluated"
+    assert not facts(services)["automations"][name].enabled
+    done = services.icpo("up", "--port", str(services.port), "--gpus", "2", "--evaluate")
+    assert done.returncode == 0, done.stderr
+    found = facts(services)
+    assert found["automations"][name].enabled
+    run = Run.of(load(services.folder / "configs/demo.toml", [f"run.directory={tmp_path}"], "new"))
+    assert [n for n in (1, 20, 25, 40) if stays(run, n)] == [20, 40]
+    chosen = FlowRunFilter(deployment_id={"any_": [found["deployments"]["nightly"]]})
+    with services.client() as client:
+        before = len(client.read_flow_runs(flow_run_filter=chosen))
+        with temporary_settings({PREFECT_API_URL: f"{services.page}/api"}):
+            tell_published(run, 20)
+
+        def started() -> bool:
+            mine = [
+                one
+                for one in client.read_flow_runs(flow_run_filter=chosen)
+                if one.parameters.get("only") == "new"
+            ]
+            assert all(one.parameters["runs"] == str(tmp_path.resolve()) for one in mine)
+            return bool(mine)
+
+        wait(started, 60, "the evaluation to start")
+        # Nobody waits for it here.
+        client.update_automation(
+            found["automations"][name].id,
+            AutomationCore.model_validate(
+                found["automations"][name].model_dump(exclude={"id", "owner_resource"})
+                | {"enabled": False}
+            ),
+        )
+        assert len(client.read_flow_runs(flow_run_filter=chosen)) == before + 1
 
 
 def test_gpu_slots_are_never_shared(

@@ -14,7 +14,11 @@ from places import REAL, ROOT, SMALL
 from icpo.data.preparation import Order, again, prepare
 from icpo.data.prepare import main
 from icpo_core.common.files import sha256_file
+from icpo_core.config import load
 from icpo_core.method.problems import read_problems
+from icpo_core.run.perform import perform
+from icpo_core.run.run import Run
+from icpo_core.run.session import Session
 
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real data (../shared) is not here")
 EVALUATIONS = (
@@ -333,3 +337,34 @@ def test_what_is_for_the_verifier_goes_along(tmp_path: Path) -> None:
     assert again(made.manifest_file, None, 1).manifest["rows"]["kept"] == 3
     with pytest.raises(ValueError, match="most common reason: no_answer"):
         prepare(Order(source=str(file), limit=2), tmp_path / "none.parquet", workers=1)
+
+
+def test_programs_are_demonstrations_and_nothing_else(root: Path, tmp_path: Path) -> None:
+    """Programs of thought (PoT), from rows of MathInstruct's shape to a run's expert prompt."""
+    rows = [
+        ("PoT", f"What is {at} + 2? Let's write a Python program to solve it.", f"print({at} + 2)")
+        for at in (1, 2, 2)
+    ]
+    rows.append(("CoT", "What is 9 + 9?", "The answer is 18"))
+    file, out = tmp_path / "instruct.jsonl", tmp_path / "pot.parquet"
+    names = ("source", "instruction", "output")
+    file.write_text(
+        "".join(
+            json.dumps(dict(zip(names, (f"data/{kind}/set.json", *texts), strict=True))) + "\n"
+            for kind, *texts in rows
+        )
+    )
+    order = Order(source=str(file), recipe="mathinstruct-pot", purpose="demonstrations")
+    prepare(order, out, workers=1)
+    kept = read_problems(str(out))
+    assert kept["problem"].to_pylist() == ["What is 1 + 2?", "What is 2 + 2?"]
+    assert kept["solution"].to_pylist() == ["print(1 + 2)", "print(2 + 2)"]
+    changes = [f"prompts.demonstrations={out}", f"run.directory={tmp_path}", "run.trackers=[]"]
+    with Session(Run.of(load(root / "configs" / "demo.toml", changes, "pot"))) as session:
+        session.keep_config()
+        perform(session, "prompts", 1)
+        made = session.run.store.table("prompts", 1, "prompts").to_pylist()
+    assert all("print(" in row["expert_prompt"] for row in made)
+    training = Order(source=str(file), recipe="mathinstruct-pot")
+    with pytest.raises(ValueError, match=r"no row of 3 is left .*no_answer"):
+        prepare(training, tmp_path / "training.parquet", workers=1)

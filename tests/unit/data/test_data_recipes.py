@@ -51,6 +51,11 @@ SHAPES = {
         "reward_model": {"ground_truth": '["3"]', "style": "rule"},
         "extra_info": {"index": 0, "model_difficulty": {"DeepSeek-R1-Distill-Qwen-7B": 0}},
     },
+    "mathinstruct-pot": {
+        "source": "data/PoT/numglue.json",
+        "instruction": "What is 1 + 2? Let's write a Python program to solve it.",
+        "output": "print(1 + 2)",
+    },
     "columns": {"problem": "What is 1 + 2?", "answer": 3, "solution": None, "extra": {"a": [1]}},
 }
 SOLUTIONS = {
@@ -60,6 +65,7 @@ SOLUTIONS = {
     "dapo-17k": None,
     "deepscaler": "One, two, three.",
     "skywork-or1": None,
+    "mathinstruct-pot": "print(1 + 2)",
     "columns": None,
 }
 
@@ -78,7 +84,8 @@ def test_a_row_of_each_data_set(tmp_path: Path, name: str, ending: str) -> None:
         file.write_text(json.dumps(SHAPES[name]) + "\n", "utf-8")
     source = from_file(file)
     (row,) = RECIPES[name].rows(source.rows, source.name)
-    assert (row.row, row.problem, row.answer) == (1, "What is 1 + 2?", "3")
+    answer = None if RECIPES[name].programs else "3"
+    assert (row.row, row.problem, row.answer) == (1, "What is 1 + 2?", answer)
     assert row.solution == SOLUTIONS[name]
     assert row.id == problem_id("What is 1 + 2?")
 

@@ -118,3 +118,36 @@ def test_judges_budgets_and_files_beside_the_table(capsys, small, tmp_path, monk
     assert all(Path(file).is_file() for file in found["files"])
     status, out, err = run(capsys, *words, "--write", "csv")
     assert (status, "choose of lighteval" in err) == (2, True)
+    pushed(capsys, words, tmp_path / "out", found, monkeypatch)
+
+
+def pushed(capsys, words, folder, found, monkeypatch):
+    """The same results, found again, as tables of MLflow and W&B."""
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    status, _, err = run(capsys, *words, "--push", "mlflow", "wandb")
+    assert status == 0, err
+    assert len(list(folder.glob("mlflow/*/artifacts/*.json"))) == 2  # and nowhere else
+    [told] = mlflow.search_runs(experiment_names=["icpo-eval"], output_format="list")
+    assert told.data.metrics == {"accuracy/sums": pytest.approx(found["accuracy"])}
+    [row] = mlflow.load_table("evaluations.json").to_dict("records")
+    assert (row["benchmark"], row["samples"], row["problems"]) == ("sums", 5, 6)
+    assert [row["low"], row["high"]] == pytest.approx(found["interval"])
+    cuts = mlflow.load_table("budgets.json").to_dict("records")
+    assert {cut["tokens"]: cut["accuracy"] for cut in cuts} == {
+        int(budget): pytest.approx(cut["accuracy"]) for budget, cut in found["budgets"].items()
+    }
+    [files] = folder.glob("wandb/offline-run-*/files")
+    [table] = files.glob("media/table/evaluations_*.table.json")
+    kept = json.loads(table.read_text())
+    assert kept["data"][0][kept["columns"].index("accuracy")] == pytest.approx(found["accuracy"])
+    for board, words_of in (
+        ("excel", "none of mlflow, wandb, trackio"),
+        ("trackio", "pip install"),
+    ):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        status, _, err = run(capsys, *words, "--push", board)
+        assert (status, words_of in err) == (2, True), err

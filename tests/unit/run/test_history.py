@@ -50,6 +50,8 @@ def test_an_evaluation_is_held_against_the_best_before_it(run):
     assert (fall.iteration, fall.fell) == (10, True)
     assert fall.words.startswith("fell from ")
     assert "(iteration 10)" in fall.words
+    lost = fall.comparison.lost
+    assert f"; lost {len(lost)} problems ({lost[0]}, " in fall.words
     points = history(run, run.paths.root / "nothing")
     assert [one.iteration for one in points] == [0, 10, 20, 30]
 
