@@ -35,6 +35,7 @@ from icpo_core.run.run import Run
 
 USER, PASSWORD = "team", "horse:battery-staple"
 DATABASE_PASSWORD = "correct-horse"
+EVALUATED = "ICPO: checkpoint evaluated"
 
 
 def facts(services: Services) -> dict[str, Any]:
@@ -63,7 +64,8 @@ def test_up_makes_it_all_and_again_does_no_harm(services: Services) -> None:
             facts_of = one.model_dump(exclude={"id", "owner_resource"}) | change
             mine = AutomationCore.model_validate(facts_of)
             client.update_automation(one.id, mine)
-    done = services.icpo("up", "--port", str(services.port), "--gpus", "2")
+    assert not before["automations"][EVALUATED].enabled  # until somebody asks for it
+    done = services.icpo("up", "--port", str(services.port), "--gpus", "2", "--evaluate")
     assert done.returncode == 0, done.stderr
     assert "'ICPO: run late' was changed by hand and is left as it is" in done.stdout
     after = facts(services)
@@ -72,47 +74,36 @@ def test_up_makes_it_all_and_again_does_no_harm(services: Services) -> None:
     assert len(after["automations"]) == len(before["automations"])
     assert after["automations"]["ICPO: run late"].description == "mine"
     assert not after["automations"]["ICPO: run failed"].enabled
+    assert after["automations"][EVALUATED].enabled
     with services.client() as client:
         assert client.read_global_concurrency_limit_by_name(slots.limit_name()).limit == 2
 
 
-def test_a_published_checkpoint_starts_its_evaluation(
-    services: Services, small: Path, tmp_path: Path
-) -> None:
-    """Only where it was asked for; with the run's folder, of the event, as a parameter."""
-    name = "ICPO: checkpoint evaluated"
-    assert not facts(services)["automations"][name].enabled
-    done = services.icpo("up", "--port", str(services.port), "--gpus", "2", "--evaluate")
-    assert done.returncode == 0, done.stderr
+def test_a_published_checkpoint_starts_its_evaluation(services: Services, tmp_path: Path) -> None:
+    """With the run's folder, of the event, as a parameter."""
     found = facts(services)
-    assert found["automations"][name].enabled
+    one = found["automations"][EVALUATED]
+
+    def switch(on: bool) -> None:
+        mine = one.model_dump(exclude={"id", "owner_resource"}) | {"enabled": on}
+        client.update_automation(one.id, AutomationCore.model_validate(mine))
+
     run = Run.of(load(services.folder / "configs/demo.toml", [f"run.directory={tmp_path}"], "new"))
     assert [n for n in (1, 20, 25, 40) if stays(run, n)] == [20, 40]
     chosen = FlowRunFilter(deployment_id={"any_": [found["deployments"]["nightly"]]})
     with services.client() as client:
-        before = len(client.read_flow_runs(flow_run_filter=chosen))
+        switch(True)
         with temporary_settings({PREFECT_API_URL: f"{services.page}/api"}):
             tell_published(run, 20)
 
         def started() -> bool:
-            mine = [
-                one
-                for one in client.read_flow_runs(flow_run_filter=chosen)
-                if one.parameters.get("only") == "new"
-            ]
-            assert all(one.parameters["runs"] == str(tmp_path.resolve()) for one in mine)
-            return bool(mine)
+            asked = [each.parameters for each in client.read_flow_runs(flow_run_filter=chosen)]
+            folders = [each["runs"] for each in asked if each.get("only") == "new"]
+            assert set(folders) <= {str(tmp_path.resolve())}
+            return bool(folders)
 
         wait(started, 60, "the evaluation to start")
-        # Nobody waits for it here.
-        client.update_automation(
-            found["automations"][name].id,
-            AutomationCore.model_validate(
-                found["automations"][name].model_dump(exclude={"id", "owner_resource"})
-                | {"enabled": False}
-            ),
-        )
-        assert len(client.read_flow_runs(flow_run_filter=chosen)) == before + 1
+        switch(False)
 
 
 def test_gpu_slots_are_never_shared(

@@ -153,6 +153,44 @@ def test_intervals_cover_at_the_nominal_rate(problems, samples_each, a, b, low, 
     assert low <= covered <= high, covered
 
 
+@pytest.mark.parametrize("figure", ["pass@8", "cons@8", "maj@8", "budget"])
+@pytest.mark.parametrize("problems", [30, 100])
+def test_intervals_of_the_other_figures_cover(figure, problems):
+    """1,000 benchmarks of problems of accuracy p ~ Beta(0.4, 0.8) with 16 samples each: pass@8 by
+    its estimator, maj@8 and cons@8 over both halves, wrong ones saying one of three things, and
+    accuracy at a token budget that a right answer keeps to with probability 0.4 + 0.6 p."""
+    a, b, n, k = 0.4, 0.8, 16, 8
+    rng = np.random.default_rng(problems)
+    of_c = np.array([pass_at_k(n, c, k) for c in range(n + 1)])
+
+    def drawn(count):
+        p = rng.beta(a, b, (problems, count))
+        if figure == "pass@8":
+            return of_c[rng.binomial(n, p)]
+        if figure == "cons@8":
+            return (rng.binomial(k, p, (2, *p.shape)) > k / 2).mean(0)
+        if figure == "budget":
+            return rng.binomial(n, p * (0.4 + 0.6 * p)) / n
+        said = np.stack([p, *[(1 - p) / 3] * 3], axis=-1)
+        votes = rng.multinomial(k, said / said.sum(-1, keepdims=True), (2, *p.shape))
+        top = votes.max(-1)
+        return ((votes[..., 0] == top) / (votes == top[..., None]).sum(-1)).mean(0)
+
+    def beta(x, y):
+        return math.exp(math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y))
+
+    truth = {
+        "pass@8": 1 - beta(a, b + k) / beta(a, b),
+        "cons@8": sum(math.comb(k, j) * beta(a + j, b + k - j) for j in range(5, 9)) / beta(a, b),
+        "budget": 0.4 * a / (a + b) + 0.6 * a * (a + 1) / ((a + b) * (a + b + 1)),
+    }.get(figure)
+    if truth is None:
+        truth = float(np.mean(drawn(4000)))
+    bounds = np.array(intervals(drawn(1000)))
+    covered = np.mean((bounds[:, 0] <= truth) & (truth <= bounds[:, 1]))
+    assert 0.93 <= covered <= 0.985, covered
+
+
 def test_intervals_of_versions_of_one_problem_cover_by_family():
     """500 benchmarks of 40 problems in eight versions: versions that count as problems of their
     own give intervals that are far too narrow."""
