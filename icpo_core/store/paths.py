@@ -19,6 +19,9 @@ PRUNED = "pruned.json"
 DAMAGED = "damaged.json"
 MARKS = frozenset({MANIFEST, PRUNED, DAMAGED})
 """Files of a stage's folder that the store keeps beside the stage's own."""
+EXPERT_TOKENS = "expert_tokens.parquet"
+"""Of an update: what the bare prompt gave the tokens of expert rollouts. Nothing is made from it,
+and updates of earlier versions have none."""
 
 
 _STAGE = re.compile(r"[a-z][a-z0-9_]*")

@@ -12,8 +12,6 @@ from torch import Tensor
 from icpo_core.store import tables
 from icpo_core.trainer.microbatches import Row
 
-FILE = "expert_tokens.parquet"
-
 
 class ExpertTokens:
     """Logprobs of the expert rows of one iteration; they stay on the device until written."""

@@ -30,9 +30,10 @@ from icpo_core.method.policy_losses import LossInputs, policy_loss
 from icpo_core.models.architecture import from_config
 from icpo_core.models.flops import training_flops
 from icpo_core.store import tables
+from icpo_core.store.paths import EXPERT_TOKENS
 from icpo_core.trainer import decay, lora, state, teacher
 from icpo_core.trainer.deepspeed_settings import settings_of
-from icpo_core.trainer.expert_tokens import FILE, ExpertTokens
+from icpo_core.trainer.expert_tokens import ExpertTokens
 from icpo_core.trainer.layouts import choose_proven
 from icpo_core.trainer.learning_rate import learning_rate
 from icpo_core.trainer.microbatches import (
@@ -199,7 +200,7 @@ class Trainer:
             metrics["lora/kept"] = lora.kept(self.engine.module.model)
         write_probe(self.engine, rows, self.pad_id, folder / "probe.parquet", self.layout)
         if job.expert_tokens:
-            self.expert_tokens.write(batch, job.out / FILE, job.state_id)
+            self.expert_tokens.write(batch, job.out / EXPERT_TOKENS, job.state_id)
         timing = {
             "restore": restored - started,
             "step": stepped - restored,

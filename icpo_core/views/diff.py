@@ -9,6 +9,8 @@ from typing import Any
 from icpo_core.run import metrics
 from icpo_core.run.run import Run
 from icpo_core.run.stages import STAGES
+from icpo_core.store.manifest import Manifest
+from icpo_core.store.paths import EXPERT_TOKENS
 from icpo_core.views import rollouts
 
 OPERATIONAL = ("run.name", "run.directory")
@@ -107,10 +109,15 @@ def _first_difference(a: Run, b: Run) -> tuple[str | None, str | None, int | Non
             ours, theirs = a.store.finished(stage, number), b.store.finished(stage, number)
             if ours is None or theirs is None or stage == "checkpoint":
                 continue
-            if ours.content() != theirs.content():
+            if _made(ours) != _made(theirs):
                 return same, a.paths.place(stage, number), number
             same = a.paths.place(stage, number)
     return same, None, None
+
+
+def _made(found: Manifest) -> dict[str, str]:
+    """Digests of what a stage made, without what an earlier version did not write."""
+    return {one.name: one.digest for one in found.files if one.name != EXPERT_TOKENS}
 
 
 def _rows(a: Run, b: Run, iteration: int) -> Rows:

@@ -12,9 +12,9 @@ import numpy as np
 
 from icpo_core.config import LossSection
 from icpo_core.run.run import Run
+from icpo_core.store.paths import EXPERT_TOKENS
 from icpo_core.views.rollouts import Key, tokenizer_of
 
-FILE = "expert_tokens.parquet"
 HEAD, TAIL = 900, 300
 """Tokens kept of a long rollout's beginning and end."""
 LEAST = -40.0
@@ -39,9 +39,9 @@ class Tokens:
 def expert_tokens(run: Run, iteration: int, wanted: set[str]) -> dict[Key, Tokens]:
     """Of the problems `wanted`, every expert rollout whose tokens the update wrote down."""
     found = run.store.finished("update", iteration)
-    if found is None or FILE not in {one.name for one in found.files}:
+    if found is None or EXPERT_TOKENS not in {one.name for one in found.files}:
         return {}
-    table = run.store.table("update", iteration, "expert_tokens", FILE)
+    table = run.store.table("update", iteration, "expert_tokens", EXPERT_TOKENS)
     bare = {_key(row): row["logprobs"] for row in table.to_pylist()}
     names = ["prompt_id", "sample_index", "origin", "response_ids", "behaviour_logprobs"]
     batch = run.store.table("select", iteration, "batch", "batch.parquet").select(names)

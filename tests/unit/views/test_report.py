@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -18,12 +19,15 @@ from tokenizers.decoders import ByteLevel as ByteLevelText
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
+from icpo_core.common.files import read_sealed, write_sealed
 from icpo_core.common.text import plain
 from icpo_core.config import LossSection, load
 from icpo_core.method.loss import Totals, icpo_loss
 from icpo_core.method.policy_losses import LossInputs
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
+from icpo_core.store.paths import EXPERT_TOKENS
+from icpo_core.views.diff import between
 from icpo_core.views.report.ancestry import ancestry
 from icpo_core.views.report.excerpts import HEAD, TAIL, clipped
 from icpo_core.views.report.gather import gather
@@ -133,6 +137,18 @@ def test_tokens_together_are_the_text(pieces):
     spelled = speller(tokenizer)(ids)
     assert len(spelled) == len(ids)
     assert "".join(spelled) == text
+
+
+def test_what_an_update_did_not_write_before_is_no_difference(two_runs, tmp_path):
+    """Runs of two versions that made the same are the same to `icpo diff`."""
+    older = Path(shutil.copytree(two_runs[0], tmp_path / "older"))
+    for number in (1, 2, 3):
+        manifest = older / f"it-000{number}" / "update" / "manifest.json"
+        record = read_sealed(manifest)
+        record["files"] = [one for one in record["files"] if one["name"] != EXPERT_TOKENS]
+        write_sealed(manifest, record)
+    found = between(Run.read(two_runs[0]), Run.read(older))
+    assert (found.same_until, found.differ_at) == ("it-0040/evaluate", None)
 
 
 def test_lineage_is_drawn_below_what_it_was_made_from(root, tmp_path):
