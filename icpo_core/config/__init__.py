@@ -179,6 +179,7 @@ class Config(Section):
                 "rollout.expert must not exceed rollout.on_policy"
             )
         combinations.require_steering(self)
+        combinations.require_pool(self)
         combinations.require_teacher(self)
         rewards = [reward.name for reward in self.verify.rewards]
         if len(set(rewards)) < len(rewards) or TAKEN & set(rewards):

@@ -49,6 +49,25 @@ def require_steering(config: Config) -> None:
         )
 
 
+def require_pool(config: Config) -> None:
+    """Refuse a pool that cannot grow, or into which nothing could come."""
+    prompts, rollout = config.prompts, config.rollout
+    if prompts.pool == "fixed":
+        return
+    if not rollout.expert or rollout.expert_source == "traces":
+        raise ValueError(
+            "prompts.pool is about the demonstrations of expert rollouts: set rollout.expert >= 1 "
+            "and rollout.expert_source = in_context, or prompts.pool = fixed"
+        )
+    if prompts.selection == "best":
+        raise ValueError(
+            "prompts.selection = best goes by a score that no rollout has: set random or similar, "
+            "or prompts.pool = fixed"
+        )
+    if prompts.pool == "bare" and not rollout.on_policy:
+        raise ValueError("prompts.pool = bare needs bare rollouts: set rollout.on_policy >= 1")
+
+
 def require_teacher(config: Config) -> None:
     """Refuse self-distillation without anything to teach, or to learn from."""
     loss, prompts = config.loss, config.prompts

@@ -64,6 +64,13 @@ class PromptsSection(Section):
     solution and source."""
     demonstrations: Annotated[str | None, Source] = None
     """Pool of worked examples: problems whose solution (text, or a program) is filled."""
+    pool: Annotated[Literal["fixed", "expert", "bare", "all"], Since("fixed")] = "fixed"
+    """Whether right rollouts of training problems join the demonstrations: not; `expert` ones,
+    `bare` ones, or `all`, one a problem. Never shown: one with its own problem or a near-duplicate
+    of it, and none that is a near-duplicate of a problem in `exclude` or in a benchmark of the
+    run."""
+    pool_age: Annotated[Count, Since(10)] = 10
+    """Iterations for which a rollout that joined stays in the pool."""
     exclude: Annotated[list[str], Source] = []
     """Problem sets that must never be shown as demonstrations, the benchmarks for example. The
     question itself and near-duplicates of it are never shown with it."""

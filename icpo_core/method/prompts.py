@@ -64,6 +64,9 @@ class PromptMaker:
         self._lock = threading.Lock()  # the next batch is made while another thread may ask
         self._lengths: list[int] | None = None
         self._demonstrations: Demonstrations | None = None
+        self._texts, self._pool, self._excluded = problems, pool, excluded
+        self._grown: dict[int, int] | None = None
+        """Where the pool grows: row of `_demonstrations` of each problem of the batch."""
         self.left_out: dict[str, int] = {}
         if pool is not None and settings.k:
             shown = Demonstrations(pool, problems, excluded, settings.selection, seed)
@@ -75,11 +78,14 @@ class PromptMaker:
             self._demonstrations = shown
             self.left_out = shown.left_out
 
-    def batch(self, iteration: int, cursor: int | None = None) -> pa.Table:
+    def batch(
+        self, iteration: int, cursor: int | None = None, grown: pa.Table | None = None
+    ) -> pa.Table:
         """Table "prompts" of an iteration, counted from 1: a function of seed, iteration, cursor.
 
         `cursor`: batches that earlier iterations took; None: one each. With `settings.fill` all
-        batches that the iteration may come to are there, told apart by column `batch`.
+        batches that the iteration may come to are there, told apart by column `batch`. `grown`:
+        what joined the pool, table "problems" (`icpo_core.method.grown_pool`).
 
         Batches are consecutive parts of an endless stream of epochs, each a seeded permutation of
         the set. No problem stands twice in a batch, also where it reaches over an epoch's end.
@@ -90,15 +96,32 @@ class PromptMaker:
         """
         assert iteration >= 1, iteration
         with self._lock:
-            return self._batch(iteration, iteration - 1 if cursor is None else cursor)
+            return self._batch(iteration, iteration - 1 if cursor is None else cursor, grown)
 
-    def _batch(self, iteration: int, cursor: int) -> pa.Table:
+    def _grow(self, grown: pa.Table, chosen: list[int]) -> None:
+        """Let the pool be the fixed one and what joined, for the problems of a batch."""
+        assert self._pool is not None
+        columns = self._pool.column_names
+        whole = pa.concat_tables([self._pool, grown.select(
+            [name for name in columns if name in grown.column_names]
+        )], promote_options="default")  # fmt: skip
+        mine = self._texts.take(chosen)
+        settings = self._settings
+        self._demonstrations = Demonstrations(
+            whole, mine, self._excluded, settings.selection, self._seed
+        )
+        self._grown = {place: row for row, place in enumerate(chosen)}
+        self._lengths = None
+
+    def _batch(self, iteration: int, cursor: int, grown: pa.Table | None) -> pa.Table:
         # Where batches reach over an epoch's end a problem may be in two: the first has it.
         batches: dict[int, int] = {}
         for number in range(self._settings.fill + 1):
             for place in self.places(cursor + 1 + number):
                 batches.setdefault(place, number)
         chosen = list(batches)
+        if grown is not None and self._pool is not None:
+            self._grow(grown, chosen)
         bare = [self._template.render(self._rows[place]["problem"]) for place in chosen]
         bare_ids = self._template.tokenize(bare)
         shown, expert, expert_ids = self._with_examples(chosen, iteration, 0)
@@ -152,7 +175,10 @@ class PromptMaker:
         mine = {row["id"]: place for place, row in enumerate(self._rows)}
         chosen = [mine[name] for name in names]
         with self._lock:
-            if context == "demonstrations":
+            if context == "demonstrations" and prompts["expert_prompt"].null_count < len(names):
+                texts = prompts["expert_prompt"].to_pylist()
+                ids = prompts["expert_prompt_ids"].to_pylist()
+            elif context == "demonstrations":  # there are no expert rollouts
                 _, texts, ids = self._with_examples(chosen, iteration, 0)
             else:
                 texts, ids = self._with_solutions(chosen)
@@ -233,7 +259,8 @@ class PromptMaker:
             return shown, texts, ids
         counts = [self._settings.k + at * self._settings.k_growth for at in range(attempt + 1)]
         *before, count = counts
-        orders = [pool.choices(place, iteration)[sum(before) :] for place in chosen]
+        rows = chosen if self._grown is None else [self._grown[place] for place in chosen]
+        orders = [pool.choices(row, iteration)[sum(before) :] for row in rows]
         shown = [order[:count].tolist() for order in orders]
         waiting = [at for at in range(len(chosen)) if shown[at]]
         room: dict[int, int] = {}  # tokens for examples, where the first choice was too long

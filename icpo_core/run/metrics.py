@@ -43,6 +43,8 @@ def row(run: Run, iteration: int) -> dict[str, float]:
         figures[f"seconds/{stage}"] = found.seconds
         if stage == "prompts" and found.facts.get("fewer"):
             figures["demonstrations/fewer"] = found.facts["fewer"]
+        if stage == "prompts" and "pool/shown" in found.facts:
+            figures["pool/shown"] = found.facts["pool/shown"]
         if stage == "rollout":
             figures["rollout/tokens"] = float(found.facts["tokens"])
             if found.facts.get("off_policy_steps"):

@@ -13,11 +13,14 @@ from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 
+import pyarrow as pa
+
 from icpo_core.common import files
 from icpo_core.common.closing import Closing
 from icpo_core.common.lock import RunLock
 from icpo_core.common.text import plain
 from icpo_core.config import Config, check_plugins
+from icpo_core.evaluation import benchmarks
 from icpo_core.grading.pool import Judges
 from icpo_core.grading.rewards import Judging
 from icpo_core.method.problems import read_problems
@@ -105,10 +108,15 @@ class Tools:
         """Raises ValueError for problem sets or settings that cannot serve."""
         prompts, rollout = self.config.prompts, self.config.rollout
         pool = read_problems(prompts.demonstrations) if prompts.demonstrations else None
+        excluded = [read_problems(path) for path in prompts.exclude]
+        if prompts.pool != "fixed":  # nobody chose what joins it
+            for one in self.config.evaluate.benchmarks:
+                asked = benchmarks.read(one.name, one.problems).problems
+                excluded.append(pa.table({"problem": [problem.text for problem in asked]}))
         return PromptMaker(
             read_problems(prompts.problems),
             pool if rollout.expert_source == "in_context" and rollout.expert else None,
-            [read_problems(path) for path in prompts.exclude],
+            excluded,
             self.run.tokenizer,
             prompts,
             self.config.run.seed,

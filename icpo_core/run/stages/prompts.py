@@ -8,9 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from icpo_core.common.files import canonical_digest
 from icpo_core.config import Config, slice_of
+from icpo_core.method import grown_pool
 from icpo_core.method.prompts import shortfall
 from icpo_core.models import tokens
+from icpo_core.run.run import Run
 from icpo_core.run.session import Session
 from icpo_core.run.sources import sources
 from icpo_core.run.stages.base import CURSOR, Inputs, Made, Reader, Stage, folder_of
@@ -18,12 +21,45 @@ from icpo_core.run.timeline import Recorder
 from icpo_core.store import tables
 from icpo_core.store.work import Work
 
+JOINED = r"@it-\d+/\d+$"
+"""What the name of a demonstration ends with that joined the pool."""
+
 
 def reads(reader: Reader) -> Inputs:
     named = sources(reader.run.config)
     inputs = {key: value for key, value in named.items() if key.startswith("prompts.")}
     inputs |= {"tokenizer": reader.run.model_settings["tokenizer"]}
+    if reader.run.config.prompts.pool != "fixed":
+        inputs |= {key: value for key, value in named.items() if key.startswith("benchmark ")}
+        inputs["grown"] = canonical_digest(
+            [
+                [reader.content("rollout", number), reader.content("verify", number)]
+                for number in _young(reader.run.config, reader.iteration)
+            ]
+        )
     return inputs | ({CURSOR: reader.cursor()} if reader.run.config.prompts.fill else {})
+
+
+def _young(config: Config, iteration: int) -> range:
+    """The iterations whose rollouts are in the pool of this one."""
+    return range(max(1, iteration - config.prompts.pool_age), iteration)
+
+
+def _grown(run: Run, iteration: int) -> pa.Table | None:
+    """What has joined the pool; None if it does not grow."""
+    config = run.config_at(iteration)
+    if config.prompts.pool == "fixed":
+        return None
+    return grown_pool.newest(
+        grown_pool.joined(
+            run.store.table("prompts", number, "prompts"),
+            run.store.table("rollout", number, "rollout"),
+            run.store.table("verify", number, "verdicts"),
+            number,
+            config.prompts.pool,
+        )
+        for number in _young(config, iteration)
+    )
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -42,12 +78,17 @@ def make(session: Session, work: Work) -> Made:
         table = done.value
         noted.add("prompts", "made ahead", done.started, done.seconds)
     else:
-        table = tools.prompt_maker.batch(work.iteration, _cursor(work))
+        grown = _grown(session.run, work.iteration)
+        table = tools.prompt_maker.batch(work.iteration, _cursor(work), grown)
     _require_rows(table, tokens.rows(session.run.base_model))
     path = folder_of(session, work) / "prompts.parquet"
     written = tables.write("prompts", table, path, work.fingerprint)
     without = table["expert_prompt"].null_count if tools.config.prompts.k else 0
     facts = {"rows": table.num_rows, "without_demonstrations": without}
+    if tools.config.prompts.pool != "fixed":
+        shown = pc.list_flatten(table["demo_ids"])
+        joined = pc.sum(pc.match_substring_regex(shown, JOINED).cast(pa.int32())).as_py() or 0
+        facts["pool/shown"] = joined / max(1, len(shown))
     facts |= _require_examples(session, table, tools.config)
     return Made(facts | {"spans": noted.facts()}, known={path.name: written})
 
@@ -90,7 +131,8 @@ def make_ahead(session: Session, work: Work) -> None:
     that is resumed has its problems read."""
     tools = session.tools(work.iteration)
     if tools.has_prompts and not session.run.store.status(work).done:
-        do = partial(tools.prompt_maker.batch, work.iteration, _cursor(work))
+        grown = _grown(session.run, work.iteration)
+        do = partial(tools.prompt_maker.batch, work.iteration, _cursor(work), grown)
         session.ahead.start("prompts", work.iteration, "", work.fingerprint, do)
 
 
