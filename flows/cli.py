@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
         _fail(arguments, error, 1)
         sys.stdout.flush()
         os._exit(1)  # on its way out, Prefect would try for minutes to send what is left to say
-    except NotADirectoryError as error:
+    except (NotADirectoryError, FileExistsError) as error:
         where = f"{error.filename}: is below a file, where no folder can be; name another place"
         sys.exit(_fail(arguments, where, 2))
     except IsADirectoryError as error:

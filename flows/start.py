@@ -44,6 +44,12 @@ def names_data(text: str) -> bool:
     return text in RECIPES or path.is_file() or (path.is_dir() and _has_data(path))
 
 
+def is_data(text: str) -> bool:
+    """Whether they can name nothing else."""
+    path = Path(text)
+    return text in RECIPES or (path.is_file() and path.suffix in (".parquet", ".jsonl", ".csv"))
+
+
 def _has_data(folder: Path) -> bool:
     return not (folder / "config.json").is_file() and any(folder.glob("*.parquet"))
 

@@ -27,6 +27,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
+    if not arguments.name:
+        raise ValueError("the name is empty: give the folder a name, as icpo init mine")
     folder = Path(arguments.name)
     files = make(folder)
     if arguments.json:

@@ -65,6 +65,14 @@ def call(arguments: argparse.Namespace) -> int:
         arguments.config = CONFIGURATION
     if arguments.model is not None:
         arguments.config = _started(arguments)
+    elif Path(arguments.config).suffix != ".toml" and not Path(arguments.config).is_dir():
+        from icpo.flows.start import is_data
+
+        if is_data(arguments.config):
+            raise ValueError(
+                f"{arguments.config}: is a data set; name a model, too: "
+                f"icpo train {arguments.config} --model Qwen/Qwen3-0.6B"
+            )
     run = Run.named(arguments.config, arguments.overrides, arguments.run)
     with Waiting(f"{run.config.run.name}: looks at model and data") as waiting:
         _train(arguments, run, waiting)
@@ -87,9 +95,10 @@ def _started(arguments: argparse.Namespace) -> str:
     from icpo_core.store.paths import RunPaths
 
     if not start.names_data(arguments.config):
+        known = ", ".join(sorted(start.RECIPES.keys() - {"columns"}))
         raise ValueError(
-            f"{arguments.config}: is no data set; --model is for icpo train DATA --model MODEL, "
-            "else set it by -o model.path=MODEL"
+            f"{arguments.config}: is no data set: name a file or folder of problems, or one of "
+            f"{known}; to train a configuration's run from another model, -o model.path=MODEL"
         )
     changes: dict[str, Any] = {}
     for override in arguments.overrides:

@@ -73,7 +73,7 @@ def _give_up_on_one_that_does_not_start() -> None:
             raise RuntimeError("the ephemeral Prefect API server ends at its start")
         return start(server)
 
-    SubprocessASGIServer._run_uvicorn_command = counted  # type: ignore[method-assign]
+    SubprocessASGIServer._run_uvicorn_command = counted  # type: ignore[assignment, method-assign]
 
 
 @contextmanager

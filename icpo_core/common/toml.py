@@ -22,8 +22,10 @@ def read(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: no such configuration file") from None
     except IsADirectoryError:
         raise ValueError(f"{file}: is a folder; name the TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file}: not valid TOML ({error})") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{file}: is no UTF-8 text; save it as UTF-8") from None
 
 
 def put(changes: dict[str, Any], text: str) -> None:
@@ -106,4 +108,10 @@ def first_line(error: ValidationError, root: type[BaseModel]) -> str:
     if first["type"] == "value_error":
         message = str(first["ctx"]["error"])
         return f"{key}: {message}" if key else message
+    if first["type"] in ("model_type", "dict_type"):
+        return f"{key}: is a section; set a key of it, as {key}.KEY=value (got {first['input']!r})"
+    if first["type"] in ("list_type", "tuple_type"):
+        given = first["input"]
+        parts = [one.strip() for one in given.split(",")] if isinstance(given, str) else [given]
+        return f"{key}: is a list; write it in brackets, as {json.dumps(parts)}"
     return f"{key}: {first['msg'][0].lower() + first['msg'][1:]} (got {first['input']!r})"

@@ -325,7 +325,7 @@ def load(file: Path, overrides: list[str] | None = None, name: str | None = None
     merged = toml.merge(toml.merge(_preset(preset), raw), changes)
     if name:
         merged = toml.merge(merged, {"run": {"name": name}})
-    elif "name" not in merged.get("run", {}):
+    elif isinstance(merged.get("run", {}), dict) and "name" not in merged.get("run", {}):
         merged = toml.merge(merged, {"run": {"name": file.stem}})
     config = build(merged, str(file))
     keys.left_to(config, _preset(preset), toml.merge(raw, changes))

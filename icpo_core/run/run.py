@@ -26,6 +26,8 @@ def stored_config(root: Path) -> Config:
 
     Raises ValueError if there is no run or its configuration cannot be read.
     """
+    if root.is_file():
+        raise ValueError(f"{root}: is a file; name a run's folder; `icpo ls` lists runs")
     paths = RunPaths(root)
     raw = run_record.read_copied(paths, paths.config)
     if raw is None:

@@ -133,7 +133,7 @@ def slug(text: str) -> str:
 def grid(axes: Sequence[str]) -> dict[str, list[str]]:
     """Variants of a grid: each axis is KEY=VALUE,VALUE,…; a list's commas are its own.
 
-    Raises ValueError for an axis without values.
+    Raises ValueError for an axis without values, or with one of them twice.
     """
     choices = []
     for axis in axes:
@@ -141,6 +141,10 @@ def grid(axes: Sequence[str]) -> dict[str, list[str]]:
         parts = re.split(r",(?![^\[{]*[\]}])", values)
         if not key or not all(part.strip() for part in parts):
             raise ValueError(f"--vary {axis}: give KEY=VALUE,VALUE as preset=icpo,grpo")
+        if twice := [part for part in parts if parts.count(part) > 1]:
+            raise ValueError(
+                f"--vary {axis}: {twice[0].strip()} stands twice; name each value once"
+            )
         choices.append([f"{key.strip()}={part.strip()}" for part in parts])
     found = {}
     for chosen in itertools.product(*choices):
