@@ -88,6 +88,7 @@ def call(arguments: argparse.Namespace) -> int:
 
 def _started(arguments: argparse.Namespace) -> str:
     """The configuration of a first run: of a data set and a model."""
+    from icpo.data.recipes import RECIPES
     from icpo.flows import start
     from icpo_core.common import toml
     from icpo_core.config import RunSection
@@ -95,10 +96,11 @@ def _started(arguments: argparse.Namespace) -> str:
     from icpo_core.store.paths import RunPaths
 
     if not start.names_data(arguments.config):
-        known = ", ".join(sorted(start.RECIPES.keys() - {"columns"}))
+        known = ", ".join(sorted(RECIPES.keys() - {"columns"}))
         raise ValueError(
-            f"{arguments.config}: is no data set: name a file or folder of problems, or one of "
-            f"{known}; to train a configuration's run from another model, -o model.path=MODEL"
+            f"{arguments.config}: is no data set; --model is for icpo train DATA --model MODEL, "
+            f"DATA a file or folder of problems or one of {known}; else set it by "
+            "-o model.path=MODEL"
         )
     changes: dict[str, Any] = {}
     for override in arguments.overrides:

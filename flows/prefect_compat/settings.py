@@ -51,9 +51,12 @@ def prepare_process() -> None:
         os.environ.setdefault(name, value)
     # Its server is `python -m uvicorn`: no file of this folder is taken for a library.
     os.environ.setdefault("PYTHONSAFEPATH", "1")
+    if not os.environ.get("PREFECT_API_URL"):
+        _require_home()
     _require_settings()
-    if os.environ.get("PREFECT_API_URL"):
-        return
+
+
+def _require_home() -> None:
     # Prefect makes the folder but not those above it. Its server then fails at its database again
     # and again, for as long as it is waited for.
     home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
@@ -98,7 +101,8 @@ def _require_settings() -> None:
             ", ".join(sorted(names)) or f"{error.title}.{end[1:].lower()}, a setting of Prefect's"
         )
         raise ValueError(f"{what}: {first['msg']}; fix it or unset it") from None
-    sys.stderr.write(said.getvalue())
+    if sys.stderr is not None:  # it may be closed
+        sys.stderr.write(said.getvalue())
 
 
 def stop_retrying() -> None:

@@ -69,7 +69,7 @@ MISTAKES = {
     "train DEMO second.toml": "one word too many",
     "train DEMO --run": "expected one argument",
     "train gsm8k": "icpo train gsm8k --model",
-    "train gsm8kk --model Qwen/Qwen3-0.6B": "or one of dapo-17k, deepscaler, gsm8k",
+    "train gsm8kk --model Qwen/Qwen3-0.6B": "one of dapo-17k, deepscaler, gsm8k",
     "train DEMO --model Qwen/Qwen3-0.6B": "-o model.path=MODEL",
     "train /dev": "is a folder; name the TOML file",
     "help": "did you mean --help?",
