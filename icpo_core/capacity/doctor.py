@@ -317,7 +317,9 @@ def check_sources(config: Config, shape: Shape) -> Iterator[Finding]:
         )
     sources = {"problems": [config.prompts.problems], "exclude": config.prompts.exclude}
     uses_pool = config.rollout.expert and config.rollout.expert_source == "in_context"
-    if uses_pool and config.prompts.demonstrations:
+    distill = config.loss.distill
+    teaches = config.loss.distills and distill.context == "demonstrations"
+    if (uses_pool or teaches) and config.prompts.demonstrations:
         sources["demonstrations"] = [config.prompts.demonstrations]
     sources["benchmarks"] = [one.problems for one in config.evaluate.benchmarks]
     for name, files in sources.items():

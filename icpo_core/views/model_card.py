@@ -170,6 +170,14 @@ def _method(config: Config) -> str:
     if rollout.expert:
         said.append(f"expert rollouts with a reward below {select.delta:g}: `{select.errs}` (ERRS)")
         said.append(f"annealed expert bonus: `{select.bonus}`")
+    if loss.distills:
+        shown = {"demonstrations": "worked examples", "solution": "the problem's solution"}
+        said.append(
+            f"self-distillation with weight {loss.distill.coefficient:g}: reverse KL to "
+            f"{'the same policy' if loss.distill.teacher == 'policy' else 'the start'} behind "
+            f"{shown[loss.distill.context]}; terms with advantages have weight "
+            f"{loss.policy_coefficient:g}"
+        )
     said.append(f"rewards by {code(config.verify.verifier)}; advantage {code(select.advantage)}")
     said.append(
         f"policy loss {code(loss.policy)}, expert loss `{loss.expert}` with lambda "
