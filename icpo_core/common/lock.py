@@ -110,6 +110,26 @@ def holder(path: Path) -> str | None:
         os.close(descriptor)
 
 
+def remove_left(path: Path, seconds: float) -> bool:
+    """Remove a lock that is a file's mere existence, if its owner left it; whether it did.
+
+    It is left if no process of this machine that can be seen has it open, and it is as old as
+    `seconds`: a machine that shares the folder may have made it a moment ago.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        age = time.time() - os.fstat(descriptor).st_mtime
+        if age < seconds or _having_open(descriptor):
+            return False
+    finally:
+        os.close(descriptor)
+    path.unlink(missing_ok=True)
+    return True
+
+
 def _is_file(path: Path) -> bool:
     """Whether it is a regular file, and no link to one."""
     return path.is_file() and not path.is_symlink()

@@ -237,6 +237,11 @@ class Config(Section):
                     f"update.warmup_iterations = {update.warmup_iterations} leaves nothing of "
                     f"update.horizon = {update.horizon} for the schedule: shorten the warm-up"
                 )
+        if update.rendezvous and not update.hostfile:
+            raise ValueError(
+                f"update.rendezvous = {update.rendezvous} is where ranks of several machines meet; "
+                "set update.hostfile too, or leave it out"
+            )
         if update.head_dtype != rollout.engine.head_dtype:
             raise ValueError(
                 f"update.head_dtype = {update.head_dtype} and rollout.engine.head_dtype = "

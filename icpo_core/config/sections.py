@@ -387,6 +387,16 @@ class UpdateSection(Section):
     hostfile: Annotated[str | None, Operational, Outward()] = None
     """DeepSpeed hostfile, for several machines, this one first. All of them see the run's folder,
     the model and the same interpreter under the same paths."""
+    rendezvous: Annotated[
+        str | None,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*:[1-9][0-9]{0,4}$"),
+        Operational,
+        Outward(),
+        Since(None),
+    ] = None
+    """With a hostfile: address and TCP port of this machine at which the ranks meet, as
+    `10.0.0.1:29500`, for a network of one's own and its firewall. Unset: the first address that
+    `hostname -I` says, and a free port."""
     max_logprob_gap: Annotated[float | None, Field(gt=0.0), Operational] = None
     """Largest mean difference between engine and trainer over a batch's on-policy tokens, nats.
     Unset: 1e-4 in float32, 0.1 in half precision."""

@@ -16,12 +16,15 @@ import torch
 import torch.distributed as dist
 
 from icpo_core.common import limits, strays
+from icpo_core.common.lock import remove_left
 from icpo_core.trainer.trainer import Trainer
 from icpo_core.workers.jobs import Message, Save, Teach, TrainerReady, TrainerSettings, Update
 from icpo_core.workers.process import Handler, Handlers, Say, attempt, serve
 
 PATIENCE = timedelta(days=7)
 """Ranks wait for jobs as long as sampling takes."""
+BUILD_SECONDS = 120.0
+"""An op is compiled in 40 s on two cores; a lock of this age that nobody has open is nobody's."""
 
 
 def main() -> None:
@@ -43,6 +46,8 @@ def main() -> None:
     def build() -> tuple[TrainerReady, Handlers]:
         import deepspeed
 
+        if os.environ.get("LOCAL_RANK") == "0":
+            _unlock_builds()
         if os.environ["WORLD_SIZE"] == "1" or not limits.has_compiler():
             # An op by which ranks of one CPU machine share memory. A single rank has no use for
             # it, and would compile it for 40 s at its first start; without it gloo does the same.
@@ -71,6 +76,17 @@ def main() -> None:
     if rank == 0:
         serve(build_leader)
     _follow(build()[1])
+
+
+def _unlock_builds() -> None:
+    """Remove the locks that killed processes left where torch compiles DeepSpeed's ops: it would
+    wait for them without end."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    for path in (*root.glob("*/lock"), *root.glob("*/*/lock")):
+        if remove_left(path, BUILD_SECONDS):
+            print(f"{path}: was left by a process that is gone, and removed", flush=True)
 
 
 def _join_here(rendezvous: Path | None) -> None:

@@ -95,28 +95,32 @@ def launch(
     hostfile: Path | None,
     folder: Path,
     settings: TrainerSettings,
+    rendezvous: str | None = None,
 ) -> list[str]:
     """Command that serves `icpo_core.trainer.process` on several ranks, by DeepSpeed's launcher.
 
     devices: ids of this machine's devices, one a rank, or the number of ranks where there are none.
-    hostfile: the machines and their slots instead. folder: where each rank's log goes.
+    hostfile: the machines and their slots instead. folder: where each rank's log goes. rendezvous:
+    as `update.rendezvous`.
     https://www.deepspeed.ai/getting-started/#launching-deepspeed-training
     """
     if hostfile is None:
-        rendezvous = folder.resolve() / "rendezvous"
-        settings = settings.model_copy(update={"rendezvous": rendezvous})
+        file = folder.resolve() / "rendezvous"
+        settings = settings.model_copy(update={"rendezvous": file})
     interpreter, *_, serialised = python_command(python, "icpo_core.trainer.process", settings)
     names = list(range(devices)) if isinstance(devices, int) else devices
     world = base64.urlsafe_b64encode(json.dumps({"localhost": names}).encode()).decode()
+    address, _, port = (rendezvous or "").partition(":")
     if hostfile is None:
         module = "deepspeed.launcher.launch"
         where = [f"--world_info={world}", "--master_addr=127.0.0.1"]
     else:
         module, where = "deepspeed.launcher.runner", [f"--hostfile={hostfile}"]
+        where += [f"--master_addr={address}"] if address else []
     return [
-        interpreter, "-m", module, *where, f"--master_port={free_port()}", "--no_local_rank",
-        f"--enable_each_rank_log={folder.resolve()}", "--module",
-        "icpo_core.trainer.process", serialised,
+        interpreter, "-m", module, *where, f"--master_port={port or free_port()}",
+        "--no_local_rank", f"--enable_each_rank_log={folder.resolve()}",
+        "--module", "icpo_core.trainer.process", serialised,
     ]  # fmt: skip
 
 

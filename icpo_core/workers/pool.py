@@ -397,7 +397,7 @@ class WorkerPool(Closing):
         folder = self._logs / f"trainer-{self._trainer_starts}"
         hostfile = Path(update.hostfile) if update.hostfile else None
         chosen = placement.trainer or placement.ranks
-        command = launch(update.python, chosen, hostfile, folder, settings)
+        command = launch(update.python, chosen, hostfile, folder, settings, update.rendezvous)
         several = len(self._hosts) > 1
         self._trainer = Ranks(command, log, folder, update.start_seconds, several)
 

@@ -4,10 +4,12 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from two_ranks import gone, job
 
 from icpo_core.config import load
+from icpo_core.workers.launcher import free_port
 from icpo_core.workers.pool import WorkerPool
 
 PDSH = '''#!{python}
@@ -23,6 +25,13 @@ sys.exit(max(process.wait() for process in running))
 SSH = "#!/bin/sh\necho 127.0.0.1\n"
 
 
+def listening() -> set[str]:
+    """Addresses and ports at which processes below this one listen."""
+    mine = psutil.Process().children(recursive=True)
+    sockets = [one for process in mine for one in process.net_connections("tcp")]
+    return {f"{one.laddr.ip}:{one.laddr.port}" for one in sockets if one.status == "LISTEN"}
+
+
 def test_two_machines_of_a_hostfile(
     root: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -35,10 +44,15 @@ def test_two_machines_of_a_hostfile(
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     hostfile = tmp_path / "hosts"
     hostfile.write_text("one slots=1\ntwo slots=1\n")
-    changes = ["update.ranks=0", f"update.hostfile={hostfile}", "update.threads=1"]
+    place = f"127.0.0.1:{free_port()}"
+    changes = [
+        "update.ranks=0", f"update.hostfile={hostfile}", f"update.rendezvous={place}",
+        "update.threads=1",
+    ]  # fmt: skip
     config = load(root / "configs" / "demo.toml", changes)
     with WorkerPool(config, small / "base", tmp_path / "logs") as opened:
         reply = opened.train(job(small, tmp_path))
+        assert place in listening()
     assert reply.metrics["rows"] == 6.0
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
     assert gone(tmp_path)

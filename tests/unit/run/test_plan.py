@@ -90,6 +90,7 @@ READERS: dict[str, frozenset[str]] = {
     "verify.trusted": NOBODY,
     "verify.retries": NOBODY,
     "update.hostfile": NOBODY,
+    "update.rendezvous": NOBODY,
     "update.max_logprob_gap": NOBODY,
     "update.python": NOBODY,
     "update.threads": NOBODY,
@@ -189,9 +190,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Reruns other stages than its own, or says nothing where training is judged by `math`: see
 # `test_one_step_off_policy_…`, and test_own_reward. What makes rounds: test_rounds. What an engine
-# samples from needs an adapter: `test_what_an_engine_samples_from`.
+# samples from needs an adapter: `test_what_an_engine_samples_from`; where ranks meet, a hostfile.
 ELSEWHERE = {
-    "rollout.off_policy_steps", "evaluate.verifier", "rollout.lora", *ROUNDS, *TOGETHER
+    "rollout.off_policy_steps", "evaluate.verifier", "rollout.lora", "update.rendezvous", *ROUNDS,
+    *TOGETHER,
 }  # fmt: skip
 
 
@@ -227,6 +229,13 @@ def test_what_an_engine_samples_from(trained: Path) -> None:
     for stage in STAGES:
         differs = plan.config_slice(trains, stage) != plan.config_slice(serves, stage)
         assert differs == (stage in readers("rollout.lora"))
+
+
+def test_where_ranks_meet_is_read_by_nobody(trained: Path) -> None:
+    here = override(Run.read(trained).config, ["update.hostfile=hosts"])
+    there = override(here, ["update.rendezvous=10.0.0.1:29500"])
+    for stage in STAGES:
+        assert plan.config_slice(here, stage) == plan.config_slice(there, stage)
 
 
 def test_the_marks_are_those_of_the_table() -> None:

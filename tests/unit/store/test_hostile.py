@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icpo_core.common import files
-from icpo_core.common.lock import RefusedError, RunLock, holder
+from icpo_core.common.lock import RefusedError, RunLock, holder, remove_left
 from icpo_core.mirror.download import fetch
 from icpo_core.mirror.mirror import Mirror
 from icpo_core.run import integrity, metrics
@@ -181,6 +181,26 @@ def test_the_lock_names_who_holds_it_and_not_who_is_gone(tmp_path: Path) -> None
         time.sleep(0.05)
     with RunLock(path):
         assert holder(path) is not None
+
+
+def test_a_lock_that_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """Of the kind that is a file's mere existence, as torch makes where it compiles ops."""
+    path = tmp_path / "lock"
+    path.touch()
+    assert not remove_left(path, 120.0)  # another machine may just have made it
+    os.utime(path, (0, 0))
+    code = "import sys; file = open(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert owner.stdout is not None
+    owner.stdout.readline()
+    assert not remove_left(path, 120.0)
+    owner.kill()
+    owner.wait()
+    assert remove_left(path, 120.0)
+    assert not path.exists()
+    assert not remove_left(path, 120.0)
 
 
 def test_a_fifo_in_the_place_of_a_file_is_damage(run: Run) -> None:

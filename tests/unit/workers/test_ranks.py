@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from icpo_core.workers.launcher import slots
+from icpo_core.config import load
+from icpo_core.workers.jobs import TrainerSettings
+from icpo_core.workers.launcher import launch, slots
 
 
 def test_a_hostfile(tmp_path: Path) -> None:
@@ -17,3 +19,21 @@ def test_a_hostfile(tmp_path: Path) -> None:
             slots(file)
     with pytest.raises(ValueError, match="No such file"):
         slots(tmp_path / "gone")
+
+
+def test_where_ranks_of_several_machines_meet_can_be_said(root: Path, tmp_path: Path) -> None:
+    hosts, place = tmp_path / "hosts", "update.rendezvous=10.0.0.1:29500"
+    demo = root / "configs" / "demo.toml"
+    config = load(demo, [f"update.hostfile={hosts}", place])
+    settings = TrainerSettings(
+        model=tmp_path, loss=config.loss, update=config.update, temperature=1.0, off_policy_steps=0
+    )
+    command = launch(None, 2, hosts, tmp_path, settings, config.update.rendezvous)
+    assert {"--master_addr=10.0.0.1", "--master_port=29500"} <= set(command)
+    free = launch(None, 2, hosts, tmp_path, settings)
+    assert not any(word.startswith("--master_addr") for word in free)
+    with pytest.raises(ValueError, match=r"set update.hostfile too"):
+        load(demo, [place])
+    for junk in ("10.0.0.1", "10.0.0.1:0", "a b:1", "--x=1:2", ":29500"):
+        with pytest.raises(ValueError, match=r"update.rendezvous"):
+            load(demo, [f"update.hostfile={hosts}", f"update.rendezvous={junk}"])
