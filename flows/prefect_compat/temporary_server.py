@@ -66,12 +66,12 @@ def _give_up_on_one_that_does_not_start() -> None:
 
     start, starts = SubprocessASGIServer._run_uvicorn_command, 0
 
-    def counted(server: SubprocessASGIServer) -> subprocess.Popen[Any]:
+    def counted(self: SubprocessASGIServer) -> subprocess.Popen[Any]:
         nonlocal starts
         starts += 1
         if starts > STARTS:
             raise RuntimeError("the ephemeral Prefect API server ends at its start")
-        return start(server)
+        return start(self)
 
     SubprocessASGIServer._run_uvicorn_command = counted  # type: ignore[assignment, method-assign]
 

@@ -6,6 +6,7 @@ Rank 0 is the worker that the run talks to; it hands each job to the others befo
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from datetime import timedelta
 from functools import partial
@@ -23,6 +24,8 @@ from icpo_core.workers.process import Handler, Handlers, Say, attempt, serve
 
 PATIENCE = timedelta(days=7)
 """Ranks wait for jobs as long as sampling takes."""
+MEETING = timedelta(minutes=30)
+"""As long as PyTorch has ranks wait for each other at their start."""
 BUILD_SECONDS = 120.0
 """An op is compiled in 40 s on two cores; a lock of this age that nobody has open is nobody's."""
 
@@ -52,8 +55,7 @@ def main() -> None:
             # An op by which ranks of one CPU machine share memory. A single rank has no use for
             # it, and would compile it for 40 s at its first start; without it gloo does the same.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        if alone or settings.rendezvous is not None:
-            _join_here(settings.rendezvous)
+        _join(alone or settings.rendezvous is not None, settings.rendezvous)
         deepspeed.init_distributed(timeout=PATIENCE, verbose=False)
         trainer = Trainer(
             settings.model,
@@ -89,24 +91,48 @@ def _unlock_builds() -> None:
             print(f"{path}: was left by a process that is gone, and removed", flush=True)
 
 
-def _join_here(rendezvous: Path | None) -> None:
-    """Be a process group that no other machine can reach. By `MASTER_PORT` the group's store would
-    listen on every network, and let in anyone who asks."""
+def _join(here: bool, rendezvous: Path | None) -> None:
+    """Be a process group: one that no other machine can reach, if all ranks are `here`. By itself
+    PyTorch's store would listen on every network, and let in anyone who asks.
+
+    rendezvous: file by which several ranks of this machine find each other.
+    """
     from deepspeed.accelerator import get_accelerator
 
-    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store: Any = (
-        dist.HashStore()  # type: ignore[attr-defined]
-        if rendezvous is None
-        else dist.FileStore(str(rendezvous), ranks)  # type: ignore[attr-defined]
-    )
+    store: Any
+    if not here:
+        store = _store_of_machines(rank, ranks)
+    elif rendezvous is None:
+        store = dist.HashStore()  # type: ignore[attr-defined]
+    else:
+        store = dist.FileStore(str(rendezvous), ranks)  # type: ignore[attr-defined]
+    if here:
+        os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     dist.init_process_group(
         get_accelerator().communication_backend_name(),
         store=store,
         rank=rank,
         world_size=ranks,
         timeout=PATIENCE,
+    )
+
+
+def _store_of_machines(rank: int, ranks: int) -> Any:
+    """The store by which ranks of several machines find each other. Rank 0's listens at the address
+    that they meet at, and at no other of its machine."""
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    listening = None
+    if rank == 0:
+        try:
+            listening = socket.create_server(place).detach()  # which the store closes
+        except OSError as error:
+            raise ValueError(
+                f"nothing can listen at {place[0]}:{place[1]} ({error.strerror}): set "
+                "update.rendezvous to an address of the first machine and a port that is free"
+            ) from None
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        *place, ranks, rank == 0, timeout=MEETING, master_listen_fd=listening
     )
 
 
