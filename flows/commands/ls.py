@@ -71,7 +71,7 @@ def call(arguments: argparse.Namespace) -> int:
             table.add_row(str(number), *cells, size)
         console.print(table)
         return 0
-    summaries = [listing.summary(root) for root in listing.found_in(arguments.path)]
+    summaries = listing.summaries(arguments.path)
     if arguments.json:
         print(json.dumps([one.as_json() for one in summaries], indent=2))
     elif not summaries:

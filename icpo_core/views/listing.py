@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from icpo_core.run.run import Run
 from icpo_core.run.stages import STAGES
 from icpo_core.store import run_record
 from icpo_core.store.paths import RunPaths
+from icpo_core.views.index import Index, marked
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,29 @@ def found_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; name the folder of the runs (run.directory)")
     return sorted(file.parent for file in folder.glob("*/run.json") if _named(file.parent))
+
+
+def summaries(folder: Path) -> list[Summary]:
+    """The runs directly below `folder`, each at a glance; what an earlier look read of a run that
+    nobody has touched since is taken from an index. Raises ValueError as `found_in` does."""
+    with Index("ls", folder) as index:
+        return [
+            Summary(**index.get(root.name, partial(_mark, root), partial(_facts, root)))
+            for root in found_in(folder)
+        ]
+
+
+def _mark(root: Path) -> str | None:
+    """Of a run that nobody has open: every process that opens one leaves its lock's time. A file
+    that somebody removes by hand is missed in the newest iteration, and in others by `check`."""
+    paths = RunPaths(root)
+    if lock.holder(paths.lock) is not None:
+        return None
+    return marked(root, *map(paths.iteration, paths.iterations()[-1:]))
+
+
+def _facts(root: Path) -> dict[str, Any]:
+    return summary(root).as_json()
 
 
 def summary(root: Path) -> Summary:
@@ -109,15 +134,26 @@ def summary(root: Path) -> Summary:
 def iterations(run: Run) -> dict[int, dict[str, StageLine]]:
     """What each iteration of a run has, by stage."""
     found: dict[int, dict[str, StageLine]] = {}
-    for number in run.paths.iterations():
-        for stage in STAGES:
-            manifest = run.store.finished(stage, number)
-            if manifest is not None:
-                gone = run.store.marks.pruned(stage, number)
-                kept = sum(one.bytes for one in manifest.files if one.name not in gone)
-                line = StageLine(manifest.rows, manifest.seconds, kept, bool(gone))
-                found.setdefault(number, {})[stage] = line
+    paths = run.paths
+    with Index("stages", paths.root) as index:
+        for number in paths.iterations():
+            for stage in STAGES:
+                mark = partial(marked, paths.manifest(stage, number), paths.pruned(stage, number))
+                line = index.get(
+                    paths.place(stage, number), mark, partial(_line, run, stage, number)
+                )
+                if line is not None:
+                    found.setdefault(number, {})[stage] = StageLine(*line)
     return found
+
+
+def _line(run: Run, stage: str, number: int) -> list[Any] | None:
+    manifest = run.store.finished(stage, number)
+    if manifest is None:
+        return None
+    gone = run.store.marks.pruned(stage, number)
+    kept = sum(one.bytes for one in manifest.files if one.name not in gone)
+    return [manifest.rows, manifest.seconds, kept, bool(gone)]
 
 
 def _named(folder: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ from icpo_core.run import branch
 from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
 from icpo_core.store.paths import RunPaths
-from icpo_core.views import rollouts
+from icpo_core.views import listing, rollouts
 
 DOCS = ROOT / "docs" / "store.md"
 
@@ -104,6 +105,30 @@ def test_ls_lists_runs_and_iterations(runs: Path, capsys: pytest.CaptureFixture[
     assert iterations["1"]["update"]["pruned"]
     status, out, _ = icpo(capsys, "ls", runs / "run")
     assert "pruned" in out
+
+
+def test_ls_reads_a_run_once_until_it_changes(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, stages = asked(capsys, "ls", runs), asked(capsys, "ls", runs / "run")
+    read, lines = listing.summary, listing._line
+    monkeypatch.setattr(listing, "summary", lambda root: pytest.fail(f"{root} is read again"))
+    monkeypatch.setattr(listing, "_line", lambda *place: pytest.fail(f"{place} is read again"))
+    assert asked(capsys, "ls", runs) == first
+    assert asked(capsys, "ls", runs / "run") == stages
+    monkeypatch.setattr(listing, "summary", read)
+    monkeypatch.setattr(listing, "_line", lines)
+    # A run that is opened, a stage that is lost, an index of junk: each is seen.
+    metrics = RunPaths(runs / "side").metrics
+    metrics.write_bytes(metrics.read_bytes()[:-1])
+    said = {one["name"]: one["detail"] for one in asked(capsys, "ls", runs)}
+    assert "metrics.parquet" in said["side"]
+    RunPaths(runs / "run").manifest("update", 2).unlink()
+    assert "update" not in asked(capsys, "ls", runs / "run")["2"]
+    for kept in (Path(os.environ["XDG_CACHE_HOME"]) / "icpo").iterdir():
+        kept.write_text(kept.read_text().replace("finished", "new")[:-9])
+    [run] = [one for one in asked(capsys, "ls", runs) if one["name"] == "run"]
+    assert run["state"] == "stopped"
 
 
 def test_a_terminal_of_80_columns_gets_all_that_a_wide_one_does(

@@ -1,0 +1,79 @@
+"""What was read of many files, kept for the next look. It is never the truth.
+
+An entry counts only while the files that it was read from bear the same mark: their sizes, times
+and inodes. The file lies in the user's own folder for caches, and may be thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from icpo_core.common.closing import Closing
+from icpo_core.common.files import read_json, sha256_bytes, write_json
+
+
+class Index(Closing):
+    """Entries by name, of one kind and folder."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        place = os.path.realpath(folder)
+        self._head = [kind, version("icpo"), place]
+        self._file = _caches() / f"{kind}-{sha256_bytes(os.fsencode(place))[:20]}.json"
+        self._known: dict[str, list[Any]] = {}
+        self._kept: dict[str, list[Any]] = {}
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            stored = read_json(self._file)
+            if stored["of"] == self._head:
+                self._known = dict(stored["entries"])
+
+    def get(self, name: str, mark: Callable[[], str | None], make: Callable[[], Any]) -> Any:
+        """What `make` says, a JSON value: that of an earlier look, if `mark` says the same as then.
+
+        A mark of None is of what may change at any moment: nothing is kept of it.
+        """
+        before = mark()
+        if before is not None and name in self._known and self._known[name][0] == before:
+            self._kept[name] = self._known[name]
+            return self._known[name][1]
+        made = make()
+        if before is not None and mark() == before:
+            self._kept[name] = [before, made]
+        return made
+
+    def close(self) -> None:
+        """Keep what this look has found. A folder that cannot be written keeps nothing."""
+        if self._kept == self._known:
+            return
+        with suppress(OSError):
+            write_json(self._file, {"of": self._head, "entries": self._kept}, durable=False)
+
+
+def marked(*paths: Path | str) -> str:
+    """The mark of files; of a folder, of what lies right in it."""
+    seen: list[Any] = []
+    for path in paths:
+        try:
+            facts = os.lstat(path)
+            seen.append(_facts(facts))
+            if os.path.isdir(path) and not os.path.islink(path):
+                with os.scandir(path) as entries:
+                    seen += sorted(
+                        [(e.name, *_facts(e.stat(follow_symlinks=False))) for e in entries]
+                    )
+        except FileNotFoundError:
+            seen.append(None)
+    return sha256_bytes(json.dumps(seen).encode())[:20]
+
+
+def _facts(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _caches() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "icpo"
