@@ -73,7 +73,8 @@ def _give_up_on_one_that_does_not_start() -> None:
             raise RuntimeError("the ephemeral Prefect API server ends at its start")
         return start(self)
 
-    SubprocessASGIServer._run_uvicorn_command = counted  # type: ignore[assignment, method-assign]
+    # Not by assignment: mypy names its error one way with a cache, and another way without.
+    setattr(SubprocessASGIServer, "_run_uvicorn_command", counted)  # noqa: B010
 
 
 @contextmanager
