@@ -11,7 +11,7 @@ from prefect import Flow, flow, runtime
 from icpo.flows.parameters import BranchName, Evaluated, Iteration, Override, RunFolder
 from icpo.flows.session import opened
 from icpo.tasks.stages import TASKS, Reference
-from icpo_core.run import branch, checkpoints, plan
+from icpo_core.run import branch, checkpoints
 from icpo_core.run.stages import STAGES
 
 ABOUT = """Run stage `{stage}` on what is stored, of one iteration or of several.
@@ -49,7 +49,7 @@ def _stage_flow(stage: str) -> Flow[..., Coroutine[Any, Any, list[Reference]]]:
         async with opened(chosen) as (session, observer):
             made = []
             for number in range(iteration, (last or iteration) + 1):
-                if stage in plan.stages_of(session.run.config_at(number), number):
+                if STAGES[stage].due(session.run.config_at(number), number):
                     made.append(TASKS[stage](str(session.run.paths.root), number, force))
                     observer.publisher.publish(number)
             checkpoints.settle(session)

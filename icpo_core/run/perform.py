@@ -18,6 +18,11 @@ def perform(session: Session, stage: str, iteration: int, force: bool = False) -
     Raises ValueError for a user's mistake, WorkerError where a worker failed.
     """
     run, spec, say = session.run, STAGES[stage], session.observer.decision
+    if not spec.wanted(run.config_at(iteration)):
+        raise ValueError(
+            f"{run.paths.root}: its configuration asks for no stage {stage} "
+            "(docs/method.md says what does)"
+        )
     try:
         work = plan.work(run, stage, iteration)
     except NotReadyError as wait:

@@ -99,6 +99,8 @@ def test_a_run_that_had_no_teacher_does_not_get_one_unasked(tmp_path: Path) -> N
     run = ran(tmp_path, "run.iterations=1")
     assert not run.paths.stage("teach", 1).exists()
     assert "teach" not in plan.stages_of(run.config, 1)
+    with stubs.stubbed(run) as session, pytest.raises(ValueError, match="asks for no stage teach"):
+        perform(session, "teach", 1)
     asked = Run.of(override(run.config, TAUGHT), run.paths.root)
     with pytest.raises(RefusedError, match=r"update of iteration 1 .*loss\.distill"):
         plan.require_same(asked, plan.plan(asked))
