@@ -167,7 +167,7 @@ function rolloutBrowser({ data, $, make, fill, short }) {
     const ofF = browse.colour.value === "f";
     return make("p", { class: "scale" },
       make("span", {}, ofF ? "f(ρ) 0" : `ρ ≤ 1e−${RAREST}`), make("span", { class: "ramp", role: "img", "aria-label": "the rarer, the deeper" }),
-      make("span", {}, `1. Expert tokens by ${ofF ? run().shaping : "their probability ρ under the bare prompt"}, as the loss took it.`));
+      make("span", {}, "1"), make("span", {}, `Expert tokens by ${ofF ? run().shaping : "their probability ρ under the bare prompt"}, as the loss took it.`));
   }
 
   function show() {
