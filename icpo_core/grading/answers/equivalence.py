@@ -27,6 +27,7 @@ from icpo_core.grading.answers.cases import same_cases
 from icpo_core.grading.answers.expressions import constant, expression_of
 from icpo_core.grading.answers.families import same_family, same_residues
 from icpo_core.grading.answers.forms import (
+    RELATION,
     ROUNDED,
     Cases,
     Combination,
@@ -41,8 +42,9 @@ from icpo_core.grading.answers.forms import (
     Words,
     is_bare,
     items_of,
+    split,
 )
-from icpo_core.grading.answers.names import is_quantity, may_name_one, same_name, squeezed
+from icpo_core.grading.answers.names import is_name, is_quantity, may_name_one, same_name, squeezed
 from icpo_core.grading.answers.notation import tidy
 from icpo_core.grading.answers.numerics import UndecidedError
 from icpo_core.grading.answers.regions import is_plainly_region, region, same_region
@@ -61,7 +63,13 @@ _PLAIN = LatexExtractionConfig(
 
 
 _DOUBTED = re.compile(r"\?[\s.}$]*$")
-_UNREAD = re.compile(r"\\text|\\ldots$")
+_STRUCK = re.compile(r"~~[^~]+~~|\\(?:sout|st|textst)(?![a-z])|<(?:s|del|strike)>")
+_ASKED = re.compile(
+    r"^\W*(?:text\W*)?(?:what|who|whose|where|why|how"
+    r"|(?:is|are|was|does|do|can|could|will|should) (?:it|this|that|the|there|they))\b",
+    re.IGNORECASE,
+)
+_UNREAD = re.compile(r"\\text|\\ldots$|,\s*\\ldots")
 """What math-verify passes over in an answer."""
 
 _FAMILIAR = (
@@ -104,16 +112,19 @@ class Comparison:
 
     def judge(self, gold: str, answer: str) -> str | None:
         """Return by which way `answer` is the `gold` answer; None if it is not."""
+        for mark in (_DOUBTED, _STRUCK, _ASKED):
+            if mark.search(answer) and not mark.search(gold):
+                return None
         ours, theirs = tidy(gold), tidy(answer)
         if not ours or not theirs:
             return None
         if squeezed(ours) == squeezed(theirs):
             return "same notation"
-        if _DOUBTED.search(answer) and not _DOUBTED.search(gold):
-            return None
         letter = same_choice(gold, answer)
         if letter is not None:
             return "letter" if letter else None
+        if self._contradicts(theirs):
+            return None
         theirs = with_gold_names(ours, theirs)
         if r"\binom" in ours + theirs:  # the Russian and Chinese C_n^k
             ours, theirs = (
@@ -177,6 +188,15 @@ class Comparison:
         assert isinstance(answer, Value)
         return self._values(gold, answer)
 
+    def _contradicts(self, answer: str) -> bool:
+        """Whether an equation says of one name that two numbers are its value: x = 13 = 12."""
+        sides, signs = split(answer, RELATION)
+        numbers = [side for side in sides if not is_name(side) and constant(side) is not None]
+        if len(signs) < 2 or set(signs) != {"="} or len(numbers) < 2:
+            return False
+        pairs = zip(map(Value, numbers), map(Value, numbers[1:]), strict=False)
+        return not all(self._values(a, b) or self._values(b, a) for a, b in pairs)
+
     def _values(self, gold: Value, answer: Value) -> bool:
         try:
             return same_value(gold, answer, self.significant_digits)
@@ -202,7 +222,8 @@ class Comparison:
             assert isinstance(gold, Named)
             return self.equal(gold.value, answer)
         if not isinstance(gold, Named):
-            return is_quantity(answer.name) and self.equal(gold, answer.value)
+            said = lists.in_order(answer.name, answer.value)
+            return is_quantity(answer.name) and self.equal(gold, said)
         namesakes = may_name_one(gold.name, answer.name, _has_symbols(gold.value))
         if namesakes and self.equal(gold.value, answer.value):
             return True

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 _NUMBER = re.compile(r"([-+]?)(\d{1,4000}|\d{1,3}(?:,\d{3}){1,40})(\.\d{1,4000})?")
 _LIST_COMMA = re.compile(r"\d\s*,\s+\d{3}")
-_DRESS = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,;:! ]|\$|\s+")
+_DRESS = re.compile(r"(?:\\left(?![a-z])|\\right(?![a-z])|\\[,;:! ]|\$|\s)+")
 
 
 def exactly_equal(gold: str, answer: str) -> bool | None:

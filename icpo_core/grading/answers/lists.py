@@ -6,6 +6,7 @@ are worth is asked of the function `equal` that the caller gives, gold first.
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from icpo_core.grading.answers.forms import (
     Combination,
@@ -23,6 +24,7 @@ from icpo_core.grading.answers.names import plain_name
 Equal = Callable[[Form, Form], bool]
 
 _PROPER_NAME = re.compile(r"\\text\{\s*[A-Z][a-z]+\s*\}|[A-Z][a-z]{2,}")
+_COORDINATES = frozenset("xyz")
 MAX_MATCHED = 60
 """Lists longer than this are compared in order only."""
 
@@ -47,6 +49,10 @@ def same_lists(gold: Form, answer: Form, equal: Equal) -> bool:
         return disjoint[0] == disjoint[1] and _same_records(ours, theirs, equal)
     if len(set(our_names)) > 1 and _has_another_name(theirs, our_names):
         return False
+    tuple_of = isinstance(gold, Group) and gold.opening == "(" and set(their_names) <= _COORDINATES
+    if tuple_of and 1 < len(set(their_names)) == len(theirs):
+        order = sorted(range(len(theirs)), key=lambda at: their_names[at])
+        theirs = [theirs[at] for at in order]  # y = 2, x = 1 is (1, 2)
     our_rows, their_rows = _rows(ours), _rows(theirs)
     if our_rows is not None and len(our_rows) == 1 and len(theirs) == 1:
         single = theirs[0].value if isinstance(theirs[0], Named) else theirs[0]
@@ -69,8 +75,8 @@ def same_groups(gold: Form, answer: Form, equal: Equal) -> bool:
         assert isinstance(one, Group)
         if one.opening == r"\{" and len(one.items) == 1:
             inner = one.items[0]
-            if is_empty(inner):
-                return False
+            if is_empty(inner) or (isinstance(inner, Group) and inner.opening == one.opening):
+                return False  # {{}} and {{12}} are sets of sets
             return equal(inner, answer) if one is gold else equal(gold, inner)
         return not one.items and is_empty(other)
     ours, theirs = list(gold.items), list(answer.items)
@@ -137,6 +143,22 @@ def spread(form: Form, other: Form) -> Form:
     if isinstance(form, Group) and form.opening == "":
         return Group("", tuple(spread(item, other) for item in form.items), "", form.joined)
     return form
+
+
+def in_order(name: str, value: Form) -> Form:
+    """The (1, 2) of `(y, x) = (2, 1)`."""
+    letters = re.findall(r"[xyz]", name)
+    if not re.fullmatch(r"\(\s*[xyz](?:\s*,\s*[xyz])+\s*\)", name.strip()):
+        return value
+    if not isinstance(value, Group) or {len(set(letters)), len(letters)} != {len(value.items)}:
+        return value
+    return replace(
+        value,
+        items=tuple(
+            item
+            for _, item in sorted(zip(letters, value.items, strict=True), key=lambda pair: pair[0])
+        ),
+    )
 
 
 def _united(items: list[Form], others: list[Form]) -> list[Form]:
@@ -227,7 +249,9 @@ def _same_as_one(ours: list[Form], theirs: list[Form], equal: Equal) -> bool:
     """A list against one form: a tuple of the same items, or one value said several times."""
     long, short = (ours, theirs[0]) if len(theirs) == 1 else (theirs, ours[0])
     if isinstance(short, Group) and len(short.items) == len(long):
-        if short.opening == "[" and len(long) == 2:
+        if "[" in short.opening + short.closing.replace("]", "[" * (short.opening == "(")) and (
+            len(long) == 2
+        ):
             return False  # an interval
         pairs = zip(long, short.items, strict=True)
         ordered = all(equal(a, b) if len(theirs) == 1 else equal(b, a) for a, b in pairs)
@@ -239,6 +263,8 @@ def _same_as_one(ours: list[Form], theirs: list[Form], equal: Equal) -> bool:
         return False
     if len(theirs) == 1:
         return all(equal(item, short) for item in long)
+    if all(item == long[0] for item in long):
+        return False  # 12, 12
     return all(equal(short, item) for item in long)
 
 

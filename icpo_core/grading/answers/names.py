@@ -18,6 +18,7 @@ _COMMANDS = re.compile(r"\\[a-zA-Z]+")
 _ONE_LETTER = re.compile(
     r"(?:[a-z]|\\(?!angle|triangle|frac|over|vec|bar|hat)[a-z]+)(?:_\w+)?'*(?:\(.*\))?"
 )
+_OF_THE_ANSWER = re.compile(r"\bof (?:the |my |our |its )*(?:answer|result|solution)\b")
 PARAMETERS = frozenset("abcklmnprstABCKMN")
 """Letters that may stand for any constant or integer."""
 
@@ -79,7 +80,7 @@ def is_quantity(name: str) -> bool:
     words = TEXT.findall(name)
     if not re.search(r"[\\(_{|]", name) and re.search("[a-z]{3}", name):
         words = [name]
-    return all(is_understood(said) for said in words)
+    return all(is_understood(said) and not _OF_THE_ANSWER.search(said) for said in words)
 
 
 def may_name_one(gold: str, answer: str, symbolic: bool) -> bool:
@@ -98,6 +99,8 @@ def may_name_one(gold: str, answer: str, symbolic: bool) -> bool:
         for name in (gold, answer)
     ):
         return is_quantity(answer) and not wording.are_opposed(gold, answer)
+    if gold != answer and {gold.strip(), answer.strip()} <= {"x", "y", "z"}:
+        return False  # coordinates
     letters = sum(bool(_ONE_LETTER.fullmatch(plain_name(name))) for name in (gold, answer))
     return letters > 0 if symbolic else letters == 1
 

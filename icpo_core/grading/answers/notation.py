@@ -106,6 +106,8 @@ def tidy(answer: str) -> str:
     text = _combinations(text)
     if r"\choose" in text:
         text = re.sub(r"\{?([^{}]*)\\choose(?![a-z])([^{}]*)\}?", r"\\binom{\1}{\2}", text)
+    if r"\over" in text:
+        text = re.sub(r"\{?([^{}]*)\\over(?![a-z])([^{}]*)\}?", r"\\frac{\1}{\2}", text)
     text = _currency(text)
     text = re.sub(r"\b([aApP])\.\s?[mM]\b\.?", lambda m: f"{m[1].lower()}m", text)
     text = re.sub(r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}", r"\\\1(\2)", text)
@@ -119,7 +121,7 @@ def tidy(answer: str) -> str:
     text = re.sub(r"(\\mathbb\s*\{[A-Z]\}|\\R\b|\\\})\s*-\s*(?=\\\{)", r"\1 \\setminus ", text)
     text = _COMMAND.sub(lambda match: _command(match.group(1)), text)
     text = with_words(with_text_groups(text))
-    text = re.sub(r"\\not\s*=", r"\\ne ", text).replace("!=", r"\ne ")
+    text = re.sub(r"\\not\s*=", r"\\ne ", text).replace("!=", r"\ne ").replace("=/=", r"\ne ")
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("**", "^")
     text = text.replace("->", r"\to ").replace("~=", r"\approx ").replace(":=", "=")
     if "mod" not in text:
@@ -239,7 +241,7 @@ def _trim(text: str) -> str:
     while True:
         shorter = text.strip().strip('`"*').strip()
         shorter = re.sub(r"(?<!\\)\\$", "", shorter)
-        shorter = re.sub(r"^[=:,;]+|(?<=\d)\^$|(?<!\.)[.,;:]+$", "", shorter)
+        shorter = re.sub(r"^[=:,;]+|(?<!\.)[.,;:]+$", "", shorter)
         if shorter.startswith("{") and closing(shorter, 0) == len(shorter) - 1:
             shorter = shorter[1:-1]
         if shorter == text:

@@ -104,7 +104,7 @@ def without_remarks(text: str, gold: str | None = None) -> str:
         defining = re.search(r"\\text\{\s*(?:where|with)\b", remark.group())
         resume = re.search(";" if defining else r"\\text\{(?:and|or)\}(?=[^,;]*=)|;", rest)
         said = text[remark.start() : remark.end() + (resume.start() if resume else len(rest))]
-        if not _only_repeats(said, gold):
+        if not _only_repeats(said, gold) or (gold is not None and _is_partial(text, said)):
             return text.strip()
         body = _with_values(text[: remark.start()], said)
         text = body + (rest[resume.start() :] if resume else "")
@@ -112,12 +112,17 @@ def without_remarks(text: str, gold: str | None = None) -> str:
     return text.strip().rstrip(",;. ")
 
 
+def _is_partial(text: str, said: str) -> bool:
+    """Whether a remark turns a yes or no of all into one of some."""
+    return "some" in wording.clean(said).split() and wording.is_polar(text[: text.index(said)])
+
+
 def _only_repeats(said: str, gold: str | None) -> bool:
     """Whether a remark of a candidate says nothing that the gold answer may not mean."""
     if gold is None or squeezed(said) in squeezed(gold):
         return True
-    if _FINITE.search(said):
-        return False
+    if _FINITE.search(said) or re.fullmatch(r"[\s,;(]*-?[\d.]+[\s).]*", TEXT.sub("", said)):
+        return False  # "by 2", "for every 2": it is calculated with
     return all(is_understood(words) for words in TEXT.findall(said))
 
 
@@ -193,6 +198,9 @@ def part(text: str) -> Words | Value | Ratio | Relation | Phrase | None:
         count = number_in(words)
         return Words(words) if count is None else Value(str(count))
     if set(words.split()) & wording.NEGATIONS:
+        return Words(_spoken(text))
+    shaped = re.fullmatch(r"\\text\{[^{}]*?(\w+)\s*\}\s*:?\s*-?[\d.]+", text)
+    if shaped and shaped.group(1) in wording.SHAPES:
         return Words(_spoken(text))
     share = re.fullmatch(r"(\d+)\s*\\text\{(?:out of|in)\}\s*(\d+)", text)
     if share:
@@ -291,6 +299,9 @@ def _without_tail(text: str) -> tuple[str, str, Words | None]:
 
 
 def _is_benign(words: str) -> bool:
+    taken = re.search(r"(\w+) of$", wording.clean(words))
+    if taken and taken.group(1) not in wording.LABELS | wording.MEASURES:
+        return False  # a triple of 57
     return set(wording.clean(words).split()) <= wording.BENIGN
 
 

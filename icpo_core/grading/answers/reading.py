@@ -226,6 +226,8 @@ def _item(text: str, independent: bool, depth: int) -> Form:
 
 def _related(sides: list[str], signs: list[str], independent: bool, depth: int) -> Form:
     if signs[-1] in (r"\implies", r"\iff", r"\to", r"\mapsto"):
+        if not sides[-1] and not re.fullmatch(r"[^<>!]*", sides[0] + sides[-2]):
+            return Words(signs[0].join(sides))
         return _item(sides[-1] or sides[0], independent, depth + 1)
     for arrow in (r"\implies", r"\iff"):
         if arrow in signs:
@@ -245,6 +247,8 @@ def _related(sides: list[str], signs: list[str], independent: bool, depth: int) 
         if isinstance(exact, Named):
             return Named(exact.name, Group(ROUNDED, (exact.value, rounded), ""))
         return Group(ROUNDED, (exact, rounded), "")
+    if signs == [r"\in"] and re.fullmatch(r"[-+\d.]+", sides[1]):
+        return Relation(tuple(sides), tuple(signs))  # a number has no members
     if signs == [r"\in"] and (is_name(sides[0]) or "," in sides[0]):
         return Named(sides[0], read(sides[1], independent, depth + 1))
     if set(signs) == {"="}:

@@ -303,7 +303,8 @@ def _of_combination(form: Combination, worth: Worth) -> Region | None:
             if rest is None:
                 return None
             pieces = intersection(pieces, rest, worth)
-    return Region(pieces, next((part.variable for part in regions if part.variable), ""))
+    variable = next((part.variable for part in regions if part.variable), "")
+    return Region(pieces, variable, form.sign == r"\cap" and any(p.integers for p in regions))
 
 
 def _of_integers(found: Region, worth: Worth) -> Region:

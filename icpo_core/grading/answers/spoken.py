@@ -35,11 +35,11 @@ def same_spoken(gold: Form, answer: Form) -> bool:
         )
     words, other = (gold, answer) if isinstance(gold, Words) else (answer, gold)
     assert isinstance(words, Words)
-    return _says(words.text, other)
+    return _says(words.text, other, words is gold)
 
 
-def _says(words: str, other: Form) -> bool:
-    """Whether words say what a form that is not in words says."""
+def _says(words: str, other: Form, believed: bool) -> bool:
+    """Whether words say what a form that is not in words says; `believed`: the words are gold."""
     meaning = wording.meaning(words)
     if meaning == wording.EMPTY:
         return is_empty(other)
@@ -64,7 +64,10 @@ def _says(words: str, other: Form) -> bool:
     if re.search(r"\bconstant (?:function|polynomial|sequence)s?\b", words):
         return bool(re.fullmatch("[a-zA-Z]", tex))
     if value.unit:
-        return isinstance(other, Value) and wording.same_words(words, f"{tex} {value.unit}")
+        pair = (words, f"{tex} {value.unit}")
+        if not believed and re.search(r"[^\w\s.,:'/-]", words):
+            return False  # a sign that words do not have: $65 - $1
+        return isinstance(other, Value) and wording.same_words(*(pair if believed else pair[::-1]))
     # Letters and names: \text{B} against B, "Evelyn" typed as a product of letters.
     plain = words.replace(" ", "").lower() == tex.replace(" ", "").lower()
     return isinstance(other, Value) and plain

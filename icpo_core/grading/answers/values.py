@@ -24,6 +24,8 @@ _BASE = re.compile(
     r"\(?\s*(?:\\text\{)?([0-9A-Fa-f]+)\}?\s*\)?"
     r"\s*_\s*\{?\s*\(?(?:\\text\{\s*)?(\d{1,2}|[a-z]+)\s*\}?\)?\s*\}?"
 )
+_UNKNOWN_SIGN = re.compile(r"\d\s*_|%\s*[\d(\\]|\\mod(?![a-z])|\\pmod")
+"""What the parser passes over: a number's subscript, a percent sign or a modulus within."""
 _PRIMED = re.compile(r"\d\s*'+$")
 _PERCENT = re.compile(r"(?:percent|percentage|pct|percentage points?)\b")
 _BASE_NAMED = re.compile(r"(?:in )?base (\w+)")
@@ -60,12 +62,19 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
     """
     if not _same_units(gold, answer) or (_PRIMED.search(answer.tex) and "'" not in gold.tex):
         return False
+    lettered = len(gold.unit or answer.unit) == 1 and not (gold.unit and answer.unit)
+    if lettered and _same_inlined(gold, answer, digits):
+        return True
+    if not gold.unit and _is_symbol(answer) and units.measure(answer.unit) is None:
+        return False  # a factor that the gold lacks
     if squeezed(gold.tex) == squeezed(answer.tex) and not (gold.unit and answer.unit):
         return True
     written = _BASE.fullmatch(answer.tex.strip())
     base = _BASES.get(written.group(2), written.group(2)) if written else ""
     if written and base.isdigit() and re.fullmatch(r"\d+", gold.tex.strip()):
         return base == "10" and written.group(1) == gold.tex.strip()
+    if _UNKNOWN_SIGN.search(answer.tex) and not _UNKNOWN_SIGN.search(gold.tex):
+        return False
     based = _same_based(gold, answer)
     if based is not None:
         return based
@@ -78,17 +87,6 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
     spaced = _UNITS_OF_ONE_LETTER.fullmatch(theirs)
     if spaced and _decimal(ours) and not answer.unit:
         theirs = spaced.group(1)
-    letter = gold.unit or answer.unit
-    if len(letter) == 1 and not (gold.unit and answer.unit) and not our_mark and not their_mark:
-        # 0.64N against 0.64 \text{N}
-        inlined = [f"{v.tex} {v.unit.upper()}" if v.unit else v.tex for v in (gold, answer)]
-        if squeezed(inlined[0]).upper() == squeezed(inlined[1]).upper():
-            return True
-        try:
-            if _same_expression(inlined[0], inlined[1], digits):
-                return True
-        except UndecidedError:
-            pass
     if our_mark == their_mark:
         return _same_expression(ours, theirs, digits)
     marks = {our_mark, their_mark} - {""}
@@ -108,26 +106,35 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
         if not our_mark:
             pairs = [pair[::-1] for pair in pairs]
         worth = constant(plain)
-        if worth is not None and abs(worth) >= 1:
+        if worth is not None and abs(worth) >= 1 and not plain.lstrip(" -").startswith(r"\frac"):
             pairs.append((ours, theirs))  # the problem asked for percents
         return any(_same_expression(a, b, digits) for a, b in pairs)
     in_degrees = our_mark == "degree"
     plain = theirs if in_degrees else ours
-    if len(marks) == 1 and _same_expression(ours, theirs, digits):
+    marked = ours if in_degrees else theirs
+    if len(marks) == 1 and r"\pi" not in marked and _same_expression(ours, theirs, digits):
         return True
     if len(marks) == 1 and r"\pi" not in plain:
         return False
-    degrees = ours if in_degrees else theirs
     # 90° - A/2 against π/2 - A/2: the letters are angles in whatever unit.
-    marked = gold.tex if in_degrees else answer.tex
-    for turned in (
-        f"({degrees}) \\cdot \\frac{{\\pi}}{{180}}",
-        _DEGREE_NUMBER.sub(_RADIANS, marked),
-    ):
+    written = gold.tex if in_degrees else answer.tex
+    turns = [f"({marked}) \\cdot \\frac{{\\pi}}{{180}}", _DEGREE_NUMBER.sub(_RADIANS, written)]
+    for turned in turns if turns[1] != written else turns[:1]:
         pair = (turned, plain) if in_degrees else (plain, turned)
         if _same_expression(*pair, digits):
             return True
     return False
+
+
+def _same_inlined(gold: Value, answer: Value, digits: int) -> bool:
+    r"""Whether a unit of one letter is a factor of the other side: ``0.64 \text{N}`` is 0.64N."""
+    inlined = [f"{v.tex} {v.unit.upper()}" if v.unit else v.tex for v in (gold, answer)]
+    if squeezed(inlined[0]).upper() == squeezed(inlined[1]).upper():
+        return True
+    try:
+        return _same_expression(inlined[0], inlined[1], digits)
+    except UndecidedError:
+        return False
 
 
 def _marked(value: Value) -> tuple[str, str]:

@@ -96,6 +96,13 @@ LABELS = words_of(
     "distance the of and its"
 )
 """Nouns that may stand before a value, with nothing between, to say what it is the value of."""
+MEASURES = words_of("answer result solution total value sum ratio probability all")
+"""Other nouns that may be said `of` a value, and leave it as it is."""
+SHAPES = words_of(
+    "set interval domain sequence function polynomial pair triple tuple point line circle plane "
+    "parabola hyperbola ellipse curve sphere graph locus imaginary complex"
+)
+"""What is no number: a number that is called one is another answer."""
 MONTHS = tuple(
     "January February March April May June July August September October November December".lower()
     .split()
