@@ -117,9 +117,9 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
     if len(marks) == 1 and r"\pi" not in plain:
         return False
     # 90° - A/2 against π/2 - A/2: the letters are angles in whatever unit.
-    written = gold.tex if in_degrees else answer.tex
-    turns = [f"({marked}) \\cdot \\frac{{\\pi}}{{180}}", _DEGREE_NUMBER.sub(_RADIANS, written)]
-    for turned in turns if turns[1] != written else turns[:1]:
+    marked_tex = gold.tex if in_degrees else answer.tex
+    turns = [f"({marked}) \\cdot \\frac{{\\pi}}{{180}}", _DEGREE_NUMBER.sub(_RADIANS, marked_tex)]
+    for turned in turns if turns[1] != marked_tex else turns[:1]:
         pair = (turned, plain) if in_degrees else (plain, turned)
         if _same_expression(*pair, digits):
             return True
