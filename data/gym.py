@@ -1,62 +1,17 @@
-"""Problems of reasoning-gym, a package of generators: `reasoning-gym:FAMILY?size=1000&seed=1`.
-
-What follows the family are its settings, by the names of its configuration. Each problem comes with
-its entry as column `extra`, by which verifier `reasoning-gym` scores answers.
-"""
+"""Problems of reasoning-gym as a source of `icpo data prepare`: `icpo_core.method.gym` has them."""
 
 from __future__ import annotations
 
-import difflib
-import warnings
-from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any
-from urllib.parse import parse_qsl
 
 from icpo.data.sources import Source
-from icpo_core.common import toml
+from icpo_core.method import gym
 
-PREFIX = "reasoning-gym:"
-LOST = {"arc_agi": "tuples", "rearc": "tuples", "composite": "a list of data sets"}
-"""Families whose entries a column of JSON cannot hold, and what they need."""
+PREFIX = gym.PREFIX
 
 
 def from_gym(name: str) -> Source:
-    """The problems that `name` says. The same name and version of the package: the same problems.
-
-    Raises ValueError with one line.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # of what it depends on
-            import reasoning_gym
-            from reasoning_gym.factory import DATASETS
-    except ImportError as error:
-        raise ValueError(
-            f"{name}: the package reasoning-gym is needed ({error}); install icpo[gym]"
-        ) from None
-    family, _, query = name.removeprefix(PREFIX).partition("?")
-    if family not in DATASETS:
-        near = difflib.get_close_matches(family, DATASETS, n=3)
-        known = ", ".join(near) or f"{len(DATASETS)} families, as chain_sum"
-        raise ValueError(f"{name}: there is no family {family!r}; there is {known}")
-    if family in LOST:
-        raise ValueError(
-            f"{name}: needs {LOST[family]}, which no column holds; choose another family"
-        )
-    settings: dict[str, Any] = {"size": 1000, "seed": 0}
-    for key, value in parse_qsl(query):
-        toml.put(settings, f"{key}={value}")
-    try:
-        made = reasoning_gym.create_dataset(family, **settings)
-    except (TypeError, ValueError, AssertionError) as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{name}: {said}; write FAMILY?size=1000&seed=1&KEY=VALUE") from None
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for number in range(settings["size"]):
-            entry = made[number]
-            yield {"problem": entry["question"], "extra": entry}
-
-    origin = {"gym": name, "version": version("reasoning-gym")}
-    return Source(family, rows(), origin)
+    """The problems that `name` says. Raises ValueError with one line."""
+    family = name.removeprefix(PREFIX).partition("?")[0]
+    origin = {"gym": name, "version": version(gym.PACKAGE)} if gym.problems(name) else {}
+    return Source(family, gym.problems(name), origin)

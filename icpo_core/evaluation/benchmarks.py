@@ -17,7 +17,8 @@ from icpo_core.common.files import canonical_digest
 from icpo_core.common.seeds import generator
 from icpo_core.evaluation.registry import Entry, Kind, entry
 from icpo_core.grading.extraction import extract
-from icpo_core.method.problems import as_json, problem_id, read_rows, text_of
+from icpo_core.method import gym
+from icpo_core.method.problems import as_json, problem_id, read_problems, read_rows, text_of
 from icpo_core.store.tables import EXTRA
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -112,11 +113,12 @@ def read(name: str, path: str, option_seed: int | None = 0) -> Benchmark:
     """
     known = entry(name)
     file = Path(path)
-    if not file.is_file():
+    generated = path.startswith(gym.PREFIX)
+    if not generated and not file.is_file():
         raise ValueError(
             f"{path}: no such file; check the path, or leave it out to have {name} from the hub"
         )
-    rows = read_rows(file)
+    rows = read_problems(path).to_pylist() if generated else read_rows(file)
     if known.sizes and len(rows) not in known.sizes:
         sizes = " or ".join(map(str, known.sizes))
         raise ValueError(

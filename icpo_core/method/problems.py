@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from icpo_core.method import gym
 from icpo_core.method.near_duplicates import spelled
 from icpo_core.store import tables
 from icpo_core.store.tables import EXTRA
@@ -38,9 +39,14 @@ def read_problems(path: str) -> pa.Table:
     columns are left out. An absent `id` is made of the problem's text (`problem_id`), an absent
     `source` is the file's name; an answer that is a number becomes its text.
 
+    `reasoning-gym:FAMILY?size=1000&seed=1` is a problem set, too: its rows are made anew, a problem
+    that is made twice stands once.
+
     Raises ValueError with one line that names the mend: no such file, damaged or cut short, a
     missing column, a missing value, a duplicate id, no rows.
     """
+    if path.startswith(gym.PREFIX):
+        return _from_gym(path)
     file = Path(path)
     if file.is_dir():
         raise ValueError(f"{path}: is a folder; name one Parquet, JSONL or CSV file in it")
@@ -69,6 +75,21 @@ def read_problems(path: str) -> pa.Table:
     if any(one is not None for one in extras):
         problems = problems.append_column(EXTRA, pa.array(extras, pa.string()))
     return problems
+
+
+def _from_gym(name: str) -> pa.Table:
+    """Table "problems" with `extra`, of generated problems; without an answer."""
+    made = {row["problem"]: row["extra"] for row in reversed(gym.problems(name))}
+    source = name.removeprefix(gym.PREFIX).partition("?")[0]
+    rows = [
+        {"id": problem_id(text), "problem": text, "answer": "", "source": source}
+        for text in reversed(made)
+    ]
+    table = tables.check(
+        "problems", pa.Table.from_pylist(rows, schema=tables.TABLES["problems"]), name
+    )
+    extras = [as_json(entry) for entry in reversed(made.values())]
+    return table.append_column(EXTRA, pa.array(extras, pa.string()))
 
 
 def as_json(value: Any) -> str | None:

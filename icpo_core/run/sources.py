@@ -7,6 +7,7 @@ from pathlib import Path
 from icpo_core.common.files import canonical_digest, sha256_file
 from icpo_core.config import Config, check_plugins
 from icpo_core.evaluation import benchmarks
+from icpo_core.method import gym
 from icpo_core.method.problems import read_problems
 from icpo_core.mirror.object_store import ObjectStore
 from icpo_core.models import tokens
@@ -64,6 +65,12 @@ def require(run: Run) -> list[str]:
         raise ValueError(faults[0])
     require_installed(config)
     problems = read_problems(prompts.problems)
+    scored = config.verify.verifier not in ("math", "math-verify", "choice", "code")
+    if prompts.problems.startswith(gym.PREFIX) and not (scored or config.verify.rewards):
+        raise ValueError(
+            f"{prompts.problems}: its answers are for its own scorers; set verify.verifier = "
+            "'reasoning-gym'"
+        )
     if prompts.batch_size > problems.num_rows:
         raise ValueError(
             f"prompts.batch_size = {prompts.batch_size} is more than the {problems.num_rows} "
@@ -98,6 +105,8 @@ _DIGESTS: dict[tuple[str, int, int], str] = {}
 
 def _file(path: str) -> str:
     """Digest of a problem set's file, computed once while it does not change."""
+    if path.startswith(gym.PREFIX):
+        return gym.digest(path)
     try:
         facts = Path(path).stat()
         key = (path, facts.st_size, facts.st_mtime_ns)

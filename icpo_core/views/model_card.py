@@ -17,6 +17,7 @@ from icpo_core.config import Config
 from icpo_core.evaluation import benchmarks
 from icpo_core.evaluation.registry import entry
 from icpo_core.evaluation.scores import shown
+from icpo_core.method import gym
 from icpo_core.method.near_duplicates import NearDuplicates
 from icpo_core.method.problems import read_problems
 from icpo_core.run.evaluations import Point, history
@@ -75,6 +76,8 @@ def contamination(config: Config, recorded: dict[str, str | None]) -> list[Overl
 
 
 def _not_as_read(path: str, digest: str | None) -> str:
+    if path.startswith(gym.PREFIX):
+        return "" if gym.digest(path) == digest else f"{path} is made by another version"
     file = Path(path)
     if not file.is_file():
         return f"{file.name} is not there any more"
