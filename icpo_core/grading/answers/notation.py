@@ -239,9 +239,10 @@ def _repeating(match: re.Match[str]) -> str:
 def _trim(text: str) -> str:
     """Drop punctuation around the answer and braces around all of it."""
     while True:
-        shorter = text.strip().strip('`"*').strip()
+        shorter = text.strip().strip('`"').strip()
+        shorter = re.sub(r"^\*+\s*|\s*(?<!\^)\*+$", "", shorter)
         shorter = re.sub(r"(?<!\\)\\$", "", shorter)
-        shorter = re.sub(r"^[=:,;]+|(?<!\.)[.,;:]+$", "", shorter)
+        shorter = re.sub(r"^[=:,;]+|(?<=\d)\^$|(?<!\.)[.,;:]+$", "", shorter)
         if shorter.startswith("{") and closing(shorter, 0) == len(shorter) - 1:
             shorter = shorter[1:-1]
         if shorter == text:
