@@ -356,6 +356,10 @@ class _Reader:
 
     def _function(self, name: str, kind: str) -> _Part:
         """A function and its argument, which is what follows, with or without brackets."""
+        if self.depth >= MAX_DEPTH:
+            self.at = len(self.tokens)
+            return _Part(rest="…")
+        self.depth += 1
         parts = []
         while self.peek() in ("_", "^"):
             self.take()
@@ -366,6 +370,7 @@ class _Reader:
             parts.append(self.atom())
         else:
             parts.append(self.product())
+        self.depth -= 1
         letters = _letters(parts)
         self.kinds.add("letters" if letters else kind)
         return _Part(rest=f"{name}{self.at}", letters=letters)
