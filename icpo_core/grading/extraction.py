@@ -38,7 +38,7 @@ _JOINER_CHARS = 60
 _ANSWER_IS = "|".join(
     (
         # Wei et al. 2022 (chain of thought): "The answer is 5."; chat models: "**Answer:** 5"
-        r"(?:final\s+answers?|\banswers?|\bans)(?:\s+to\s+(?:the|this)\s+\w+)?[\"'*_\s]*"
+        r"(?:final[\s_]+answers?|\banswers?|\bans)(?:\s+to\s+(?:the|this)\s+\w+)?[\"'*_\s]*"
         r"(?:(?:is|are)\b(?!n't)(?:\s+therefore|\s+thus)?|:|=)",
         r"####",  # GSM8K: "#### 5" (Cobbe et al. 2021)
         r"#+\s*final\s+answer\s*\n|\*\*final\s+answer\*\*",  # headings of chat models
@@ -47,7 +47,11 @@ _ANSWER_IS = "|".join(
         r"\bответ(?:\s+равен)?\s*(?:[:：—–-]|это)",  # MGSM-ru
         r"\brespuesta(?:\s+final)?\s*(?:es\b|[:：])|\bresposta(?:\s+final)?\s*(?:é|[:：])",
         r"\br[ée]ponse(?:\s+finale)?\s*(?:est\b|[:：])|\brisposta(?:\s+finale)?\s*(?:è|[:：])",
-        r"\bantwort\s*(?:ist\b|lautet\b|[:：])",
+        r"\bantwort\s*(?:ist\b|lautet\b|[:：])|\bantwoord\s*(?:is\b|[:：])",
+        # Languages that MGSM lacks, as chat models write them
+        r"\bđáp\s+(?:án|số)(?:\s+(?:cuối\s+cùng))?\s*(?:là\b|[:：])|\bjawaban(?:nya)?\s*(?:adalah\b|[:：])",
+        r"\bcevap\s*(?:[:：])|\bodpowiedź\s*(?:to\b|[:：])|उत्तर\s*(?:है|[:：])",
+        r"(?:الجواب|الإجابة)(?:\s+النهائية|\s+النهائي)?\s*(?:هو|هي|[:：])",
     )
 )
 """What says that the answer follows, in the words of prompts and data sets (MGSM: Shi et al. 2022,
@@ -67,19 +71,20 @@ _NEXT_PROBLEM = re.compile(
 ends each solution with the first and starts the next with "Problem:"."""
 _SENTENCE_END = re.compile(
     r"[。！]|(?<!\d)\.(?=\s|$)|(?<=[\d$)\]}*])\.(?=\s*$|\s+[A-Z(])|(?<=[\d$)\]}*])[,，]\s*(?=which\b"
-    r"|so\b|because\b|since\b|meaning\b|as\b|making\b|i\.e|therefore\b|hence\b|thus\b|因为|所以)"
+    r"|so\b|not\b|because\b|since\b|meaning\b|as\b|making\b|i\.e|therefore\b|hence\b|thus\b|因为|所以)"
 )
 _CLAUSE = re.compile(r"[^\W\d_]{3,}\s")
 _IS_ANSWER = re.compile(
     r"(?<!\S)(\S{1,80})\s+is\s+(?:the|my|our)\s+(?:final\s+|correct\s+)?answer\b"
 )
-_LEAD = re.compile(r"(?:so|thus|hence|therefore|then|and)\b[,:]?\s+", re.IGNORECASE)
+_LEAD = re.compile(r"(?:(?:so|thus|hence|therefore|then|and)\b[,:]?|∴)\s+", re.IGNORECASE)
 _POLITE = re.compile(r"(?<=\d)\s*(?:です|입니다|이다|イです)$")
 _FORMULA = re.compile(
     r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\[((?:(?!\\\[).)+?)\\\]|\\\(((?:(?!\\\().)+?)\\\)", re.DOTALL
 )
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
+_HTML = re.compile(r"</?(?:b|i|p|em|strong|span|br)(?:\s[^<>]*|/)?>", re.IGNORECASE)
 _LETTER = re.compile(
     r"^[\s$({\[*]*(?:\\(?:text|textbf|mathrm|mathbf|bf|rm)\s*\{?)?[\s({\[*]*([A-Z])(?![A-Za-z0-9])"
 )
@@ -189,6 +194,7 @@ def _last_run(text: str, spans: list[tuple[int, int, int, int]]) -> str:
 
 def _without_box(text: str) -> str | None:
     """What the first convention that the text follows says; a convention may say nothing."""
+    text = _HTML.sub(" ", text)
     said = _ANCHOR.search(text)
     goes_on = _NEXT_PROBLEM.search(text, said.end()) if said else None
     text = (text[: goes_on.start()] if goes_on else text).strip()

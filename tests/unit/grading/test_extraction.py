@@ -125,6 +125,18 @@ def test_without_a_box_in_evaluation(response: str, answer: str | None) -> None:
         "Therefore, 5 is the answer.",
         "Answer: 5\n\nExplanation: because 2+3 is 5 and 7 is prime",
         "The answer isn't 4. The answer is 5.",
+        "Cevap: 5",
+        "Odpowiedź: 5",
+        "Antwoord: 5",
+        "Đáp án là 5.",
+        "Jawabannya adalah 5.",
+        "उत्तर: 5",
+        "الجواب هو 5",
+        "Risposta finale: 5",
+        "<b>Answer:</b> 5",
+        "final_answer = 5",
+        "The answer is 5, not 6.",
+        "## Answer\n\n$$5$$",
     ],
 )
 def test_ordinary_endings_without_a_box(response: str) -> None:
