@@ -127,6 +127,7 @@ def _train(arguments: argparse.Namespace, run: Run, waiting: Waiting) -> None:
     from icpo_core.method import published
     from icpo_core.run import plan, sources, trust
     from icpo_core.store.paths import MANIFEST
+    from icpo_core.workers import pool as workers
 
     # What the run will refuse it refuses now, and not when a Prefect server has started.
     trust.require(run)
@@ -135,8 +136,11 @@ def _train(arguments: argparse.Namespace, run: Run, waiting: Waiting) -> None:
     for note in published.notes(run.config):
         Console(stderr=True).print(note, soft_wrap=True, highlight=False)
     require_free(run.paths.lock)
+    steps = plan.plan(run)
     if not arguments.rerun:
-        plan.require_same(run, plan.plan(run))
+        plan.require_same(run, steps)
+    if arguments.rerun or plan.first_open(steps) is not None:
+        workers.require(run.config)
     waiting.now("the run opens" if arguments.plain else "the flow starts, with Prefect")
     try:
         (_plain if arguments.plain else _flow)(arguments)

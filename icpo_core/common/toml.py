@@ -112,6 +112,8 @@ def first_line(error: ValidationError, root: type[BaseModel]) -> str:
         return f"{key}: is a section; set a key of it, as {key}.KEY=value (got {first['input']!r})"
     if first["type"] in ("list_type", "tuple_type"):
         given = first["input"]
+        if isinstance(given, str) and given[:1] in ("[", "{"):
+            return f"{key}: {given} is not valid TOML; keep its quotes from the shell: -o '{key}=…'"
         parts = [one.strip() for one in given.split(",")] if isinstance(given, str) else [given]
         return f"{key}: is a list; write it in brackets, as {json.dumps(parts)}"
     return f"{key}: {first['msg'][0].lower() + first['msg'][1:]} (got {first['input']!r})"

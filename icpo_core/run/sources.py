@@ -83,6 +83,11 @@ def require(run: Run) -> list[str]:
                 f"{prompts.demonstrations}: none of its rows has a solution, so none can be "
                 "shown; fill column solution, or give another prompts.demonstrations"
             )
+        if config.rollout.expert and prompts.k > pool.num_rows:
+            raise ValueError(
+                f"prompts.k = {prompts.k} is more than the {pool.num_rows} demonstrations of "
+                f"{prompts.demonstrations}: lower it, or give a larger pool"
+            )
     solutions = config.loss.distills and config.loss.distill.context == "solution"
     if solutions and problems["solution"].null_count == problems.num_rows:
         raise ValueError(

@@ -48,6 +48,19 @@ def unframed(_job: Any, do: Callable[[], Sampled]) -> Sampled:
     return do()
 
 
+def require(config: Config) -> None:
+    """Raises ValueError where this machine could start no engine or trainer of a run, before one of
+    them is waited for: no interpreter, too few devices."""
+    for name, python in (
+        ("rollout.python", config.rollout.python),
+        ("update.python", config.update.python),
+    ):
+        if python and not os.access(python, os.X_OK):
+            raise ValueError(f"{name} = {python}: no Python interpreter there; give its whole path")
+    hostfile = config.update.hostfile
+    place(config, devices.visible(), slots(Path(hostfile)) if hostfile else {})
+
+
 class Workers(Protocol):
     """What a run asks of its workers: engines that sample, and one trainer."""
 

@@ -1,63 +1,21 @@
 """The wheel alone, on another person's machine: an empty environment, folder and HOME."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from places import ROOT
+from strangers import Stranger, programs, wheel_in
 
 from icpo_core.workers.launcher import free_port
 
-UV = Path(sys.executable).with_name("uv")
 SHORT = ["-o", "run.iterations=1", "-o", "evaluate.every=0"]
-
-
-class Stranger:
-    """Somebody who has the wheel and nothing else."""
-
-    def __init__(self, home: Path, programs: Path) -> None:
-        self.folder = home
-        path = os.pathsep.join((str(programs), os.environ["PATH"]))
-        self.environment = {"HOME": str(home), "PATH": path}
-
-    def run(self, *words: str, status: int = 0) -> str:
-        done = subprocess.run(
-            words, cwd=self.folder, env=self.environment, capture_output=True, text=True,
-            timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout
-
-
-def uv(*words: str, folder: Path) -> None:
-    """Run uv with pip's sources and no project's settings, or skip where it reaches none."""
-    links = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS", "")
-    done = subprocess.run(
-        [str(UV), "--no-config", *words], cwd=folder, env={**os.environ, "UV_FIND_LINKS": links},
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    if done.returncode and any(w in done.stderr for w in ("Failed to fetch", "network", "dns")):
-        pytest.skip(f"uv reaches no registry: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Stranger:
-    if not UV.is_file():
-        pytest.skip("there is no uv beside this Python (make setup)")
     folder, home = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("home")
-    uv("build", "--quiet", "--out-dir", str(folder), str(ROOT), folder=folder)
-    [wheel] = folder.glob("*.whl")
-    uv("venv", "--quiet", "--python", sys.executable, "venv", folder=folder)
-    python = folder / "venv" / "bin" / "python"
-    torch = () if os.environ.get("PIP_FIND_LINKS") else ("--torch-backend", "cpu")
-    words = ("pip", "install", "--quiet", "--python", str(python), *torch, f"{wheel}[cpu]")
-    uv(*words, folder=folder)
-    made = Stranger(home, python.parent)
+    made = Stranger(home, programs(folder, "venv", f"{wheel_in(folder)}[cpu]"))
     assert made.run("icpo", "--version").startswith("icpo ")
     made.run("icpo", "init", "demo")
     made.folder = home / "demo"

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,17 @@ def test_services_are_set_by_names_that_prefect_has() -> None:
             assert services[other]["healthcheck"]
     pool = yaml.safe_load((ROOT / "prefect.yaml").read_text())["definitions"]["work_pool"]["name"]
     assert f"worker start --pool {pool}" in services["worker"]["command"][-1]
+
+
+def test_the_build_section_is_one_once_its_marks_are_gone() -> None:
+    text = (ROOT / "prefect.yaml").read_text()
+    block = re.search(r"^# build:\n(?:#  .*\n)+", text, re.MULTILINE)
+    assert block
+    [step] = yaml.safe_load(re.sub(r"^# ", "", block[0], flags=re.MULTILINE))["build"]
+    [settings] = step.values()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert settings["tag"] == project["version"]
+    assert (ROOT / settings["dockerfile"]).is_file()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""From the wheel alone, in an empty folder with an empty HOME: the demo learns, and the notebook of
+docs/ shows it. tests/engine/test_wheel.py has the rest of a stranger's first hour."""
+
+import json
+from pathlib import Path
+
+from places import ROOT
+from strangers import Stranger, programs, wheel_in
+
+EXECUTE = """
+import sys
+import nbformat
+from nbclient import NotebookClient
+book = nbformat.read(sys.argv[1], as_version=4)
+place = {"metadata": {"path": "."}}
+NotebookClient(book, timeout=300, kernel_name="python3", resources=place).execute()
+outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+print(sum("image/svg+xml" in one.get("data", {}) for one in outputs))
+"""
+
+
+def test_the_demo_learns_and_the_notebook_shows_it(tmp_path: Path) -> None:
+    asked = [f"{wheel_in(tmp_path)}[cpu]", "nbclient", "ipykernel", "matplotlib", "pandas"]
+    home = tmp_path / "home"
+    home.mkdir()
+    made = Stranger(home, programs(tmp_path, "venv", *asked))
+    made.run("icpo", "init", "demo")
+    made.folder = home / "demo"
+    done = json.loads(made.run("icpo", "train", "--json", seconds=1800))
+    assert done["accuracy"]["heldout"]["40"] >= 0.95
+    book = str(ROOT / "docs" / "notebook.ipynb")
+    assert made.run("python", "-c", EXECUTE, book, seconds=600) == "3\n"
