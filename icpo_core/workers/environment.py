@@ -42,6 +42,8 @@ def for_workers() -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in RANKS and not name.startswith(RANKS_BEGIN)
     }
+    if "error" in kept.get("PYTHONWARNINGS", ""):  # torch warns as it is imported
+        del kept["PYTHONWARNINGS"]
     # No `random.py` of the folder that one stands in is taken for a library.
     return kept | past_proxies(kept) | _without_strays(kept) | {"PYTHONSAFEPATH": "1"}
 

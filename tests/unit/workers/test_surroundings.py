@@ -145,6 +145,17 @@ def test_a_worker_is_no_rank_of_the_job_that_the_run_is_in(
         assert environment["RANK"] == "0"  # said by the launcher of this worker
 
 
+def test_a_librarys_warning_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    done = subprocess.run(
+        [sys.executable, "-c", "import warnings; warnings.warn('old', DeprecationWarning)"],
+        env=for_workers(), capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    assert for_workers()["PYTHONWARNINGS"] == "ignore"
+
+
 def test_files_that_are_called_as_libraries_are_stay_the_users_own(tmp_path: Path) -> None:
     for name in ("random", "torch", "pydantic", "icpo_core"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not for icpo')")
