@@ -13,6 +13,7 @@ import sympy
 from icpo_core.grading.answers import numerics
 from icpo_core.grading.answers.expressions import expression_of
 from icpo_core.grading.answers.forms import SYMMETRIC, Form, Group, Named, Ratio, Relation, Value
+from icpo_core.grading.answers.names import names_in
 
 SameValue = Callable[[Value, Value], bool]
 
@@ -23,7 +24,9 @@ def same_relations(gold: Form, answer: Form, same_value: SameValue) -> bool:
         # 2 + 3 = 5 answers 5, if it holds.
         if set(answer.signs) != {"="} or not isinstance(gold, Value):
             return False
-        if len(answer.sides) == 2 and answer.sides[1].strip() == "0":
+        if len(answer.sides) == 2 and answer.sides[1].strip() == "0" != gold.tex.strip():
+            if not names_in(answer.sides[0]):
+                return False  # 84 = 0
             return same_value(gold, Value(answer.sides[0]))  # the quadratic, set to zero
         return all(same_value(gold, Value(side)) for side in answer.sides)
     if isinstance(gold, Relation) and isinstance(answer, Group):
