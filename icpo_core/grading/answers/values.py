@@ -86,6 +86,8 @@ def same_value(gold: Value, answer: Value, digits: int) -> bool:
             return _same_expression(ours, f"({theirs}) \\cdot {scale}", digits)
     spaced = _UNITS_OF_ONE_LETTER.fullmatch(theirs)
     if spaced and _decimal(ours) and not answer.unit:
+        if gold.unit:  # 5 m is no 5 cm, however the m is set
+            return same_value(gold, Value(spaced.group(1), spaced.group(2)), digits)
         theirs = spaced.group(1)
     if our_mark == their_mark:
         return _same_expression(ours, theirs, digits)
