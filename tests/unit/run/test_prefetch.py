@@ -80,8 +80,8 @@ def test_the_next_prompts_are_made_while_the_trainer_works(tmp_path, monkeypatch
     batch = PromptMaker.batch
     asked: list[int] = []
 
-    def noted(self: PromptMaker, iteration: int, cursor: int | None) -> Any:
-        table = batch(self, iteration, cursor)
+    def noted(self: PromptMaker, iteration: int, *more: Any) -> Any:
+        table = batch(self, iteration, *more)
         asked.append(iteration)
         made[iteration].set()
         return table
@@ -197,7 +197,7 @@ def test_one_shard_is_judged_by_its_stage(tmp_path, monkeypatch):
 
 def test_closing_a_run_does_not_wait_for_a_hard_verdict(tmp_path):
     """A judge at work is ended, not waited for: its limit here is an hour."""
-    endless = Question("1", r"\boxed{\int_0^1 x^{x^{x^x}} dx}")
+    endless = Question(r"\int_0^1 x^{x^{x^x}} dx", r"\boxed{\int_0^1 x^{x^x} dx}")
     with stubs.stubbed(opened(tmp_path, "verify.seconds=3600")) as session:
         judges = session.tools(1).judges("verify")
         session.ahead.start("verify", 1, "part", "", lambda: judges.judge([endless]))
