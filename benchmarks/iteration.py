@@ -87,7 +87,7 @@ def measure(paths: RunPaths, iterations: int) -> dict[str, Any]:
     stages = {
         stage: median(of(stage, iteration).seconds for iteration in counted)
         for stage in STAGES
-        if stage != "evaluate"
+        if stage != "evaluate" and paths.manifest(stage, iterations).is_file()
     }
     stages["between"] = median(walls) - sum(stages.values())
     return {
