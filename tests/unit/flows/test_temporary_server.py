@@ -12,6 +12,7 @@ from prefect.settings import get_current_settings
 
 from icpo.flows.prefect_compat import temporary_server
 from icpo.flows.prefect_compat.terminal import ServerError, plain_errors
+from icpo_core.workers.launcher import free_port
 
 
 def test_once_the_server_is_gone_nothing_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +60,8 @@ def test_a_server_that_ends_at_its_start_is_not_started_for_ever(
     monkeypatch.setattr(SubprocessASGIServer, "_run_uvicorn_command", ends)
     temporary_server._give_up_on_one_that_does_not_start()
     with pytest.raises(ServerError, match="does not start"), plain_errors():
-        SubprocessASGIServer().start(timeout=20)
+        # One of its own: without a port it is the one of this process, which may be at work.
+        SubprocessASGIServer(free_port()).start(timeout=20)
     assert len(tries) == temporary_server.STARTS
 
 
