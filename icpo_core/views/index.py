@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from icpo_core.common.files import read_json, sha256_bytes, write_json
 class Index(Closing):
     """Entries by name, of one kind and folder."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
+    def __init__(self, kind: str, folder: Path, shape: type) -> None:
+        """shape: dataclass of what is kept; what an earlier version kept in another is not read."""
         place = os.path.realpath(folder)
-        self._head = [kind, version("icpo"), place]
+        self._head = [kind, version("icpo"), place, *(field.name for field in fields(shape))]
         self._file = _caches() / f"{kind}-{sha256_bytes(os.fsencode(place))[:20]}.json"
         self._known: dict[str, list[Any]] = {}
         self._kept: dict[str, list[Any]] = {}
@@ -48,7 +50,7 @@ class Index(Closing):
 
     def close(self) -> None:
         """Keep what this look has found. A folder that cannot be written keeps nothing."""
-        if self._kept == self._known:
+        if self._kept == self._known or not self._file.is_absolute():
             return
         with suppress(OSError):
             write_json(self._file, {"of": self._head, "entries": self._kept}, durable=False)
@@ -76,4 +78,5 @@ def _facts(found: os.stat_result) -> tuple[int, int, int]:
 
 
 def _caches() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "icpo"
+    """Relative for a user without a home, and then nothing is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "icpo"

@@ -62,7 +62,7 @@ def found_in(folder: Path) -> list[Path]:
 def summaries(folder: Path) -> list[Summary]:
     """The runs directly below `folder`, each at a glance; what an earlier look read of a run that
     nobody has touched since is taken from an index. Raises ValueError as `found_in` does."""
-    with Index("ls", folder) as index:
+    with Index("ls", folder, Summary) as index:
         return [
             Summary(**index.get(root.name, partial(_mark, root), partial(_facts, root)))
             for root in found_in(folder)
@@ -135,7 +135,7 @@ def iterations(run: Run) -> dict[int, dict[str, StageLine]]:
     """What each iteration of a run has, by stage."""
     found: dict[int, dict[str, StageLine]] = {}
     paths = run.paths
-    with Index("stages", paths.root) as index:
+    with Index("stages", paths.root, StageLine) as index:
         for number in paths.iterations():
             for stage in STAGES:
                 mark = partial(marked, paths.manifest(stage, number), paths.pruned(stage, number))

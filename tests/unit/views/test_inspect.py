@@ -129,6 +129,12 @@ def test_ls_reads_a_run_once_until_it_changes(
         kept.write_text(kept.read_text().replace("finished", "new")[:-9])
     [run] = [one for one in asked(capsys, "ls", runs) if one["name"] == "run"]
     assert run["state"] == "stopped"
+    # A user without a home, as a container has them: nothing is kept, and no folder `~` is made.
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.chdir(runs.parent)
+    assert len(asked(capsys, "ls", runs)) == len(first)
+    assert not Path("~").exists()
 
 
 def test_a_terminal_of_80_columns_gets_all_that_a_wide_one_does(
