@@ -48,9 +48,9 @@ PARTS = {
     "update": Part(parts.update, 120),
     "long": Part(parts.long, 150),
     "resume": Part(parts.resume, 150),
-    "deterministic": Part(parts.deterministic, 90),
-    "zero": Part(parts.zero, 120),
-    "demo": Part(parts.demo, 120),
+    "deterministic": Part(parts.deterministic, 120),
+    "zero": Part(parts.zero, 105),
+    "demo": Part(parts.demo, 105),
 }
 """In the order in which they matter, should the machine be taken away."""
 CPU_LIMIT = 1200.0

@@ -155,11 +155,18 @@ def engine(folder: Path) -> Figures:
 
 
 def update(folder: Path) -> Figures:
-    """Optimizer steps in each layout, which proves itself at its start; memory by the estimate."""
+    """Optimizer steps in each layout, which proves itself at its start, and deterministic ones;
+    memory by the estimate."""
     found: Figures = {}
-    for name, packing in (("default", None), ("packed", True), ("padded", False)):
-        changes = {} if packing is None else {"packing": packing}
-        found[name] = _steps(folder, UpdateSection(dtype=DTYPE, **changes))
+    for name, changes in (
+        ("default", {}),
+        ("packed", {"packing": True}),
+        ("padded", {"packing": False}),
+        ("deterministic", {"deterministic": True}),
+    ):
+        section = UpdateSection.model_validate({"dtype": DTYPE, **changes})
+        found[name] = _steps(folder, section)
+    found["deterministic_costs"] = found["deterministic"]["seconds"] / found["default"]["seconds"]
     return found
 
 
@@ -202,7 +209,11 @@ def steps(section: UpdateSection, out: Path) -> None:
     from icpo_core.config import LossSection
     from icpo_core.store import tables
     from icpo_core.trainer.microbatches import rows_of
+    from icpo_core.trainer.process import make_deterministic
     from icpo_core.trainer.trainer import Trainer
+
+    if section.deterministic:
+        make_deterministic()
 
     if not GPU:
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -269,17 +280,24 @@ def _highest_gib() -> float:
 
 
 def deterministic(folder: Path) -> Figures:
-    """Two runs of the demo with one seed: same rollouts and weights, or by how much they differ."""
-    environment = {"VLLM_BATCH_INVARIANT": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if GPU else {}
+    """Two runs of the demo with one seed and both switches: same rollouts and weights, or by how
+    much they differ; and one without, for what they cost."""
     changes = ["run.iterations=2", "evaluate.every=0", *_sized()]
-    first, second = (_train(folder, name, changes, environment) for name in ("one", "two"))
+    switched = [*changes, "rollout.deterministic=true", "update.deterministic=true"]
+    first, second = (_train(folder, name, switched) for name in ("one", "two"))
+    plain = _train(folder, "plain", changes)
     same = {
         f"{stage} {number}": _content(first, stage, number) == _content(second, stage, number)
         for number in (1, 2)
         for stage in ("rollout", "update")
     }
     rewards = [[row.get("reward/on_policy") for row in metrics.read(p)] for p in (first, second)]
-    return {"same": same, "all": all(same.values()), "rewards": rewards, "with": environment}
+    seconds = {
+        f"{stage}_costs": metrics.read(second)[-1][f"seconds/{stage}"]
+        / metrics.read(plain)[-1][f"seconds/{stage}"]
+        for stage in ("rollout", "update")
+    }
+    return {"same": same, "all": all(same.values()), "rewards": rewards, **seconds}
 
 
 def demo(folder: Path) -> Figures:
@@ -365,14 +383,11 @@ def _words(folder: Path, name: str, changes: Sequence[str]) -> list[str]:
     return words
 
 
-def _train(
-    folder: Path, name: str, changes: Sequence[str], environment: dict[str, str] | None = None
-) -> RunPaths:
+def _train(folder: Path, name: str, changes: Sequence[str]) -> RunPaths:
     """A run of the demo that ends. Raises RuntimeError with its last line if it does not."""
     done = subprocess.run(
-        _words(folder, name, changes), cwd=ROOT, env=alone() | (environment or {}),
-        capture_output=True, text=True,
-    )  # fmt: skip
+        _words(folder, name, changes), cwd=ROOT, env=alone(), capture_output=True, text=True
+    )
     if done.returncode:
         raise RuntimeError(f"{name}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
     return RunPaths(folder / name)

@@ -73,6 +73,7 @@ def call(arguments: argparse.Namespace) -> int:
             there = there.model_copy(update={"rates": rates})
         found = forecast.forecast(config, there)
         findings += [*doctor.check_run(config, there, found), *doctor.check_method(config)]
+        findings += doctor.check_deterministic(config, there)
         if not arguments.dry_run:
             findings += [*doctor.check_sources(config, found.shape), *doctor.check_hosts(config)]
     failed = any(finding.level is doctor.Level.FAIL for finding in findings)

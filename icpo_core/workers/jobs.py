@@ -64,6 +64,8 @@ class EngineSettings(Message):
     """Whether it will be told to sleep while the trainer has its devices."""
     address: str = ""
     """Of a server."""
+    deterministic: bool = False
+    """As `rollout.deterministic`."""
     lora: LoraSection | None = None
     """Of the adapters that it will load beside the weights it starts with; None: it loads whole
     weights."""

@@ -101,6 +101,7 @@ class Fleet:
     base: Path | None = None
     """Folder of the base model where engines load adapters beside it (`rollout.lora`)."""
     lora: LoraSection | None = None
+    deterministic: bool = False
 
     @property
     def kind(self) -> str:
@@ -122,6 +123,7 @@ class Fleet:
             rollout.max_logprob_gap,
             base if beside else None,
             config.update.lora if beside else None,
+            rollout.deterministic,
         )
 
 
@@ -164,6 +166,7 @@ class Engines(Closing):
             sleeps=self._sleeps,
             address=address,
             lora=fleet.lora,
+            deterministic=fleet.deterministic,
         )
         if address:
             role, log = f"endpoint {address}", f"endpoint-{number}.log"

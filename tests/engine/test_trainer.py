@@ -38,6 +38,7 @@ from icpo_core.trainer import microbatches, trainer
 from icpo_core.trainer import policy as policy_module
 from icpo_core.trainer.microbatches import Layout, collate, rows_of
 from icpo_core.trainer.policy import load_policy
+from icpo_core.trainer.process import make_deterministic
 from icpo_core.trainer.trainer import Trainer
 from icpo_core.workers.jobs import (
     Replay,
@@ -514,7 +515,7 @@ def test_one_process_learns_on_where_another_stopped(
     settings = TrainerSettings(
         model=small / "base",
         loss=PLAIN,
-        update=UpdateSection(**SETTINGS, threads=1),
+        update=UpdateSection(**SETTINGS, threads=1, deterministic=True),
         temperature=1.0,
         off_policy_steps=0,
     )
@@ -543,6 +544,22 @@ def test_one_process_learns_on_where_another_stopped(
         worker.stop()
         weights.append(load_file(folder / "model" / "model.safetensors"))
     assert_same(Steps([], weights), Steps([], plain.weights))
+
+
+def test_deterministic_updates_give_the_same_digests(
+    small: Path, stored: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all threads, and every operation in a form that PyTorch calls deterministic."""
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC"):
+        monkeypatch.delenv(name, raising=False)
+    make_deterministic()
+    try:
+        assert torch.are_deterministic_algorithms_enabled()
+        once, again = (train(small, stored[:2], tmp_path / name) for name in ("once", "again"))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for one, other in zip(once.weights, again.weights, strict=True):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 @pytest.mark.parametrize("top_k", [0, 5])

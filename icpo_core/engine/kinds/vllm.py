@@ -31,6 +31,7 @@ from icpo_core.engine.kinds.base import (
     prove,
 )
 from icpo_core.models import tokens
+from icpo_core.workers import devices
 from icpo_core.workers.address import LONGEST
 from icpo_core.workers.jobs import EngineSettings
 from icpo_core.workers.process import Say
@@ -39,6 +40,8 @@ CPU_BATCHED_TOKENS = 4096
 """Tokens that the CPU build takes in one step; a longer prompt is one step of its own."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM has kernels for."""
+CPU_INVARIANCE = "vLLM has no batch-invariant kernels for the CPU; nothing is switched"
+"""What `rollout.deterministic` comes to without a GPU."""
 ADAPTER = "adapter"
 """Folder beside published weights (`trainer.lora.FOLDER`)."""
 SOCKET_NAME = len("/") + 36
@@ -358,6 +361,19 @@ def keep_to_cores(threads: int) -> None:
     os.sched_setaffinity(0, cores[: threads or None])
 
 
+def make_invariant() -> None:
+    """Let samples depend on nothing else in their batch. Must come before vLLM is imported.
+
+    vLLM takes it from the environment, and refuses an attention backend that has no such form. It
+    sets cuBLAS, NCCL and TF32 itself. https://docs.vllm.ai/en/stable/features/batch_invariance/
+    """
+    assert "vllm" not in sys.modules
+    if devices.visible():
+        os.environ["VLLM_BATCH_INVARIANT"] = "1"
+    else:
+        print(f"rollout.deterministic: {CPU_INVARIANCE}", flush=True)
+
+
 def vllm(settings: EngineSettings) -> VllmEngine:
     """The engine of this process. Must come before anything imports torch.
 
@@ -369,6 +385,8 @@ def vllm(settings: EngineSettings) -> VllmEngine:
             "Python of an environment that has it by rollout.python and update.python"
         )
     keep_to_cores(settings.engine.cpu_threads)
+    if settings.deterministic:
+        make_invariant()
     return VllmEngine(
         settings.model, settings.engine, settings.seed, settings.sleeps, settings.lora
     )

@@ -50,7 +50,10 @@ def settings(config: Config) -> dict[str, Any]:
         judge.pop("rules", None)  # it has its own
         judges = {f"verify.{key}": value for key, value in judge.items()}
     # The engine of the run holds what its rollouts are sampled from.
-    held = {"rollout.lora": "adapter"} if config.rollout.lora == "adapter" else {}
+    rollout = config.rollout
+    held: dict[str, Any] = {"rollout.lora": "adapter"} if rollout.lora == "adapter" else {}
+    if rollout.deterministic:
+        held["rollout.deterministic"] = True
     return {
         **judges,
         **held,

@@ -22,7 +22,16 @@ from icpo_core.store.work import Work
 from icpo_core.workers.jobs import Restore, Teach
 
 LESSONS = "lessons.parquet"
-FORWARD = ("dtype", "head_dtype", "token_budget", "packing", "lora", "deepspeed", "ranks")
+FORWARD = (
+    "dtype",
+    "head_dtype",
+    "token_budget",
+    "packing",
+    "lora",
+    "deepspeed",
+    "ranks",
+    "deterministic",
+)
 """Keys of `update` that say how logprobs are computed."""
 
 

@@ -201,6 +201,7 @@ case "$1" in
   --query-gpu=index) printf '0\\n1\\n' ;;
   --query-gpu=index,memory.total,name)
     printf '0, 24564, NVIDIA GeForce RTX 4090\\n1, 24564, NVIDIA GeForce RTX 4090\\n' ;;
+  --query-gpu=compute_cap) printf '7.5\\n7.5\\n' ;;
   --query-gpu=driver_version) printf '550.54.15\\n550.54.15\\n' ;;
   "") echo '| NVIDIA-SMI 550.54.15   Driver Version: 550.54.15   CUDA Version: 12.4     |' ;;
 esac
@@ -229,6 +230,25 @@ def test_gpus_by_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert level is Level.FAIL
     assert "torch is built for CUDA 13.0, the driver goes up to 12.4" in line
     assert "make setup ENGINE=gpu" in said(None)["torch"][1]
+    [rollout, update] = switches(there)
+    assert rollout.level is Level.FAIL
+    assert "compute capability 8.0, and this one has 7.5" in rollout.said
+    assert "benchmarks.gpu" in update.said
+
+
+def switches(there: machine.Machine, *changes: str) -> list[doctor.Finding]:
+    both = ["rollout.deterministic=true", "update.deterministic=true"]
+    return list(doctor.check_deterministic(load(DEMO, [*both, *changes]), there))
+
+
+def test_deterministic_switches_are_told_what_they_come_to(tmp_path: Path) -> None:
+    alone = machine.here(tmp_path).model_copy(update={"devices": machine.Devices()})
+    [rollout, update] = switches(alone)
+    assert {rollout.level, update.level} == {Level.NOTE}
+    assert "no batch-invariant kernels for the CPU" in rollout.said
+    [served, _] = switches(alone, "rollout.endpoints=['http://gpu-1:8000']")
+    assert "VLLM_BATCH_INVARIANT=1" in served.said
+    assert not list(doctor.check_deterministic(load(DEMO), alone))
 
 
 def test_lengths_and_heads() -> None:

@@ -66,6 +66,7 @@ READERS: dict[str, frozenset[str]] = {
     # Evaluation samples on the same engine and is judged by the same pool.
     "rollout.engine": frozenset({"rollout", "evaluate"}),
     "rollout.lora": frozenset({"rollout", "evaluate"}),
+    "rollout.deterministic": frozenset({"rollout", "evaluate"}),
     "verify.seconds": frozenset({"verify", "evaluate"}),
     "verify.memory_mb": frozenset({"verify", "evaluate"}),
     "verify.verifier": frozenset({"verify", "evaluate"}),
