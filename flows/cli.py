@@ -44,6 +44,7 @@ from icpo_core.common.limits import what_the_machine_lacks
 from icpo_core.common.text import line
 from icpo_core.workers.environment import past_proxies
 from icpo_core.workers.errors import WorkerError
+from icpo_core.workers.variables import at_an_import
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         with ending.heeded():
             status = arguments.call(arguments)
     except ValueError as error:
-        sys.exit(_fail(arguments, error, 2))
+        sys.exit(_fail(arguments, at_an_import(error) or error, 2))
     except WorkerError as error:
         sys.exit(_fail(arguments, one_line(error), 1))
     except ServerError as error:

@@ -56,6 +56,10 @@ def call(arguments: argparse.Namespace) -> int:
 
     if arguments.run == "":
         raise ValueError("--run: is empty; give the run a name, as --run first")
+    if not arguments.plain:
+        from icpo.flows.prefect_compat.terminal import require_answering
+
+        require_answering()
     if not arguments.config:
         if not Path(CONFIGURATION).is_file():
             raise ValueError(
@@ -130,6 +134,10 @@ def _train(arguments: argparse.Namespace, run: Run, waiting: Waiting) -> None:
     from icpo_core.workers import pool as workers
 
     # What the run will refuse it refuses now, and not when a Prefect server has started.
+    if not arguments.plain:
+        from icpo.flows.prefect_compat.settings import prepare_process
+
+        prepare_process()
     trust.require(run)
     for note in sources.require(run):
         Console(stderr=True).print(f"{run.config.model.path}: {note}", soft_wrap=True)

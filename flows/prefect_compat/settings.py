@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -36,6 +37,9 @@ WORKER = {"PREFECT_WORKER_QUERY_SECONDS": "3"}
 """Of a worker on this machine: a run that is started begins at once."""
 
 HEARTBEATS_MISSED = 3
+CONNECT_SECONDS = 3.0
+DATABASES = ("sqlite+aiosqlite://", "postgresql+asyncpg://")
+POSTGRESQL_PORT = 5432
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
@@ -53,7 +57,8 @@ def prepare_process() -> None:
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     if not os.environ.get("PREFECT_API_URL"):
         _require_home()
-    _require_settings()
+    require_readable()
+    _require_server()
 
 
 def _require_home() -> None:
@@ -83,9 +88,11 @@ def _require_clients() -> None:
         raise ValueError(f"{', '.join(sorted(named))}: {error}; fix it or unset it") from None
 
 
-def _require_settings() -> None:
-    """Prefect reads the environment as it is imported, and needs several lines to refuse it."""
+def require_readable() -> None:
+    """Raises ValueError for a variable of Prefect's that it cannot read. It reads them as it is
+    imported, and needs several lines to refuse one."""
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
     said = io.StringIO()
     try:
@@ -95,14 +102,67 @@ def _require_settings() -> None:
             get_current_settings()
     except ValidationError as error:
         first = error.errors()[0]
-        end = "_" + "_".join(map(str, first["loc"])).upper()
-        names = [one for one in os.environ if one.startswith("PREFECT_") and one.endswith(end)]
-        what = (
-            ", ".join(sorted(names)) or f"{error.title}.{end[1:].lower()}, a setting of Prefect's"
-        )
+        named = _variable("_".join(map(str, first["loc"])))
+        what = named or f"{error.title}.{first['loc'][-1]}, a setting of Prefect's"
         raise ValueError(f"{what}: {first['msg']}; fix it or unset it") from None
+    except SettingsError as error:  # error parsing value for field "custom_headers" from …
+        named = _variable(str(error).split('"')[1])
+        raise ValueError(f"{named or error}: is no JSON; fix it or unset it") from None
     if sys.stderr is not None:  # it may be closed
         sys.stderr.write(said.getvalue())
+
+
+def _variable(field: str) -> str:
+    """Variables that set a field of Prefect's settings."""
+    end = f"_{field.upper()}"
+    return ", ".join(
+        sorted(one for one in os.environ if one.startswith("PREFECT_") and one.endswith(end))
+    )
+
+
+def _require_server() -> None:
+    """Where Prefect is to start a server: that it may, and can."""
+    from prefect.settings import get_current_settings
+
+    now = get_current_settings()
+    if now.api.url:
+        return
+    if not now.server.ephemeral.enabled:
+        named = ", ".join(filter(None, map(_variable, ("EPHEMERAL_ENABLED", "EPHEMERAL_MODE"))))
+        raise ValueError(
+            f"{named or 'Prefect is set so that it'} allows no embedded Prefect server, and there "
+            "is no PREFECT_API_URL: set that, or train --plain, without Prefect"
+        )
+    require_database(None)
+
+
+def require_database(url: str | None) -> None:
+    """Raises ValueError for a database at which no server could start; None: the configured one."""
+    from prefect.settings import get_current_settings
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    configured = get_current_settings().server.database.connection_url
+    what = "--database" if url else _variable("DATABASE_CONNECTION_URL") or "Prefect's database"
+    text = url or (configured.get_secret_value() if configured else None)
+    if text is None:
+        return
+    try:
+        place = make_url(text)
+    except (ArgumentError, ValueError):
+        place = None
+    if place is None or f"{place.drivername}://" not in DATABASES:
+        raise ValueError(f"{what}: is no URL of a database; begin it with {' or '.join(DATABASES)}")
+    try:
+        if place.host and not place.host.startswith("/"):
+            address = (place.host, place.port or POSTGRESQL_PORT)
+            socket.create_connection(address, CONNECT_SECONDS).close()
+    except OSError as error:
+        # Not the whole of it: there is a password in it.
+        raise ValueError(
+            f"{what}: no database answers at {place.host}:{place.port or POSTGRESQL_PORT} "
+            f"({error}); start it, or fix the address"
+        ) from None
 
 
 def stop_retrying() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from icpo.flows.prefect_compat.settings import prepare_process
+from icpo.flows.prefect_compat.settings import CONNECT_SECONDS, prepare_process
 from icpo.flows.prefect_compat.temporary_server import end_with_this_process
 
 if TYPE_CHECKING:
@@ -56,6 +59,27 @@ def _leave_sigterm() -> None:
         engine._prefect_sigterm_handler = ours  # type: ignore[assignment]
 
 
+def require_answering() -> None:
+    """Raises ServerError where nobody listens at the address that PREFECT_API_URL has.
+
+    Needs nothing of Prefect, which would be imported for seconds first. What is asked for through a
+    proxy is left to it. Raises ValueError for what is no address.
+    """
+    api = os.environ.get("PREFECT_API_URL", "")
+    place = urlsplit(api)
+    if not api:
+        return
+    if place.scheme not in ("http", "https") or not place.hostname:
+        raise ValueError(f"PREFECT_API_URL={api}: is no address, as http://127.0.0.1:4200/api is")
+    if place.scheme in getproxies() and not proxy_bypass(place.hostname):
+        return
+    try:
+        port = place.port or (443 if place.scheme == "https" else 80)
+        socket.create_connection((place.hostname, port), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ServerError(_silent(api, error)) from None
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Turn what Prefect says of its API and of a flow's parameters into one line. Raises
@@ -91,16 +115,20 @@ def _trouble(error: httpx.HTTPError) -> str:
     if ended.is_set():
         return "the embedded Prefect server ended, so the run stops; start it again to go on"
     if not isinstance(error, httpx.HTTPStatusError):
-        here = "PREFECT_API_URL" in os.environ
-        without = "unset PREFECT_API_URL" if here else "`prefect config unset PREFECT_API_URL`"
-        return (
-            f"{api}: the Prefect API does not answer ({error}); start it, for example with "
-            f"`icpo up`, or {without} to do without"
-        )
+        return _silent(api, error)
     if error.response.status_code in (401, 403):
         return f"{api}: the Prefect API wants a password: set PREFECT_API_AUTH_STRING=USER:PASSWORD"
     return (
         f"{api}: the Prefect API answers {error.response.status_code} to {error.request.url.path}"
+    )
+
+
+def _silent(api: str, error: Exception) -> str:
+    here = "PREFECT_API_URL" in os.environ
+    without = "unset PREFECT_API_URL" if here else "`prefect config unset PREFECT_API_URL`"
+    return (
+        f"{api}: the Prefect API does not answer ({error}); start it, for example with "
+        f"`icpo up`, or {without} to do without"
     )
 
 

@@ -56,11 +56,16 @@ def up(wishes: Wishes, say: Say) -> str:
 
     Raises ValueError if the port is taken, the configured API does not answer, or a step fails.
     """
+    _require_project()
+    settings.require_readable()
     lock = RunLock(HOME / "lock")
     lock.acquire()
     try:
         return _up(wishes, say)
     finally:
+        if [*HOME.iterdir()] == [lock.path]:  # nothing came of it
+            lock.path.unlink()
+            HOME.rmdir()
         lock.release()
 
 
@@ -74,7 +79,7 @@ def _up(wishes: Wishes, say: Say) -> str:
         _require_safe(wishes, secret)
         api = f"http://{_reachable(wishes.host)}:{wishes.port}/api"
         _require_free(wishes.host, wishes.port)
-        _require_project()
+        settings.require_database(wishes.database)
         say(f"Prefect server starts at {api.removesuffix('/api')} (half a minute)")
         services["server"] = start(
             "server",
@@ -90,7 +95,6 @@ def _up(wishes: Wishes, say: Say) -> str:
 
     from icpo.flows.services import automations, workspace
 
-    _require_project()
     _wait(api, services.get("server"))
     say("Work pool, deployments, automations")
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-from icpo_core.common import plugins
+from icpo_core.common import plugins, strays
 from icpo_core.engine.jobs import handlers
 from icpo_core.engine.kinds.base import Engine, Request
 from icpo_core.models.folder import load_tokenizer
+from icpo_core.workers.environment import without_strays
 from icpo_core.workers.jobs import EngineReady, EngineSettings
 from icpo_core.workers.process import Handlers, serve
 
 
 def main() -> None:
     """Serve jobs. The one argument is JSON: `EngineSettings`."""
+    strays.hide()
+    os.environ |= without_strays(os.environ)
     settings = EngineSettings.model_validate_json(sys.argv[1])
 
     def build() -> tuple[EngineReady, Handlers]:

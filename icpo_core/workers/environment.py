@@ -44,13 +44,19 @@ def for_workers() -> dict[str, str]:
     }
     if "error" in kept.get("PYTHONWARNINGS", ""):  # torch warns as it is imported
         del kept["PYTHONWARNINGS"]
+    if "://" in kept.get("VLLM_PORT", ""):  # where Kubernetes has a service that is called vllm
+        del kept["VLLM_PORT"]
     # No `random.py` of the folder that one stands in is taken for a library.
-    return kept | past_proxies(kept) | _without_strays(kept) | {"PYTHONSAFEPATH": "1"}
+    return kept | past_proxies(kept) | without_strays(kept) | {"PYTHONSAFEPATH": "1"}
 
 
-def _without_strays(environment: Mapping[str, str]) -> dict[str, str]:
-    paths = (str(SITE), environment.get("PYTHONPATH", ""))
-    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))} if strays.found() else {}
+def without_strays(environment: Mapping[str, str]) -> dict[str, str]:
+    """What to add so that processes of this Python find no stray (`common.strays`). A worker may
+    have another Python, and says it to its own."""
+    given = environment.get("PYTHONPATH", "")
+    if not strays.found() or given.split(os.pathsep)[0] == str(SITE):
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(SITE), given)))}
 
 
 def kept_cache() -> dict[str, str]:

@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 from icpo_core.common import limits
 from icpo_core.common.closing import Closing
 from icpo_core.config import Config, EngineSection, LoraSection
-from icpo_core.workers import devices
+from icpo_core.workers import devices, variables
 from icpo_core.workers.errors import EndedError, WorkerError
 from icpo_core.workers.jobs import (
     EngineSettings,
@@ -50,13 +50,17 @@ def unframed(_job: Any, do: Callable[[], Sampled]) -> Sampled:
 
 def require(config: Config) -> None:
     """Raises ValueError where this machine could start no engine or trainer of a run, before one of
-    them is waited for: no interpreter, too few devices."""
+    them is waited for: no interpreter, too few devices, a variable that their libraries refuse."""
     for name, python in (
         ("rollout.python", config.rollout.python),
         ("update.python", config.update.python),
     ):
         if python and not os.access(python, os.X_OK):
             raise ValueError(f"{name} = {python}: no Python interpreter there; give its whole path")
+    if not (config.rollout.python or config.rollout.endpoints):
+        variables.require_of_vllm()
+    if not config.update.python:
+        variables.require_of_torch()
     hostfile = config.update.hostfile
     place(config, devices.visible(), slots(Path(hostfile)) if hostfile else {})
 

@@ -31,7 +31,7 @@ from icpo_core.engine.kinds.base import (
     prove,
 )
 from icpo_core.models import tokens
-from icpo_core.workers import devices
+from icpo_core.workers import devices, variables
 from icpo_core.workers.address import LONGEST
 from icpo_core.workers.jobs import EngineSettings
 from icpo_core.workers.process import Say
@@ -116,6 +116,7 @@ class VllmEngine:
         if len(os.fsencode(tempfile.gettempdir())) > LONGEST - SOCKET_NAME:
             # Where vLLM has sockets by which several processes of one engine talk.
             os.environ.setdefault("VLLM_RPC_BASE_PATH", "/tmp")
+        variables.require_of_vllm()
         from vllm import LLM
         from vllm.platforms import current_platform
 

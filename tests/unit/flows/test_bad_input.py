@@ -105,6 +105,8 @@ def test_a_folder_for_prefect_that_is_not_there_yet_and_one_that_cannot_be(
 
 
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no prefect.yaml here" in refused(capsys, "up")
+    Path("prefect.yaml").touch()
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -112,6 +114,7 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
         line = refused(capsys, "up", "--port", str(port))
     assert f"127.0.0.1:{port}: Address already in use; end what is there" in line
     assert not Path("prefect.toml").exists()
+    assert not Path(".icpo").exists()
 
 
 def test_an_embedded_server_that_does_not_start_is_one_line() -> None:

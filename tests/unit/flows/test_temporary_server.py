@@ -8,10 +8,16 @@ import threading
 import httpx
 import psutil
 import pytest
-from prefect.settings import get_current_settings
+from prefect.settings import (
+    PREFECT_SERVER_DATABASE_CONNECTION_URL,
+    PREFECT_SERVER_EPHEMERAL_ENABLED,
+    get_current_settings,
+    temporary_settings,
+)
 
 from icpo.flows.prefect_compat import temporary_server
-from icpo.flows.prefect_compat.terminal import ServerError, plain_errors
+from icpo.flows.prefect_compat.settings import prepare_process
+from icpo.flows.prefect_compat.terminal import ServerError, plain_errors, require_answering
 from icpo_core.workers.launcher import free_port
 
 
@@ -65,13 +71,57 @@ def test_a_server_that_ends_at_its_start_is_not_started_for_ever(
     assert len(tries) == temporary_server.STARTS
 
 
-def test_a_value_that_prefect_refuses_is_one_line() -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("PREFECT_LOGGING_LEVEL", "loud", "Input should be 'DEBUG'"),
+        ("PREFECT_CLIENT_CUSTOM_HEADERS", "x", "is no JSON; fix it or unset it"),
+    ],
+)
+def test_a_value_that_prefect_refuses_is_one_line(name: str, value: str, words: str) -> None:
     """In a process of its own: Prefect reads the environment once."""
     code = "from icpo.flows.prefect_compat.settings import prepare_process; prepare_process()"
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PREFECT_LOGGING_LEVEL": "loud"},
+        [sys.executable, "-c", code], env={**os.environ, name: value},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     *trace, said = done.stderr.splitlines()
-    assert said.startswith("ValueError: PREFECT_LOGGING_LEVEL: Input should be 'DEBUG'")
+    assert said.startswith(f"ValueError: {name}: {words}")
     assert "Failed" not in trace[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nonsense", "is no URL of a database; begin it with sqlite"),
+        ("postgresql://u:secret@127.0.0.1/x", "begin it with sqlite"),
+        ("postgresql+asyncpg://u:secret@127.0.0.1:9/x", "no database answers at 127.0.0.1:9"),
+    ],
+)
+def test_a_database_that_is_none(url: str, words: str) -> None:
+    with (
+        temporary_settings({PREFECT_SERVER_DATABASE_CONNECTION_URL: url}),
+        pytest.raises(ValueError, match=f"^Prefect's database: .*{words}") as raised,
+    ):
+        prepare_process()
+    assert "secret" not in str(raised.value)
+
+
+def test_no_server_that_may_be_started() -> None:
+    with (
+        temporary_settings({PREFECT_SERVER_EPHEMERAL_ENABLED: False}),
+        pytest.raises(ValueError, match="allows no embedded Prefect server, and there is no"),
+    ):
+        prepare_process()
+
+
+def test_nobody_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with pytest.raises(ServerError, match=r"^http://127.0.0.1:9/api: the Prefect API does not"):
+        require_answering()
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.invalid/api")
+    require_answering()  # its proxy may know the way
+    monkeypatch.setenv("PREFECT_API_URL", "prefect.invalid")
+    with pytest.raises(ValueError, match="is no address, as http://127"):
+        require_answering()

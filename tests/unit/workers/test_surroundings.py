@@ -12,11 +12,13 @@ from pathlib import Path
 from urllib.request import proxy_bypass
 
 import pytest
-from places import ROOT
+from places import ROOT, SMALL
 
+from icpo_core.config import EngineSection
 from icpo_core.workers.address import LONGEST, short
 from icpo_core.workers.environment import for_workers, past_proxies
-from icpo_core.workers.process import Worker
+from icpo_core.workers.jobs import EngineSettings
+from icpo_core.workers.process import Worker, python_command
 
 PATIENCE = 60.0
 STUB = f"""
@@ -165,3 +167,31 @@ def test_files_that_are_called_as_libraries_are_stay_the_users_own(tmp_path: Pat
         text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == str(ROOT / "icpo_core" / "__init__.py")
+
+
+ENGINE = """
+import os, subprocess, sys
+def engine(settings):
+    code = "import sys; print(sys.modules.get('torchvision', 'there'))"
+    below = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    raise ValueError(f"here {sys.modules.get('torchvision', 'there')}, below {below.stdout}")
+"""
+
+
+def test_an_engine_of_another_environment_finds_no_stray_of_it(tmp_path: Path) -> None:
+    """This one's environment has none."""
+    (tmp_path / "own.py").write_text(ENGINE)
+    (tmp_path / "torchvision-0.1.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.1\nRequires-Dist: torch==0.1\n"
+    (tmp_path / "torchvision-0.1.dist-info" / "METADATA").write_text(metadata)
+    settings = EngineSettings(
+        kind=f"{tmp_path / 'own.py'}:engine", model=SMALL / "base", engine=EngineSection(), seed=0
+    )
+    command = python_command(None, "icpo_core.engine.process", settings)
+    paths = {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    worker = Worker("engine", command, tmp_path / "log", PATIENCE, paths)
+    try:
+        with pytest.raises(ValueError, match=r"here None, below None"):
+            worker.wait_ready()
+    finally:
+        worker.stop()
