@@ -74,7 +74,7 @@ class Table:
                             "folder": str(one.folder),
                             "made": one.made,
                             "protocol": one.manifest.facts["protocol"],
-                            "released": entry(name).released or None,
+                            "released": entry(name).day or None,
                             "older": self.older(name),
                             "cost": vars(one.cost),
                             "files": [
@@ -199,7 +199,8 @@ def show(table: Table, console: Console) -> None:
     grid = RichTable(title="accuracy in percent [95% interval, by problem]", title_justify="left")
     grid.add_column("")
     for name in names:
-        since, mark = entry(name).released[:7], MARKS[table.older(name)] if table.cutoff else ""
+        known, mark = entry(name), MARKS[table.older(name)] if table.cutoff else ""
+        since = known.released[:7] + " or later" * known.bound
         grid.add_column(f"{name}{mark}\nsince {since}" if since else name + mark)
     if len(names) > 1:
         grid.add_column("mean", justify="right")
@@ -283,7 +284,7 @@ def list_known(cutoff: str, console: Console) -> list[dict[str, Any]]:
     for one in map(entry, names):
         place = ", ".join(filter(None, [one.hub or one.home, one.config, one.hub and one.split]))
         sizes = " or ".join(map(str, one.sizes))
-        since = one.released or "not known"
+        since = one.day or "not known"
         grid.add_row(one.name, sizes, one.answers, since, place)
         rows.append({**vars(one), "sizes": list(one.sizes), "card": one.card})
     console.print(grid)

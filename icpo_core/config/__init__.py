@@ -180,6 +180,7 @@ class Config(Section):
             )
         combinations.require_steering(self)
         combinations.require_pool(self)
+        combinations.require_tuning(self)
         combinations.require_teacher(self)
         rewards = [reward.name for reward in self.verify.rewards]
         if len(set(rewards)) < len(rewards) or TAKEN & set(rewards):

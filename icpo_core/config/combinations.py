@@ -68,6 +68,28 @@ def require_pool(config: Config) -> None:
         raise ValueError("prompts.pool = bare needs bare rollouts: set rollout.on_policy >= 1")
 
 
+def require_tuning(config: Config) -> None:
+    """Refuse fine-tuning on what is not there, or what its group needs."""
+    select, rollout = config.select, config.rollout
+    if not select.tuning_buffer:
+        return
+    if not (rollout.expert and rollout.on_policy):
+        raise ValueError(
+            "select.tuning_buffer learns expert rollouts of what bare rollouts cannot solve: set "
+            "rollout.expert >= 1 and rollout.on_policy >= 1, or leave it out"
+        )
+    if select.errs in ("replace", "mask") or select.bonus != "off":
+        raise ValueError(
+            "select.tuning_buffer takes expert rollouts out of their group: set select.errs = drop "
+            "or off, and select.bonus = off"
+        )
+    if config.loss.expert_context == "shown":
+        raise ValueError(
+            "select.tuning_buffer learns expert rollouts under the bare prompt: set "
+            "loss.expert_context = bare"
+        )
+
+
 def require_teacher(config: Config) -> None:
     """Refuse self-distillation without anything to teach, or to learn from."""
     loss, prompts = config.loss, config.prompts

@@ -316,6 +316,10 @@ class SelectSection(Section):
     deviation; `group-mean`: minus the mean (Dr.GRPO); `rloo`: minus the mean of the others;
     `maxrl`: minus the mean, divided by the mean; or your own, as ./file.py:name (see
     docs/extending.md)."""
+    tuning_buffer: Annotated[CountOrNone, Since(0)] = 0
+    """ReLIFT: expert rollouts and traces have no part in their group. Those of groups without a
+    right bare rollout wait until they are so many; then the update takes one more step, of
+    cross-entropy on them under the bare prompt. 0: off."""
     truncated: Annotated[Literal["wrong", "mask", "drop", "shaped"], Since("wrong")] = "wrong"
     """What a rollout that was cut off at rollout.max_tokens counts for. `wrong`: what its verdict
     says, 0 unless verify.rules.accept_truncated; `mask`: it counts in the group's statistics,

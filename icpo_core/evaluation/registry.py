@@ -44,6 +44,8 @@ class Entry:
     """Day (YYYY-MM-DD) or month from which its problems could be read; empty: not known."""
     dated: str = ""
     """Who says so."""
+    bound: bool = False
+    """`released` is only known to be no later than the true day."""
     unverified: str = ""
     """What could not be looked up."""
     private: bool = False
@@ -72,8 +74,15 @@ class Entry:
         return f"huggingface.co/datasets/{self.hub}" if self.hub else self.home
 
     def newer(self, cutoff: str) -> bool | None:
-        """Whether it came out after the month `cutoff` (YYYY-MM); None where no day is known."""
-        return self.released[:7] > cutoff if self.released else None
+        """Whether it came out after the month `cutoff` (YYYY-MM); None where nobody knows."""
+        if self.released[:7] > cutoff:
+            return True
+        return None if self.bound or not self.released else False
+
+    @property
+    def day(self) -> str:
+        """`released`, for people."""
+        return f"{self.released} or later" if self.bound else self.released
 
 
 _MAA = "problems are the MAA's"
@@ -88,6 +97,7 @@ def _arena(
     answers: Answers = "expression",
     unverified: str = "",
     hub: str = "",
+    bound: bool = False,
 ) -> Entry:
     """A contest as MathArena (Balunović et al. 2025) published it: one split `train`, columns
     problem_idx, problem, answer and mostly problem_type."""
@@ -102,6 +112,7 @@ def _arena(
         answers=answers,
         released=released,
         dated=dated,
+        bound=bound,
         unverified=unverified,
         id=("problem_idx", "id"),
         subject=("problem_type", "source"),
@@ -260,7 +271,8 @@ ENTRIES: dict[str, Entry] = {
             30,
             "2025-11-08",
             _ARENA + ", hmmt_nov_2025",
-            unverified="the card was not seen; columns and licence are those of sieval's loader",
+            unverified="the card was not seen; columns and size are as others read them from the "
+            "hub's server in September 2026, the licence is that of sieval's loader",
         ),
         _arena(
             "hmmt-feb-2025",
@@ -268,7 +280,8 @@ ENTRIES: dict[str, Entry] = {
             30,
             "2025-02-15",
             _ARENA + ", hmmt_feb_2025",
-            unverified="columns, which are those of loaders; the hub's page has licence and size",
+            unverified="columns, which are as others read them from the hub's server in September "
+            "2026; the hub's page has licence and size",
         ),
         _arena(
             "brumo-2025",
@@ -281,10 +294,11 @@ ENTRIES: dict[str, Entry] = {
             "cmimc-2025",
             "Carnegie Mellon Informatics and Mathematics Competition 2025",
             40,
-            "",
-            "",
-            unverified="the day of the contest, which cmimc.com calls one of spring; MathArena's "
-            "own date is 2025-07-29",
+            "2025-01",
+            "a contest of 2025: cmimc.com has its problems as archive/cmimc2025",
+            unverified="the day of the contest, which cmimc.com calls one of spring and no page "
+            "that was found names; MathArena's own date is 2025-07-29",
+            bound=True,
         ),
         _arena(
             "smt-2025",
@@ -292,8 +306,8 @@ ENTRIES: dict[str, Entry] = {
             53,
             "2025-04-13",
             "stanfordmathtournament.com: online on April 13; MathArena's own date is 2025-07-21",
-            unverified="columns and size, which are as in listings and loaders; the hub's page has "
-            "licence and split",
+            unverified="columns and size, which are those of sieval's and other loaders; the hub's "
+            "page has licence and split",
         ),
         _arena(
             "apex-2025",
@@ -305,13 +319,17 @@ ENTRIES: dict[str, Entry] = {
         Entry(
             "beyondaime",
             "BeyondAIME, integer answers, made so that none is found by guessing",
-            "not seen",
+            "CC0 1.0",
             hub="ByteDance-Seed/BeyondAIME",
             sizes=(100,),
             samples=8,
             answers="integer",
-            unverified="card, licence and day of release; the paper (arXiv 2504.13914, April 2025) "
-            "says that it will be released",
+            released="2025-04-10",
+            dated="arXiv 2504.13914, of that day: it will be released",
+            bound=True,
+            unverified="the day of release, and the card; the licence is what "
+            "github.com/EnvCommons/BeyondAIME says, columns and size are as others read them from "
+            "the hub's server in September 2026",
         ),
         Entry(
             "olymmath-hard",
@@ -388,7 +406,7 @@ ENTRIES: dict[str, Entry] = {
             released="2024-10",
             dated="arXiv 2410.05229",
             unverified="columns and size, which are those that others use; the hub's page has "
-            "licence and configurations",
+            "licence, configurations and the file main/test.jsonl",
             instance="instance",
             family="id",
             subject=(),
@@ -402,10 +420,10 @@ ENTRIES: dict[str, Entry] = {
             split="testmini",
             sizes=(2400,),
             answers="number",
-            released="2024-02",
-            dated="arXiv 2402.19255",
-            unverified="columns and size, which are those of sieval's loader; the card has the "
-            "licence",
+            released="2024-02-25",
+            dated="github.com/qtli/GSM-Plus, README, which has the columns, too",
+            unverified="the size of testmini, which is that of sieval's loader (the README has "
+            "split test, of 10,552); the card has the licence",
             id=(),
             family="seed_question",
             subject=("perturbation_type",),

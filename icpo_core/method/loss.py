@@ -118,6 +118,19 @@ def icpo_loss(
     return outputs
 
 
+def cross_entropy(logprobs_BT: Tensor, mask_BT: Tensor, tokens: float) -> LossOutputs:
+    """Partial loss of a step of fine-tuning: −log π_θ of each token, by all tokens of the step.
+
+    `tokens`: response tokens over all micro-batches and ranks.
+    """
+    surprise_BT = -logprobs_BT.masked_fill(~mask_BT.bool(), 0.0)
+    outputs = LossOutputs(surprise_BT.sum() / tokens)
+    seen_BT = surprise_BT.detach()
+    outputs.metrics["tuning/loss"] = (seen_BT.sum(), mask_BT.sum())
+    outputs.maxima["tuning/loss_max"] = seen_BT.amax()
+    return outputs
+
+
 def token_weights(mask_BT: Tensor, settings: LossSection, totals: Totals) -> Tensor:
     """Weight of every token in the loss, float64 or the mask's float dtype, 0 on padding.
 

@@ -34,7 +34,12 @@ _ORIGINS = list(Origin)
 _REASONS = list(RejectReason)
 _UNKNOWN = [VerdictStatus.timeout.value, VerdictStatus.error.value, VerdictStatus.abstained.value]
 _KEPT = -1  # in place of a reason
-_SWITCHED = {RejectReason.TRUNCATED, RejectReason.NO_SIGNAL, RejectReason.SURPLUS}
+_SWITCHED = {
+    RejectReason.TRUNCATED,
+    RejectReason.NO_SIGNAL,
+    RejectReason.SURPLUS,
+    RejectReason.APART,
+}
 """Reasons that only a switch brings."""
 
 
@@ -46,6 +51,8 @@ class Selection(NamedTuple):
     summary: dict[str, float]
     rows: Rows
     """All rollouts, as they were selected from."""
+    apart_N: Bools
+    """Experts that take no part in their group (`select.tuning_buffer`), in the order of `rows`."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,10 @@ def select(
         summary["fill/missing"] = max(0, fill - int(carries_G.sum()))
     if settings.truncated != "wrong":
         summary |= _overlong(rows, reason_N, counted_N, penalty_N, settings)
-    return Selection(batch, rejects, summary, rows)
+    apart_N: Bools = reason_N == _REASONS.index(RejectReason.APART)
+    if settings.tuning_buffer:
+        summary[f"rejects/{RejectReason.APART}"] = int(apart_N.sum())
+    return Selection(batch, rejects, summary, rows, apart_N)
 
 
 def signal(
@@ -219,6 +229,8 @@ def _reject(
         reason_N[rows.truncated & (reason_N == _KEPT)] = _REASONS.index(RejectReason.TRUNCATED)
     if settings.errs != "off":
         _reject_experts(rows, prompts, settings, reason_N, iteration, seed)
+    if settings.tuning_buffer:
+        reason_N[~rows.policy & (reason_N == _KEPT)] = _REASONS.index(RejectReason.APART)
     if settings.truncated == "mask":
         reason_N[rows.truncated & (reason_N == _KEPT)] = _REASONS.index(RejectReason.MASKED)
     return reason_N

@@ -65,8 +65,9 @@ def restore(session: Session, iteration: int, of: int) -> Restore:
         assert session.run.same_era(number, of), "a branch saves a state where it begins"
         update = session.run.store.finished("update", number)
         said = update.inputs.get("teacher") if update else None
-        batch, teacher = _batch(session.run, number), teacher_of(session.run, number, said)
-        replay.append(Replay(iteration=number, batch=batch, teacher=teacher))
+        batch, tuning = _learned_from(session.run, number)
+        teacher = teacher_of(session.run, number, said)
+        replay.append(Replay(iteration=number, batch=batch, teacher=teacher, tuning=tuning))
     return Restore(folder=None, replay=replay[::-1])
 
 
@@ -101,9 +102,8 @@ def _saved_state(session: Session, iteration: int) -> Path | None:
     return folder if read_json(folder / "state.json")["state_id"] == update.fingerprint else None
 
 
-def _batch(run: Run, iteration: int) -> Path:
-    """The stored batch that an iteration's update learned from."""
-    path = run.store.file("select", iteration, "batch.parquet")
+def _learned_from(run: Run, iteration: int) -> tuple[Path, Path | None]:
+    """The stored batch that an iteration's update learned from, and the rows of its fine-tuning."""
     source = plugin_sources(run.config_at(iteration), "update").get("loss.policy")
     select, update = (
         run.store.finished("select", iteration),
@@ -116,13 +116,18 @@ def _batch(run: Run, iteration: int) -> Path:
             f"loss.policy: its file is not what update {iteration} learned with, so the trainer "
             "cannot be brought back to where it was; put the file back, or begin another run"
         )
-    if update.inputs["batch"] != select.record("batch.parquet").digest:
-        raise ValueError(
-            f"{path}: is another batch than the one that update {iteration} learned from, so the "
-            f"trainer cannot be brought back to where it was; make the update again: `icpo stage "
-            f"update {run.paths.root} --iteration {iteration} --force`"
-        )
-    return path
+    paths: dict[str, Path] = {}
+    for name in ("batch", "tuning"):
+        if name not in update.inputs:
+            continue
+        paths[name] = run.store.file("select", iteration, f"{name}.parquet")
+        if update.inputs[name] != select.record(f"{name}.parquet").digest:
+            raise ValueError(
+                f"{paths[name]}: is another {name} than the one that update {iteration} learned "
+                "from, so the trainer cannot be brought back to where it was; make the update "
+                f"again: `icpo stage update {run.paths.root} --iteration {iteration} --force`"
+            )
+    return paths["batch"], paths.get("tuning")
 
 
 def teacher_of(run: Run, iteration: int, digest: str | None) -> list[Path]:

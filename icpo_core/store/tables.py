@@ -44,6 +44,8 @@ class RejectReason(StrEnum):
     # prompts.fill: of a group whose rewards are all equal; of one more than the batch asks for.
     NO_SIGNAL = "no_signal"
     SURPLUS = "surplus"
+    # select.tuning_buffer: an expert rollout or trace, of which only steps of fine-tuning are made.
+    APART = "apart"
 
 
 def _field(
@@ -158,6 +160,15 @@ TABLES: dict[str, pa.Schema] = {
             _field("logprobs", _LOGPROBS),
             _field("top_ids", _IDS),
             _field("top_logprobs", _LOGPROBS),
+        ]
+    ),
+    # Fine-tuning between the steps of RL: what waits for a step, or what one is taken on.
+    "tuning": pa.schema(
+        [
+            *_KEYS,
+            _field("iteration", pa.int32()),  # which sampled it, or found that it is needed
+            _field("prompt_ids", _IDS),  # the bare prompt
+            _field("response_ids", _IDS),
         ]
     ),
     # What the trainer says some sequences are worth under the weights it publishes beside: an

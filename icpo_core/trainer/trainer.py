@@ -31,7 +31,7 @@ from icpo_core.models.architecture import from_config
 from icpo_core.models.flops import training_flops
 from icpo_core.store import tables
 from icpo_core.store.paths import EXPERT_TOKENS
-from icpo_core.trainer import decay, lora, state, teacher
+from icpo_core.trainer import decay, lora, state, teacher, tuning
 from icpo_core.trainer.deepspeed_settings import settings_of
 from icpo_core.trainer.expert_tokens import ExpertTokens
 from icpo_core.trainer.layouts import choose_proven
@@ -56,6 +56,7 @@ from icpo_core.trainer.update_metrics import Figures, add_gap
 from icpo_core.workers.jobs import Restore, Save, Saved, Taught, Teach, Update, Updated
 
 DEFAULT_GAP = {"float32": 1e-4, "bfloat16": 0.1}
+MUST_BE_FINITE = ("loss", "grad_norm", "tuning/loss", "tuning/grad_norm")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -190,7 +191,7 @@ class Trainer:
         batch = tables.read("batch", job.batch)
         rows = self._rows(batch, job.teacher)
         self.state_id = ""  # a step that fails half-way has no name: nothing starts from it
-        metrics = self._step(rows, job.iteration)
+        metrics = self._step(rows, job.iteration, job.tuning)
         work = self._work()
         self.state_id = job.state_id
         stepped = time.perf_counter()
@@ -263,7 +264,8 @@ class Trainer:
         replayed = []
         for step in restore.replay:
             self.state_id = ""  # until all of it is there
-            self._step(self._rows(tables.read("batch", step.batch), step.teacher), step.iteration)
+            rows = self._rows(tables.read("batch", step.batch), step.teacher)
+            self._step(rows, step.iteration, step.tuning)
             replayed.append(step.iteration)
         if not replayed and self.state_id != parent:
             raise ValueError(
@@ -273,8 +275,9 @@ class Trainer:
         self.state_id = parent
         return replayed
 
-    def _step(self, rows: list[Row], iteration: int) -> dict[str, float]:
-        """The optimizer steps of one iteration; its metrics, means over all tokens they count."""
+    def _step(self, rows: list[Row], iteration: int, tuned: Path | None = None) -> dict[str, float]:
+        """The optimizer steps of one iteration, a step of fine-tuning last; its metrics, means over
+        all tokens they count."""
         groups = list(dict.fromkeys(row.group for row in rows))
         size = self.settings.mini_batch or max(1, len(groups))
         mini_of = {group: place // size for place, group in enumerate(groups)}
@@ -315,9 +318,10 @@ class Trainer:
             "rows": float(used),
             "rows_without_signal": float(sum(map(len, counted)) - used),
         }
-        if not math.isfinite(metrics.get("loss", 0.0) + metrics["grad_norm"]):
+        metrics |= tuning.step(self, tuned)
+        if not math.isfinite(sum(metrics.get(name, 0.0) for name in MUST_BE_FINITE)):
             raise FloatingPointError(
-                f"loss {metrics['loss']} and gradient norm {metrics['grad_norm']} in iteration "
+                f"loss {metrics.get('loss')} and gradient norm {metrics['grad_norm']} in iteration "
                 f"{iteration}: no weights were published"
             )
         return metrics

@@ -173,6 +173,11 @@ def _method(config: Config) -> str:
     if rollout.expert:
         said.append(f"expert rollouts with a reward below {select.delta:g}: `{select.errs}` (ERRS)")
         said.append(f"annealed expert bonus: `{select.bonus}`")
+    if select.tuning_buffer:
+        said.append(
+            "expert rollouts have no part in their group; those of problems that no bare rollout "
+            f"solves are fine-tuned on by cross-entropy, {select.tuning_buffer} at a time"
+        )
     if loss.distills:
         shown = {"demonstrations": "worked examples", "solution": "the problem's solution"}
         said.append(
@@ -240,7 +245,7 @@ def _evaluation(mine: list[Point], points: list[Point]) -> str:
         before = base.get((one.benchmark, one.protocol))
         beside = shown(before.figures) if before else ""
         rows.append(
-            f"| {cell(one.benchmark)} | {entry(one.benchmark).released or 'not known'} "
+            f"| {cell(one.benchmark)} | {entry(one.benchmark).day or 'not known'} "
             f"| {cell(one.protocol)} "
             f"| {one.figures['k']} | {shown(one.figures)} | {beside} |"
         )

@@ -215,6 +215,8 @@ class Replay(Message):
     batch: Path
     teacher: list[Path] = []
     """Parts of table `teacher`, where it was learned from one."""
+    tuning: Path | None = None
+    """Rows of a step of fine-tuning after it, where it may have one."""
 
 
 class Restore(Message):
@@ -249,7 +251,8 @@ class Update(Job[Updated]):
     iteration: int
     batch: Path
     teacher: list[Path] = []
-    """As in `Replay`."""
+    tuning: Path | None = None
+    """Both as in `Replay`."""
     parent: str
     """State to start from."""
     restore: Restore

@@ -666,3 +666,67 @@ def test_a_teacher_speaks_and_is_learned_from(
     # Here and there a gradient is as small as Adam's epsilon, and rounding shows.
     gaps = torch.cat([(weights[name] - by_hand[name]).flatten() for name in weights])
     assert float(gaps.square().mean().sqrt()) <= 2e-2 * RATE
+
+
+def test_a_step_of_fine_tuning_follows_those_of_rl(
+    small: Path, stored: list[Path], plain: Steps, tmp_path: Path
+) -> None:
+    """ReLIFT: behind the update by the loss one step of cross-entropy, beside plain PyTorch with
+    the same optimizer; a replay takes it too."""
+    batch = tables.read("batch", stored[0])
+    keys = ["prompt_id", "sample_index", "origin", "prompt_ids", "response_ids"]
+    waited = [row | {"iteration": 1} for row in batch.select(keys).to_pylist()[:5]]
+    file = tmp_path / "tuning.parquet"
+    tables.write("tuning", tables.table("tuning", waited), file)
+    section = UpdateSection(**{**SETTINGS, "token_budget": 400})
+    subject = Trainer(small / "base", PLAIN, section, 1.0)
+    first = Update(
+        parent=subject.base_version, restore=NOWHERE, batch=stored[0], tuning=file,
+        iteration=1, state_id="state-1", out=tmp_path / "one",
+    )  # fmt: skip
+    steps = subject.update(first)
+    for name in ("loss", "grad_norm", "optimizer_steps"):  # those of RL
+        assert steps.metrics[name] == pytest.approx(plain.metrics[0][name], rel=1e-5)
+    assert steps.metrics["tuning/rows"] == 5
+
+    policy = load_policy(small / "base", torch.float32, 1.0)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=RATE, weight_decay=0.0)
+    micro = collate(rows_of(batch), 0, torch.device("cpu"))
+    logprobs_BT = micro.spread(policy(**micro.inputs, entropy=False)[0])
+    ratio_BT = (logprobs_BT - logprobs_BT.detach()).exp()
+    rho_BT = logprobs_BT.exp()
+    gain_BT = torch.where(micro.expert_B[:, None], rho_BT / (rho_BT + 0.01), ratio_BT)
+    gain_BT = gain_BT * micro.advantages_B[:, None] * micro.mask_BT
+    (-gain_BT.sum() / micro.mask_BT.sum()).backward()
+    torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    total, tokens = torch.zeros(()), 0
+    for row in waited:
+        prompt, response = row["prompt_ids"], row["response_ids"]
+        hidden = policy.model.base_model(torch.tensor([prompt + response])).last_hidden_state[0]
+        logits = hidden @ policy.model.get_input_embeddings().weight.T
+        said = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+        total = total - said.gather(1, torch.tensor(response)[:, None]).sum()
+        tokens += len(response)
+    (total / tokens).backward()
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+    optimizer.step()
+    assert steps.metrics["tuning/loss"] == pytest.approx(total.item() / tokens, rel=1e-4)
+    assert steps.metrics["tuning/grad_norm"] == pytest.approx(float(norm), rel=1e-3)
+    by_hand = {name: value.detach() for name, value in policy.model.named_parameters()}
+    weights = load_file(tmp_path / "one" / "model" / "model.safetensors")
+    assert_same_weights(weights, by_hand, 3 * TOLERANCE)
+
+    replay = [Replay(iteration=1, batch=stored[0], tuning=file)]
+    second = first.model_copy(
+        update={
+            "parent": "state-1", "batch": stored[1], "tuning": None, "iteration": 2,
+            "state_id": "state-2", "restore": Restore(folder=None, replay=replay),
+        }
+    )  # fmt: skip
+    went_on = subject.update(second.model_copy(update={"out": tmp_path / "two"}))
+    again = Trainer(small / "base", PLAIN, section, 1.0)
+    came_back = again.update(second.model_copy(update={"out": tmp_path / "replayed"}))
+    assert came_back.replayed == [1]
+    assert came_back.policy_version == went_on.policy_version

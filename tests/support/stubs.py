@@ -126,11 +126,11 @@ class StubTrainer:
             self.steps = int(state["steps"][0])
         for step in restore.replay:
             self.ledger(f"replay {step.iteration}")
-            self._step(step.batch, step.teacher)
+            self._step(step.batch, step.teacher, step.tuning)
         self.state_id = parent
         return [step.iteration for step in restore.replay]
 
-    def _step(self, batch: Path, teacher: Sequence[Path] = ()) -> float:
+    def _step(self, batch: Path, teacher: Sequence[Path] = (), tuning: Path | None = None) -> float:
         rows = tables.read("batch", batch).to_pylist()
         gradient = np.zeros(WIDTH)
         for path in teacher:
@@ -139,6 +139,9 @@ class StubTrainer:
         for row in rows:
             place = sum(row["response_ids"]) % WIDTH
             gradient[place] -= row["advantage"] * self.settings["expert_lambda"]
+        if tuning is not None:
+            for row in tables.read("tuning", tuning).to_pylist():
+                gradient[sum(row["response_ids"]) % WIDTH] -= 1.0
         self.steps += 1
         self.moments[0] = 0.9 * self.moments[0] + 0.1 * gradient
         self.moments[1] = 0.99 * self.moments[1] + 0.01 * gradient**2
@@ -155,7 +158,7 @@ class StubTrainer:
         replayed = self._restore(job.parent, job.restore)
         self.state_id = ""
         self.ledger(f"step {job.iteration}")
-        norm = self._step(job.batch, job.teacher)
+        norm = self._step(job.batch, job.teacher, job.tuning)
         self.state_id = job.state_id
         self.hook("stepped")
         out = job.out / "model"

@@ -33,12 +33,14 @@ def test_every_shipped_configuration_is_possible(file: Path) -> None:
 def test_every_preset_fits_the_demo(preset: str) -> None:
     config = load(DEMO, [f"preset={preset}"])
     assert config.preset == preset
-    assert config.rollout.on_policy + config.rollout.expert == 8
+    grouped = 0 if config.select.tuning_buffer else config.rollout.expert
+    assert config.rollout.on_policy + grouped == 8
 
 
 def test_presets_are_those_of_the_design() -> None:
     assert set(PRESET_NAMES) == {
-        "grpo", "icpo", "icpo-rs", "icpo-no-errs", "luffy", "dr-grpo", "dapo", "gspo", "cispo",
+        "grpo", "icpo", "icpo-rs", "icpo-no-errs", "luffy", "relift", "dr-grpo", "dapo", "gspo",
+        "cispo",
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Stage `select`: reject sampling (ERRS), bonus (RS) and group advantages."""
+"""Stage `select`: reject sampling (ERRS), bonus (RS) and advantages; what is fine-tuned on."""
 
 from __future__ import annotations
 
@@ -6,21 +6,35 @@ from typing import Any
 
 from icpo_core.common.files import write_json
 from icpo_core.config import Config, slice_of
-from icpo_core.method import contexts
+from icpo_core.method import contexts, tuning_buffer
 from icpo_core.method.diagnostics import iteration_row
 from icpo_core.method.selection import select
+from icpo_core.run.run import Run
 from icpo_core.run.session import Session
 from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of
 from icpo_core.store import tables
 from icpo_core.store.work import Work
 
+WAITING, TUNING = "waiting.parquet", "tuning.parquet"
+"""What waits for a step of fine-tuning, and what this iteration's is taken on."""
+
 
 def reads(reader: Reader) -> Inputs:
+    waited = _waited(reader.run, reader.iteration)
     return {
         "prompts": reader.content("prompts"),
         "rollouts": reader.content("rollout"),
         "verdicts": reader.content("verify"),
+        **({"waiting": reader.file("select", WAITING, reader.iteration - 1)} if waited else {}),
     }
+
+
+def _waited(run: Run, iteration: int) -> bool:
+    """Whether there is a buffer of the iteration before. Where a branch switched it on, there is
+    none yet."""
+    before = iteration - 1
+    buffers = run.config_at(iteration).select.tuning_buffer > 0
+    return buffers and before > 0 and run.config_at(before).select.tuning_buffer > 0
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -56,11 +70,25 @@ def make(session: Session, work: Work) -> Made:
         None if context == "bare" else contexts.prompt_ids(prompts, rollouts, config),
     )
     folder = folder_of(session, work)
-    known = {
-        f"{name}.parquet": tables.write(name, table, folder / f"{name}.parquet", work.fingerprint)
-        for name, table in (("batch", chosen.batch), ("rejects", chosen.rejects))
+    made = {
+        "batch.parquet": ("batch", chosen.batch),
+        "rejects.parquet": ("rejects", chosen.rejects),
     }
-    row = iteration_row(prompts, rollouts, verdicts, chosen.rows, chosen.summary)
+    buffered = {}
+    if config.select.tuning_buffer:
+        news = tuning_buffer.joined(prompts, rollouts, chosen, work.iteration)
+        waited = None
+        if _waited(session.run, work.iteration):
+            waited = store.table("select", work.iteration - 1, "tuning", WAITING)
+        buffer = tuning_buffer.fill(waited, news, config.select.tuning_buffer)
+        made |= {TUNING: ("tuning", buffer.taken), WAITING: ("tuning", buffer.waiting)}
+        buffered = buffer.summary
+    known = {
+        file: tables.write(name, table, folder / file, work.fingerprint)
+        for file, (name, table) in made.items()
+    }
+    summary = chosen.summary | buffered
+    row = iteration_row(prompts, rollouts, verdicts, chosen.rows, summary)
     # Seconds are of this machine and this hour, and no part of what was selected.
     seconds = row.pop("judge/seconds", None)
     write_json(folder / "summary.json", row, durable=False)

@@ -12,6 +12,7 @@ from icpo_core.config import Config, slice_of
 from icpo_core.run import checkpoints
 from icpo_core.run.session import Session
 from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of
+from icpo_core.run.stages.select import TUNING
 from icpo_core.run.timeline import WAITS, Recorder
 from icpo_core.store.tables import Written
 from icpo_core.store.work import Work
@@ -26,7 +27,9 @@ SOURCE = "loss.policy"
 def reads(reader: Reader) -> Inputs:
     before = reader.iteration - 1
     taught = reader.run.config.loss.distills
+    tuned = reader.run.config.select.tuning_buffer > 0
     return {
+        **({"tuning": reader.file("select", TUNING)} if tuned else {}),
         **({"teacher": reader.content("teach")} if taught else {}),
         "batch": reader.file("select", "batch.parquet"),
         "base": reader.run.base_version,
@@ -88,6 +91,7 @@ def job(session: Session, iteration: int, state_id: str, inputs: Mapping[str, An
     return Update(
         iteration=iteration,
         batch=run.store.file("select", iteration, "batch.parquet"),
+        tuning=run.store.file("select", iteration, TUNING) if "tuning" in inputs else None,
         teacher=checkpoints.teacher_of(run, iteration, inputs.get("teacher")),
         parent=checkpoints.state_id(run, iteration - 1),
         restore=checkpoints.restore(session, iteration - 1, iteration),

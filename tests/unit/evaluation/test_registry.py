@@ -53,8 +53,12 @@ def test_a_cut_off_parts_the_new_from_the_old():
     # The month of the cut-off itself may have been read.
     assert entry("hmmt-feb-2025").newer("2025-02") is False
     assert entry("hmmt-feb-2025").newer("2025-01") is True
+    # What is known to be no older than a day is new before it, and after it nobody knows.
+    assert entry("beyondaime").newer("2025-03") is True
+    assert entry("beyondaime").newer("2025-04") is None
+    assert entry("cmimc-2025").newer("2025-06") is None
+    assert entry("cmimc-2025").day == "2025-01 or later"
     # What nobody dates is neither new nor old.
-    assert entry("cmimc-2025").newer("2020-01") is None
     assert entry("mine").newer("2020-01") is None
     with pytest.raises(ValueError, match="no benchmark is newer"):
         newer_than("2099-01")
@@ -100,5 +104,5 @@ def test_the_docs_table_is_the_registry():
         assert size == " or ".join(map(str, one.sizes)), name
         assert (one.hub or one.home.partition(",")[0]) in place, name
         assert one.config is None or one.config in place, name
-        assert (answers, since) == (one.answers, one.released or "not known"), name
+        assert (answers, since) == (one.answers, one.day or "not known"), name
         assert licence, name

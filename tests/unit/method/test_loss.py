@@ -684,22 +684,31 @@ def test_presets_are_the_published_methods():
     names = sorted(path.stem for path in PRESETS.glob("*.toml"))
     assert names == [
         "cispo", "dapo", "dr-grpo", "grpo", "gspo", "icpo", "icpo-no-errs", "icpo-rs", "luffy",
+        "relift",
     ]  # fmt: skip
     configs = {name: preset(name) for name in names}
     groups = {n: (c.rollout.on_policy, c.rollout.expert) for n, c in configs.items()}
     ours = {"icpo", "icpo-rs", "icpo-no-errs"}
-    assert groups == {n: (7, 1) if n in ours | {"luffy"} else (8, 0) for n in names}
+    mixed = dict.fromkeys(ours | {"luffy"}, (7, 1)) | {"relift": (8, 1)}
+    assert groups == {n: mixed.get(n, (8, 0)) for n in names}
+    assert {n: c.select.tuning_buffer for n, c in configs.items() if c.select.tuning_buffer} == {
+        "relift": 64
+    }
     assert {n for n, c in configs.items() if c.prompts.k == 1} == ours
-    assert {n for n, c in configs.items() if c.select.errs == "off"} == {"icpo-no-errs", "luffy"}
+    plain = {n for n, c in configs.items() if c.select.errs == "off"}
+    assert plain == {"icpo-no-errs", "luffy", "relift"}
     assert {n for n, c in configs.items() if c.select.bonus != "off"} == {"icpo-rs"}
     assert configs["icpo-rs"].select.horizon == configs["icpo-rs"].run.iterations
     assert {n: configs[n].loss.expert_lambda for n in ours} == dict.fromkeys(ours, 0.01)
     assert configs["luffy"].loss.expert_lambda == 0.1
-    assert configs["luffy"].rollout.expert_source == "traces"
+    traced = {n for n, c in configs.items() if c.rollout.expert_source == "traces"}
+    assert traced == {"luffy", "relift"}
     kl = {n for n, c in configs.items() if c.loss.kl == "k3" and c.loss.kl_coefficient == 0.001}
     assert kl == {"grpo", *ours}
     assert not any(c.loss.kl_coefficient for n, c in configs.items() if n not in kl)
-    assert (configs["dapo"].loss.clip_low, configs["dapo"].loss.clip_high) == (0.2, 0.28)
+    higher = {n for n, c in configs.items() if c.loss.clip_high == 0.28}
+    assert higher == {"dapo", "relift"}
+    assert {configs[n].loss.clip_low for n in higher} == {0.2}
     assert configs["dapo"].loss.aggregation == "token-mean"
     assert {n for n, c in configs.items() if c.prompts.fill} == {"dapo"}
     assert {n for n, c in configs.items() if c.select.truncated == "shaped"} == {"dapo"}
@@ -712,7 +721,7 @@ def test_presets_are_the_published_methods():
     )  # fmt: skip
     assert {n for n, c in configs.items() if c.loss.policy != "ppo"} == {"gspo", "cispo"}
     centred = {n for n, c in configs.items() if c.select.advantage == "group-mean"}
-    assert centred == {"dr-grpo", "luffy"}
+    assert centred == {"dr-grpo", "luffy", "relift"}
     assert {c.select.advantage for n, c in configs.items() if n not in centred} == {"group"}
     assert configs["dr-grpo"].loss.constant_length == configs["dr-grpo"].rollout.max_tokens
     # The defaults are the paper's ICPO.
