@@ -29,7 +29,8 @@ def joined(prompts: pa.Table, rollouts: pa.Table, selection: Selection, iteratio
     """Table "tuning": of each group that has no right bare rollout, the first rollout that was set
     apart, behind the bare prompt. A group with a bare rollout that nobody judged is not known to
     be unsolved."""
-    rows, found = selection.rows, {}
+    rows = selection.rows
+    found: dict[int, int] = {}
     unsolved = set(rows.group[rows.policy].tolist())
     unsolved -= set(rows.group[rows.policy & (rows.correct | ~rows.known)].tolist())
     for place in selection.apart_N.nonzero()[0].tolist():

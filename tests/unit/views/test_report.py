@@ -363,6 +363,14 @@ CROPPED = """[...document.querySelectorAll('body *')].filter((one) => {
 }).map((one) => `${one.tagName} ${one.id || one.className}`)"""
 
 
+# Links to a rollout that are not in its first line, and what stands between the rollouts' elements.
+ASTRAY = """[...document.querySelectorAll('.rollout .link')].filter((one) =>
+  Math.abs(one.getBoundingClientRect().top -
+           one.parentElement.firstChild.getBoundingClientRect().top) > 3).map((one) => one.textContent)
+  .concat([...document.getElementById('browser').childNodes].filter((one) => one.nodeType === 3)
+    .map((one) => one.textContent))"""
+
+
 @needs_chromium
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_is_cropped(report, tmp_path, width):
@@ -371,6 +379,7 @@ def test_nothing_is_cropped(report, tmp_path, width):
         assert page.value("document.documentElement.scrollWidth") <= width
         assert page.value("document.querySelectorAll('table td').length") > 50
         assert page.value(CROPPED) == []
+        assert page.value(ASTRAY) == []
         if width > 390:
             return
         widths = page.value(

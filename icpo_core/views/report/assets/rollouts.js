@@ -176,12 +176,13 @@ function rolloutBrowser({ data, $, make, fill, short }) {
     const rows = wanted(group);
     const expert = rows.filter((row) => row.origin !== "on_policy"), own = rows.filter((row) => row.origin === "on_policy");
     const title = group.rows.some((row) => row.origin === "trace") ? "Trace" : "Expert: sampled with demonstrations";
-    holder.replaceChildren(
+    holder.replaceChildren(...[
       make("p", { class: "facts" }, `Problem ${group.id}, gold answer ${group.answer}; iteration ${one.iteration}, ${one.groups.length} of its ${one.of} groups are here.`),
       make("details", { open: true }, make("summary", {}, "Prompt (bare)"), make("pre", { tabIndex: 0, "aria-label": "Prompt" }, ...marked(group.prompt))),
       group.expert_prompt ? make("details", {}, make("summary", {}, "Prompt with demonstrations (expert)"), make("pre", {}, group.expert_prompt)) : null,
       scale(group),
-      make("div", { class: "columns" }, column(title, one, group, expert), column("On-policy: sampled from the bare prompt", one, group, own)));
+      make("div", { class: "columns" }, column(title, one, group, expert), column("On-policy: sampled from the bare prompt", one, group, own)),
+    ].filter(Boolean));
   }
 
   /* --- moving ------------------------------------------------------------------------------ */
