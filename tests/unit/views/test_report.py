@@ -366,7 +366,8 @@ CROPPED = """[...document.querySelectorAll('body *')].filter((one) => {
 # Links to a rollout that are not in its first line, and what stands between the rollouts' elements.
 ASTRAY = """[...document.querySelectorAll('.rollout .link')].filter((one) =>
   Math.abs(one.getBoundingClientRect().top -
-           one.parentElement.firstChild.getBoundingClientRect().top) > 3).map((one) => one.textContent)
+           one.parentElement.firstChild.getBoundingClientRect().top) > 3)
+  .map((one) => one.textContent)
   .concat([...document.getElementById('browser').childNodes].filter((one) => one.nodeType === 3)
     .map((one) => one.textContent))"""
 
