@@ -6,6 +6,7 @@ OUT.manifest.json, from which `again` makes the same rows once more.
 
 from __future__ import annotations
 
+import difflib
 import glob
 import hashlib
 import json
@@ -42,7 +43,13 @@ from icpo.data.language import LANGUAGES
 from icpo.data.recipes import RECIPES, Row
 from icpo.data.sources import Source, from_hub, from_path
 from icpo_core.common import limits
-from icpo_core.common.files import atomic_path, read_json, sha256_file, write_json
+from icpo_core.common.files import (
+    atomic_path,
+    read_json,
+    require_place,
+    sha256_file,
+    write_json,
+)
 from icpo_core.config import PromptsSection
 from icpo_core.grading.golds import acceptable
 from icpo_core.grading.grade import GradingRules
@@ -109,6 +116,7 @@ def prepare(
     started = time.perf_counter()
     if out.suffix != ".parquet":
         raise ValueError(f"--out {out}: must end in .parquet")
+    require_place(out)
     if order.recipe not in RECIPES:
         raise ValueError(f"--recipe {order.recipe}: choose one of {', '.join(RECIPES)}")
     if order.language not in (*LANGUAGES, ANY_LANGUAGE):
@@ -253,6 +261,9 @@ def _open(order: Order) -> Source:
     packed = any(name.endswith(ending) for ending in PACKED_ENDINGS)
     if Path(name).exists() or packed or Path(name).suffix in ENDINGS or glob.has_magic(name):
         return from_path(name, order.split)
+    # Hub ids without an owner are of long ago: here it is more likely a recipe.
+    if near := difflib.get_close_matches(name, RECIPES.keys() - {"columns"}, 1, 0.8):
+        raise ValueError(f"{name}: is no file; a recipe is named by --recipe {near[0]}")
     own = order.source is None or order.source == recipe.hub
     streaming = recipe.streaming and own if order.streaming is None else order.streaming
     return from_hub(

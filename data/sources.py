@@ -17,6 +17,9 @@ from icpo_core.common.files import sha256_file
 _GLOB = re.compile(r"[*?\[]")
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|test|validation|valid|val|dev|eval)(?:[^a-z]|$)")
 
+HUB_SECONDS = 5.0
+"""How long the hub is waited for at first."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -195,6 +198,10 @@ def from_hub(
 
     split_name = split or "train"
     where = f"{name} ({config}, {split_name})" if config else f"{name} ({split_name})"
+    silent = "" if Path(name).is_dir() else _silence(name)
+    # A hub that is not there would be asked, for each of several files, six times in 23 s.
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = before or bool(silent)
     try:
         found = datasets.load_dataset_builder(name, config, revision=revision)
         commit = found.hash if re.fullmatch(r"[0-9a-f]{40}", found.hash or "") else None
@@ -206,13 +213,15 @@ def from_hub(
         )
     except (OSError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(
-            f"{where}: cannot be had from the hub ({_first(error)}); check the id, the network and "
-            "your login, or download it and give the file"
+            f"{where}: cannot be had from the hub ({silent or _first(error)}); check the id, the "
+            "network and your login, or download it and give the file"
         ) from error
     except ValueError as error:
         raise ValueError(
             f"{where}: {_first(error)}; choose with --split and --config-name"
         ) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
     origin = {
         "hub": name,
         "config": config,
@@ -224,6 +233,18 @@ def from_hub(
     about = f"{name}: hub, split {split_name}" + (f", commit {commit[:12]}" if commit else "")
     called = name.rstrip("/").rpartition("/")[2]
     return Source(called, _until_error(rows, where), origin, (about,))
+
+
+def _silence(name: str) -> str:
+    """Why the hub does not answer; empty where it does, whatever it says."""
+    import huggingface_hub as hub
+
+    try:
+        hub.HfApi().dataset_info(name, timeout=HUB_SECONDS)
+    except Exception as error:  # noqa: BLE001  of its HTTP client, which is now one and now another
+        if type(error).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError"):
+            return f"{hub.constants.ENDPOINT} does not answer: {_first(error)}"
+    return ""
 
 
 def _until_error(rows: Any, where: str) -> Iterator[Mapping[str, Any]]:

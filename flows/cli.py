@@ -39,7 +39,7 @@ from icpo.flows.commands import eval as evaluate
 from icpo.flows.prefect_compat.terminal import ServerError, one_line
 from icpo.flows.ui.arguments import Parser
 from icpo_core.common.console import print_traceback
-from icpo_core.common.files import what_the_disk_says
+from icpo_core.common.files import require_place, what_the_disk_says
 from icpo_core.common.limits import what_the_machine_lacks
 from icpo_core.common.text import line
 from icpo_core.workers.environment import past_proxies
@@ -85,6 +85,8 @@ def main(argv: list[str] | None = None) -> None:
     # A flow's own environment has no torch, and needs none: docs/install.md, Two environments.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
+        if getattr(arguments, "out", None):
+            require_place(arguments.out)
         with ending.heeded():
             status = arguments.call(arguments)
     except ValueError as error:

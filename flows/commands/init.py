@@ -47,14 +47,16 @@ def make(folder: Path) -> list[str]:
     """Write the files; their names. Raises ValueError if something is there, or the name is odd."""
     from shutil import copyfile, copytree
 
+    from icpo_core.common.files import require_place
     from icpo_core.common.resources import CONFIGS, SHIPPED, SMALL
     from icpo_core.config.schema import schema
 
-    name = folder.resolve().name
+    name = folder.resolve().name or str(folder.resolve())
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"{name}: a run is named by letters, digits, dots, dashes and underscores")
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ValueError(f"{folder}: is there and not empty; choose another name, or remove it")
+    require_place(folder)
     copytree(SMALL, folder / "data", copy_function=copyfile, dirs_exist_ok=True)
     copyfile(CONFIGS / "init" / "reward.py", folder / "reward.py")
     copyfile(CONFIGS / "init" / "gitignore", folder / ".gitignore")

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -64,6 +65,18 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
         raise
     if durable:
         sync(path.parent)
+
+
+def require_place(path: Path) -> None:
+    """Raises ValueError where no file or folder can be made at a path, before work is done for it:
+    below a file, in a folder that is read-only or, as those of /proc, none to write in."""
+    above = next(one for one in path.absolute().parents if os.path.lexists(one))
+    try:
+        tempfile.TemporaryFile(dir=above).close()
+    except OSError as error:
+        raise ValueError(
+            f"{path}: nothing can be written in {above} ({error.strerror}); name another place"
+        ) from None
 
 
 def sync(path: Path) -> None:

@@ -353,6 +353,10 @@ def build(raw: dict[str, Any], where: str) -> Config:
     """Validate; every error becomes one line. Raises ValueError."""
     settings = raw.get("update", {}).get("deepspeed") if isinstance(raw.get("update"), dict) else 0
     if isinstance(settings, str):
+        if not settings:
+            raise ValueError(
+                f"{where}: update.deepspeed is empty; name a JSON file, or leave it out"
+            )
         raw = toml.merge(raw, {"update": {"deepspeed": {}}})
         raw["update"]["deepspeed"] = read_json(resources.find(settings))
     try:

@@ -49,6 +49,41 @@ def require_steering(config: Config) -> None:
         )
 
 
+OF_ONE = ("math", "math-verify", "choice", "code", "reasoning-gym")
+"""Verifiers whose largest reward is 1."""
+OF_GROUPS = ("group", "group-mean", "rloo", "maxrl")
+"""Advantages that are 0 in a group of one."""
+
+
+def require_use(config: Config) -> None:
+    """Refuse to start a run of which nothing could come. What is stored is read all the same."""
+    rollout, select, update = config.rollout, config.select, config.update
+    judged = not config.verify.rewards and config.verify.verifier in OF_ONE
+    if rollout.expert and select.errs != "off" and judged and select.delta > 1.0:
+        raise ValueError(
+            f"select.delta = {select.delta:g} accepts no expert rollout, since rewards are 1 at "
+            "most: set select.delta = 1"
+        )
+    alone = rollout.on_policy + rollout.expert == 1 and select.advantage in OF_GROUPS
+    if alone and not config.loss.distills:
+        raise ValueError(
+            "rollout.on_policy and rollout.expert make groups of one, whose advantage is always 0 "
+            f"(select.advantage = {select.advantage}): set rollout.on_policy >= 2"
+        )
+    if select.bonus != "off" and rollout.expert and select.alpha == 0.0:
+        raise ValueError(
+            f"select.alpha = 0 is a select.bonus = {select.bonus} of nothing: raise it, or set "
+            "select.bonus = off"
+        )
+    if update.learning_rate >= 1.0:
+        raise ValueError(
+            f"update.learning_rate = {update.learning_rate:g} is no step that AdamW can take: "
+            "lower it, as to 1e-6"
+        )
+    if max(update.betas) == 1.0:
+        raise ValueError("update.betas: of AdamW are less than 1, as [0.9, 0.999]")
+
+
 def require_pool(config: Config) -> None:
     """Refuse a pool that cannot grow, or into which nothing could come."""
     prompts, rollout = config.prompts, config.rollout

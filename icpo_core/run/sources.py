@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from icpo_core.common.files import canonical_digest, sha256_file
-from icpo_core.config import Config, check_plugins
+from icpo_core.config import Config, check_plugins, combinations
 from icpo_core.evaluation import benchmarks
 from icpo_core.method import gym
 from icpo_core.method.problems import read_problems
@@ -59,6 +59,7 @@ def require(run: Run) -> list[str]:
     config = run.config
     prompts = config.prompts
     check_plugins(config)
+    combinations.require_use(config)
     assert run.base_version
     found = tokens.read(run.base_model)
     if faults := found.faults(prompts.templated):

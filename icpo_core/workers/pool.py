@@ -48,6 +48,9 @@ def unframed(_job: Any, do: Callable[[], Sampled]) -> Sampled:
     return do()
 
 
+GIB = 1 << 30
+
+
 def require(config: Config) -> None:
     """Raises ValueError where this machine could start no engine or trainer of a run, before one of
     them is waited for: no interpreter, too few devices, a variable that their libraries refuse."""
@@ -61,8 +64,14 @@ def require(config: Config) -> None:
         variables.require_of_vllm()
     if not config.update.python:
         variables.require_of_torch()
-    hostfile = config.update.hostfile
-    place(config, devices.visible(), slots(Path(hostfile)) if hostfile else {})
+    hostfile, found = config.update.hostfile, devices.visible()
+    engines = len(place(config, found, slots(Path(hostfile)) if hostfile else {}).engines)
+    cache = config.rollout.engine.cpu_kv_cache_gib
+    if not found and engines * cache * GIB > limits.memory():
+        raise ValueError(
+            f"rollout.engine.cpu_kv_cache_gib = {cache} for each of {engines} engines is more than "
+            f"the {limits.memory() // GIB} GiB of this machine: lower it, or rollout.engines"
+        )
 
 
 class Workers(Protocol):

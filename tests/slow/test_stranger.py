@@ -1,11 +1,14 @@
-"""From the wheel alone, in an empty folder with an empty HOME: the demo learns, and the notebook of
-docs/ shows it. tests/engine/test_wheel.py has the rest of a stranger's first hour."""
+"""A stranger's first hour, from the wheel alone, in an empty folder with an empty HOME: the demo
+learns, the notebook of docs/ shows it, and a deployment runs. tests/engine/test_wheel.py has of this
+what takes two minutes."""
 
 import json
 from pathlib import Path
 
 from places import ROOT
 from strangers import Stranger, programs, wheel_in
+
+from icpo_core.workers.launcher import free_port
 
 EXECUTE = """
 import sys
@@ -19,7 +22,7 @@ print(sum("image/svg+xml" in one.get("data", {}) for one in outputs))
 """
 
 
-def test_the_demo_learns_and_the_notebook_shows_it(tmp_path: Path) -> None:
+def test_the_demo_learns_the_notebook_shows_it_and_a_deployment_runs(tmp_path: Path) -> None:
     asked = [f"{wheel_in(tmp_path)}[cpu]", "nbclient", "ipykernel", "matplotlib", "pandas"]
     home = tmp_path / "home"
     home.mkdir()
@@ -30,3 +33,12 @@ def test_the_demo_learns_and_the_notebook_shows_it(tmp_path: Path) -> None:
     assert done["accuracy"]["heldout"]["40"] >= 0.95
     book = str(ROOT / "docs" / "notebook.ipynb")
     assert made.run("python", "-c", EXECUTE, book, seconds=600) == "3\n"
+    made.run("icpo", "up", "--port", str(free_port()))
+    try:
+        short = "overrides=" + json.dumps(["run.iterations=1", "evaluate.every=0"])
+        words = ["--watch", "--param", "run=deployed", "--param", short]
+        made.run("prefect", "deployment", "run", "icpo/train", *words, seconds=600)
+    finally:
+        made.run("icpo", "down")
+    for name in ("demo", "deployed"):
+        made.run("icpo", "check", f"runs/{name}")

@@ -308,16 +308,27 @@ def test_the_table_says_what_went_and_why(
     assert json.loads(capsys.readouterr().out)["rows"]["kept"] == 2
 
 
-def test_as_a_module_and_a_hub_id_without_a_hub(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, ""),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "(http://127.0.0.1:9 does not answer: "),
+    ],
+)
+def test_as_a_module_and_a_hub_id_without_a_hub(
+    given: dict[str, str], words: str, tmp_path: Path
+) -> None:
     out = str(tmp_path / "out.parquet")
     ran = subprocess.run(
         [sys.executable, "-m", "icpo.data.prepare", "nobody/nothing", "--out", out],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
-        env={"PATH": "", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+        env={"PATH": "", "HF_HOME": str(tmp_path), **given},
     )  # fmt: skip
     assert ran.returncode == 2, ran.stderr
     line = ran.stderr.strip().splitlines()[-1]
     assert line.startswith("icpo data prepare: nobody/nothing (train): cannot be had from the hub")
+    assert words in line
+    assert "Retrying" not in ran.stderr
 
 
 def test_what_is_for_the_verifier_goes_along(tmp_path: Path) -> None:
