@@ -21,6 +21,7 @@ from icpo.data.recipes import RECIPES
 from icpo_core.common.files import atomic_path, read_json
 from icpo_core.common.seeds import generator
 from icpo_core.config import PromptsSection
+from icpo_core.evaluation.benchmarks import read
 from icpo_core.evaluation.registry import ENTRIES
 from icpo_core.method.problems import read_problems
 from icpo_core.method.templates import Template
@@ -65,7 +66,7 @@ def configuration(data: str, model: str, root: Path, say: Callable[[str], None])
     tokenizer = load_tokenizer(resolve(model))
     folder.mkdir(parents=True, exist_ok=True)
     heldout = folder / "heldout.parquet"
-    tested = [str(fetch(data, folder))] if data in ENTRIES else []
+    tested = [str(_tested(data, folder))] if data in ENTRIES else []
     order = Order(
         source=None if data in RECIPES else data,
         recipe=data if data in RECIPES else "columns",
@@ -101,6 +102,21 @@ def configuration(data: str, model: str, root: Path, say: Callable[[str], None])
     if not solved.num_rows:
         say(f"{data}: has no solutions to show, so this is GRPO; with a column solution it is ICPO")
     return file
+
+
+def _tested(name: str, folder: Path) -> Path:
+    """The test problems that the hub has of a benchmark, which have columns of their own, as a
+    problem set in `folder`."""
+    found = read(name, str(fetch(name, folder)))
+    rows = [
+        {"id": one.id, "problem": one.text, "answer": one.answer, "solution": one.solution}
+        for one in found.problems
+    ]
+    table = pa.Table.from_pylist(
+        [row | {"source": name} for row in rows], tables.TABLES["problems"]
+    )
+    tables.write("problems", table, folder / "test.parquet")
+    return folder / "test.parquet"
 
 
 def require_same(run: Run, data: str, model: str) -> None:

@@ -49,6 +49,8 @@ def unframed(_job: Any, do: Callable[[], Sampled]) -> Sampled:
 
 
 GIB = 1 << 30
+MOST = 4
+"""Engines, or ranks of the trainer, that a core is to hold where there are no devices."""
 
 
 def require(config: Config) -> None:
@@ -65,7 +67,14 @@ def require(config: Config) -> None:
     if not config.update.python:
         variables.require_of_torch()
     hostfile, found = config.update.hostfile, devices.visible()
-    engines = len(place(config, found, slots(Path(hostfile)) if hostfile else {}).engines)
+    placed = place(config, found, slots(Path(hostfile)) if hostfile else {})
+    engines, most = len(placed.engines), MOST * limits.cores()
+    for key, count in (("rollout.engines", engines), ("update.ranks", placed.ranks)):
+        if not found and not hostfile and count > most:
+            raise ValueError(
+                f"{key} = {count}: without devices these are processes on {limits.cores()} cores, "
+                f"which hold {most} at most; lower it"
+            )
     cache = config.rollout.engine.cpu_kv_cache_gib
     if not found and engines * cache * GIB > limits.memory():
         raise ValueError(

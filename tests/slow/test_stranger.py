@@ -1,6 +1,8 @@
 """A stranger's first hour, from the wheel alone, in an empty folder with an empty HOME: the demo
-learns, the notebook of docs/ shows it, and a deployment runs. tests/engine/test_wheel.py has of this
-what takes two minutes."""
+learns, the notebook of docs/ shows it, a deployment runs.
+
+Of this tests/engine/test_wheel.py has what takes two minutes.
+"""
 
 import json
 from pathlib import Path

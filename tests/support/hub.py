@@ -1,4 +1,5 @@
-"""A hub of one data set, on this machine: what `datasets` asks of the real one, answered."""
+"""A hub on this machine, of a data set and maybe a model: what `datasets` and `huggingface_hub` ask
+of the real one, answered."""
 
 from __future__ import annotations
 
@@ -15,15 +16,23 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def hub(name: str, files: dict[str, bytes]) -> Iterator[str]:
-    """The address of a hub that has the data set `name` with these files."""
-    info = {
-        "id": name, "sha": COMMIT, "private": False, "gated": False, "disabled": False,
-        "tags": [], "downloads": 0, "likes": 0, "lastModified": "2026-01-01T00:00:00.000Z",
-        "createdAt": "2026-01-01T00:00:00.000Z", "siblings": [{"rfilename": one} for one in files],
-    }  # fmt: skip
+def hub(
+    name: str, files: dict[str, bytes], model: str = "", weights: dict[str, bytes] | None = None
+) -> Iterator[str]:
+    """The address of a hub that has the data set `name` with these files, and a model."""
+    repositories = {f"datasets/{name}": files, f"models/{model}": weights or {}}
 
-    def entry(path: str) -> dict[str, object]:
+    def info(path: str) -> bytes:
+        held = repositories[path]
+        said = {
+            "id": path.partition("/")[2], "sha": COMMIT, "private": False, "gated": False,
+            "disabled": False, "tags": [], "downloads": 0, "likes": 0,
+            "lastModified": "2026-01-01T00:00:00.000Z", "createdAt": "2026-01-01T00:00:00.000Z",
+            "siblings": [{"rfilename": one} for one in held],
+        }  # fmt: skip
+        return json.dumps(said).encode()
+
+    def entry(files: dict[str, bytes], path: str) -> dict[str, object]:
         data = files[path]
         return {"type": "file", "path": path, "size": len(data), "oid": sha1(data).hexdigest()}
 
@@ -43,8 +52,10 @@ def hub(name: str, files: dict[str, bytes]) -> Iterator[str]:
 
         def do_GET(self, head: bool = False) -> None:
             path = unquote(urlsplit(self.path).path)
-            api = f"/api/datasets/{name}"
-            found = re.fullmatch(rf"/datasets/{name}/resolve/[^/]+/(.+)", path)
+            asked = path if path.startswith(("/api/", "/datasets/")) else f"/models{path}"
+            held = next((one for one in repositories if f"/{one}/" in f"{asked}/"), "")
+            files, api = repositories.get(held, {}), f"/api/{held}"
+            found = re.fullmatch(rf"/{held}/resolve/[^/]+/(.+)", asked)
             if found and found[1] in files:
                 data = files[found[1]]
                 etag = f'"{sha1(data).hexdigest()}"'
@@ -58,7 +69,7 @@ def hub(name: str, files: dict[str, bytes]) -> Iterator[str]:
                 else:
                     self.answer(200, data, head, ETag=etag, X_Repo_Commit=COMMIT)
             elif path in (api, f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
-                self.answer(200, json.dumps(info).encode(), head, Content_Type="application/json")
+                self.answer(200, info(held), head, Content_Type="application/json")
             elif path.startswith(f"{api}/tree/{COMMIT}") or path.startswith(f"{api}/tree/main"):
                 below = path.partition("/tree/")[2].partition("/")[2]
                 inside = [one for one in files if one.startswith(f"{below}/" if below else "")]
@@ -66,13 +77,12 @@ def hub(name: str, files: dict[str, bytes]) -> Iterator[str]:
                 for one in inside:
                     rest = one[len(below) + 1 if below else 0 :]
                     folder = {"type": "directory", "path": rest.partition("/")[0], "oid": COMMIT}
-                    here = entry(one) if "/" not in rest else folder | {"size": 0}
+                    here = entry(files, one) if "/" not in rest else folder | {"size": 0}
                     if here not in listed:
                         listed.append(here)
                 self.answer(200, json.dumps(listed).encode(), head, Content_Type="application/json")
             else:
-                known = f"/{name}/" in path
-                code = "EntryNotFound" if known else "RepoNotFound"
+                code = "EntryNotFound" if held else "RepoNotFound"
                 self.answer(404, b"{}", head, X_Error_Code=code)
 
         def log_message(self, *_: object) -> None:

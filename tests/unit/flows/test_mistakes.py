@@ -124,6 +124,8 @@ MISTAKES = {
     "init 'my run'": "letters, digits",
     "train DEMO -o update.deepspeed=": "name a JSON file",
     "train DEMO -o rollout.engine.cpu_kv_cache_gib=1000": "lower it",
+    "train DEMO -o update.ranks=6400": "lower it",
+    "train DEMO -o rollout.engines=6400": "lower it",
     "up --port web": "give a number from 1 to 65535",
 }
 

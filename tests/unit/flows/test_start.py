@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import stub_worker
-from places import SMALL
+from hub import hub
+from places import ROOT, SMALL
 
 from icpo.flows import cli
 from icpo_core.config import load
@@ -127,3 +133,51 @@ def test_a_configuration_that_lies_in_the_folder_is_not_followed(mine: Path) -> 
     assert train("mine.jsonl", "--model", MODEL, *options) != 0
     assert not mark.exists()
     assert str(evil) not in (place / "icpo.toml").read_text()
+
+
+README = b"""---
+configs:
+- config_name: main
+  data_files:
+  - split: train
+    path: main/train-*
+  - split: test
+    path: main/test-*
+---
+"""
+
+
+def test_a_data_set_and_a_model_of_the_hub(tmp_path: Path) -> None:
+    """By the real `datasets` and `huggingface_hub`, from a hub on this machine."""
+    rows = read_problems(str(SMALL / "train.parquet")).to_pylist()
+
+    def parquet(some: list[dict[str, str]]) -> bytes:
+        texts = [f"{row['solution']}\n#### {row['answer']}" for row in some]
+        sink = pa.BufferOutputStream()
+        questions = [row["problem"] for row in some]
+        pq.write_table(pa.table({"question": questions, "answer": texts}), sink)
+        return bytes(sink.getvalue())
+
+    files = {
+        "README.md": README,
+        "main/train-0.parquet": parquet(rows[:120]),
+        "main/test-0.parquet": parquet(rows[-1319:]),
+    }
+    model = {one.name: one.read_bytes() for one in (SMALL / "base").iterdir() if one.is_file()}
+    small = ["run.iterations=1", "evaluate.every=0", *PUT, *stub_worker.changes(tmp_path)]
+    words = ["--plain", *[word for change in small for word in ("-o", change)]]
+    with hub("openai/gsm8k", files, "me/small", model) as address:
+        environment = os.environ | {
+            "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0",
+            "HF_DATASETS_OFFLINE": "0", "PYTHONPATH": str(ROOT),
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "icpo", "train", "gsm8k", "--model", "me/small", *words],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    config = load(tmp_path / "runs" / "gsm8k" / "start" / "icpo.toml")
+    assert config.model.path == "me/small"
+    assert read_problems(config.prompts.problems).num_rows > 100
+    assert read_problems(config.evaluate.benchmarks[0].problems).num_rows == 200
+    assert Run.read(tmp_path / "runs" / "gsm8k").config.preset == "icpo"
