@@ -34,6 +34,10 @@ class Parser(argparse.ArgumentParser):
             return f"one word too many; `{self.prog} --help` shows what it takes"
         if word in ("--resume", "--continue"):
             return "no such option; the same command again goes on with a run"
+        if word in ("--dry-run", "--dryrun", "-n") and "-o" in options:
+            return (
+                "no such option; `icpo plan RUN` says what a run would do, `icpo doctor` if it can"
+            )
         if word in ("-c", "-f", "--config", "--file") and "-o" in options:
             return f"no such option; the file stands by itself, as {self.prog} run.toml"
         if "-o" in options and (key := _key(word.lstrip("-").partition("=")[0])):
@@ -72,5 +76,5 @@ def _key(word: str) -> str:
 
 
 def _near(word: str, known: str) -> str:
-    near = difflib.get_close_matches(word, re.findall(r"[\w-]+", known), n=1)
+    near = difflib.get_close_matches(word.lower(), re.findall(r"[\w-]+", known), n=1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -125,6 +125,16 @@ def test_it_says_why_not(name: str, tmp_path: Path, forking: Forking) -> None:
     assert words in lines[0]
 
 
+OF_LIBRARIES = {
+    "PYTHONHASHSEED": "7",
+    "PYTHONINTMAXSTRDIGITS": "700", "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "ascii",
+    "MALLOC_ARENA_MAX": "x", "GLIBC_TUNABLES": "x", "LD_PRELOAD": "/nowhere.so",
+    "HF_HOME": "/dev/null", "TRANSFORMERS_VERBOSITY": "x", "TRITON_CACHE_DIR": "/proc/x",
+    "VLLM_PORT": "tcp://10.0.0.1:8000", "KMP_AFFINITY": "x", "OMP_PLACES": "x", "TERM": "dumb",
+}  # fmt: skip
+"""What they survive, or make the best of."""
+
+
 def own_packages(folder: Path) -> Mapping[str, str]:
     """A project that calls its folders as this one does, files that are called as libraries are,
     and its environment."""
@@ -138,6 +148,7 @@ def own_packages(folder: Path) -> Mapping[str, str]:
         "PYTHONPATH": os.pathsep.join((str(packages), str(ROOT))),
         "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
         "HOME": "/proc", "TMPDIR": str(folder / "nowhere"), "CUDA_VISIBLE_DEVICES": "",
+        **OF_LIBRARIES,
     }  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from icpo.flows.cli import main
 
 MISTAKES = {
     "trian DEMO": "did you mean train?",
+    "TRAIN DEMO": "did you mean train?",
+    "train DEMO --dry-run": "`icpo plan RUN` says",
     "mirror runs/x": "`icpo --help` lists all",
     "train DEMO --rn x": "did you mean --run?",
     "train DEMO --reruns": "did you mean --rerun?",
