@@ -110,6 +110,16 @@ def _startup(it: dict[str, Any]) -> list[Row]:
     return [Row("start-up until the first rollouts", it["whole"], "s", "<= 60")]
 
 
+def _proof(it: dict[str, Any]) -> list[Row]:
+    plants, caught, false = (
+        sum(one[k] for one in it.values()) for k in ("plants", "caught", "false")
+    )
+    return [
+        Row(f"stale weights that are told, of {plants}", caught / plants, "x", ">= 1.0"),
+        Row("false alarms at honest reloads", false, "", "<= 0"),
+    ]
+
+
 def _growth(it: dict[str, Any]) -> list[Row]:
     books = it["bookkeeping"]
     return [
@@ -137,6 +147,7 @@ BENCHMARKS: dict[str, Callable[[dict[str, Any]], list[Row]]] = {
     "orchestration": _orchestration,
     "bookkeeping": _bookkeeping,
     "startup": _startup,
+    "proof": _proof,
     "growth": _growth,
 }
 
