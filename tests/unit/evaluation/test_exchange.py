@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import datasets
+import inspect_log
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -121,23 +122,20 @@ def test_lm_eval_s_own_fields_are_all_there(made, tmp_path):
 
 
 def test_inspect_itself_reads_the_log(made, tmp_path):
-    log = pytest.importorskip("inspect_ai.log", reason="inspect_ai is not installed")
+    """In an environment of its own; one that it wrote is judged here."""
     done, questions, _ = made
     path = exchange.write("inspect", done, questions, tmp_path)
-    found = log.read_eval_log(str(path))
-    assert (found.status, found.eval.task, len(found.samples)) == ("success", "sums", 12)
-    assert found.results.scores[0].metrics["accuracy"].value == done.figures["accuracy"]
+    found = inspect_log.opened(path, tmp_path / "theirs.json")
+    assert (found["status"], found["task"], found["listed"]) == ("success", "sums", ["sums"])
+    assert found["accuracy"] == done.figures["accuracy"]
     rewards = {
         (row["prompt_id"], row["sample_index"] + 1): row["reward"]
         for row in done.rewards.to_pylist()
     }
-    for one in found.samples:
-        assert one.scores["icpo"].value == "CI"[rewards[one.id, one.epoch] == 0]
-        assert one.output.completion == one.messages[-1].text
-    [listed] = log.list_eval_logs(str(tmp_path))
-    assert listed.task == "sums"
-    # One that it wrote is judged here.
-    log.write_eval_log(found, str(tmp_path / "theirs.json"))
+    assert {(name, epoch) for name, epoch, *_ in found["samples"]} == set(rewards)
+    for name, epoch, value, completion, last in found["samples"]:
+        assert value == "CI"[rewards[name, epoch] == 0]
+        assert completion == last
     assert exchange.read(tmp_path / "theirs.json") == exchange.read(path)
 
 
