@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from icpo_core.common.console import Console
 from icpo_core.common.console import Table as RichTable
 from icpo_core.evaluation import exchange
 from icpo_core.evaluation.benchmarks import Benchmark
-from icpo_core.evaluation.comparison import Comparison, agreement, compare, some
+from icpo_core.evaluation.comparison import Comparison, agreement, compare, holm, some
 from icpo_core.evaluation.evaluator import Evaluation, Evaluator, Progress
 from icpo_core.evaluation.protocol import RUN, Protocol, load
 from icpo_core.evaluation.registry import ENTRIES, entry, month, newer_than
@@ -51,12 +51,20 @@ class Table:
         return None if newer is None else not newer
 
     def comparisons(self) -> dict[str, dict[str, Comparison]]:
-        """Every target but the first against the first, by benchmark."""
+        """Every target but the first against the first, by benchmark; p-values also as those of
+        so many."""
         (_, first), *others = self.rows.items()
+        found = {
+            (label, name): compare(first[name].rewards, one.rewards)
+            for label, row in others
+            for name, one in row.items()
+            if name in first
+        }
+        together = dict(zip(found, holm([one.p_value for one in found.values()]), strict=True))
         return {
             label: {
-                name: compare(first[name].rewards, one.rewards)
-                for name, one in row.items()
+                name: replace(found[label, name], p_holm=together[label, name])
+                for name in row
                 if name in first
             }
             for label, row in others
@@ -238,13 +246,16 @@ def show(table: Table, console: Console) -> None:
             )
             for line in _beside(table, label, name):
                 console.print(f"  {line}", highlight=False, soft_wrap=True)
-    for label, against in table.comparisons().items():
+    comparisons = table.comparisons()
+    count = sum(map(len, comparisons.values()))
+    for label, against in comparisons.items():
         for name, change in against.items():
             low, high = change.interval
+            together = f" ({change.p_holm:.2g} as one of {count})" if count > 1 else ""
             console.print(
                 f"{label} against {next(iter(table.rows))} on {name}: "
                 f"{100 * change.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}], "
-                f"p = {change.p_value:.2g}, {len(change.gained)} problems gained"
+                f"p = {change.p_value:.2g}{together}, {len(change.gained)} problems gained"
                 f"{some(change.gained)}, {len(change.lost)} lost{some(change.lost)}",
                 highlight=False,
                 soft_wrap=True,

@@ -75,6 +75,7 @@ def tables(target: dict[str, Any], against: dict[str, Any]) -> dict[str, Rows]:
                 "low": low,
                 "high": high,
                 "p": change["p_value"],
+                "p_holm": change["p_holm"],
                 "gained": ", ".join(change["gained"]),
                 "lost": ", ".join(change["lost"]),
             }

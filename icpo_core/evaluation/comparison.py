@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,8 @@ class Comparison:
     """Problems that a mostly gets wrong and b mostly right."""
     lost: list[str]
     """The other way round."""
+    p_holm: float | None = None
+    """The p-value as one of all comparisons that are shown together (`holm`)."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -45,6 +48,7 @@ class Comparison:
             "difference": self.difference,
             "interval": self.interval,
             "p_value": self.p_value,
+            "p_holm": self.p_holm,
             "gained": self.gained,
             "lost": self.lost,
         }
@@ -127,6 +131,16 @@ def sign_flip(differences_N: np.ndarray, rng: np.random.Generator) -> float:
         hits += int(np.sum(np.abs(signs @ moved) >= seen))
         left -= count
     return (hits + 1) / (SIGNS + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values of tests that are looked at together, in their order (Holm 1979): under no effect
+    anywhere, the chance that any of them is below α is at most α."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
 
 
 def accuracies(samples: pa.Table) -> dict[str, float]:
