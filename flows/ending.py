@@ -6,6 +6,7 @@ and SIGUSR2 are the warnings that a job may ask Slurm or SGE for (`sbatch --sign
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -46,6 +47,7 @@ def heeded() -> Iterator[None]:
     # What is ignored stays ignored: SIGHUP under nohup, SIGINT in a shell's background job.
     heard = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
     end = _End()
+    atexit.register(end.deafen)
     before = {one: signal.signal(one, end) for one in heard}
     try:
         yield
@@ -78,6 +80,11 @@ class _End:
             raise Signalled(number)
         if number == signal.SIGINT:
             self._now()
+
+    def deafen(self) -> None:
+        """At its own end Python gives signals back to the system: one more Ctrl-C would kill."""
+        if self.by is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _now(self) -> None:
         assert self.by is not None

@@ -7,6 +7,7 @@ Of this tests/engine/test_wheel.py has what takes two minutes.
 import json
 from pathlib import Path
 
+import pytest
 from places import ROOT
 from strangers import Stranger, programs, wheel_in
 
@@ -24,6 +25,7 @@ print(sum("image/svg+xml" in one.get("data", {}) for one in outputs))
 """
 
 
+@pytest.mark.timeout(3000)
 def test_the_demo_learns_the_notebook_shows_it_and_a_deployment_runs(tmp_path: Path) -> None:
     asked = [f"{wheel_in(tmp_path)}[cpu]", "nbclient", "ipykernel", "matplotlib", "pandas"]
     home = tmp_path / "home"

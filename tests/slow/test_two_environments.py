@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
 from strangers import Stranger, programs, wheel_in
 
 PREFECT = "3.9.1"
 
 
+@pytest.mark.timeout(3000)
 def test_two_iterations_across_both(tmp_path: Path) -> None:
     wheel = wheel_in(tmp_path)
     engine = programs(tmp_path, "engine", f"{wheel}[cpu]")

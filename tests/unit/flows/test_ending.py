@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -34,11 +37,29 @@ def test_ctrl_c_twice(tmp_path: Path, forking: Forking) -> None:
     run.ended(128 + signal.SIGINT)
 
 
+def test_ctrl_c_while_it_is_all_but_over(tmp_path: Path) -> None:
+    """When Python has given its signals back to the system."""
+    code = (
+        "import atexit, os, signal, sys\n"
+        "from icpo.flows import ending\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Last:\n"
+        "    def __del__(self, kill=os.kill, me=os.getpid()): kill(me, 2)\n"
+        "sys.last = Last()\n"
+        "try:\n"
+        "    with ending.heeded(): os.kill(os.getpid(), signal.SIGINT)\n"
+        "except ending.Signalled: sys.exit(130)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert done.returncode == 128 + signal.SIGINT
+
+
 def test_a_signal_to_all_of_its_processes(tmp_path: Path, forking: Forking) -> None:
     """As Slurm sends it."""
     run = at_work(tmp_path, forking)
     for process in [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]:
-        process.terminate()
+        with suppress(psutil.NoSuchProcess):  # the run has ended it
+            process.terminate()
     run.ended(128 + signal.SIGTERM)
 
 
