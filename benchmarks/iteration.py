@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -50,11 +51,13 @@ DEFAULT_TRL: dict[str, Any] = {
 WAYS = ("same", "ahead", "trl", "trl_default")
 
 
-def ours(name: str, iterations: int, folder: str, more: list[str]) -> dict[str, Any]:
+def ours(
+    name: str, iterations: int, folder: str, more: list[str], config: Path = DEMO
+) -> dict[str, Any]:
     """Train for some iterations; seconds of each, and medians of those of each stage and of the
     share that was spent neither in the engines nor in the optimizer."""
     changes = [f"run.iterations={iterations}", "evaluate.every=0", f"run.directory={folder}"]
-    words = [sys.executable, "-m", "icpo", "train", str(DEMO), "--run", name]
+    words = [sys.executable, "-m", "icpo", "train", str(config), "--run", name]
     for change in [*changes, *more]:
         words += ["-o", change]
     environment = {**os.environ, "PREFECT_HOME": f"{folder}/prefect"}
@@ -62,7 +65,7 @@ def ours(name: str, iterations: int, folder: str, more: list[str]) -> dict[str, 
     return measure(RunPaths(Path(folder) / name), iterations)
 
 
-def measure(paths: RunPaths, iterations: int) -> dict[str, Any]:
+def measure(paths: RunPaths, iterations: int, warm: int = WARM) -> dict[str, Any]:
     """Read the seconds off a run's manifests."""
 
     def of(stage: str, iteration: int) -> Manifest:
@@ -75,7 +78,7 @@ def measure(paths: RunPaths, iterations: int) -> dict[str, Any]:
         return last.started + last.seconds
 
     walls, outside, tokens = [], [], []
-    counted = range(WARM + 1, iterations + 1)
+    counted = range(warm + 1, iterations + 1)
     for iteration in counted:
         wall = end(iteration) - end(iteration - 1)
         facts = of("rollout", iteration).facts
@@ -96,24 +99,36 @@ def measure(paths: RunPaths, iterations: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def trl_steps(steps: int, model: Path, settings: dict[str, Any]) -> dict[str, list[float]]:
-    """Seconds and sampled tokens of each step of TRL's trainer, in this process."""
+def demo_rows() -> tuple[list[str], list[str]]:
+    """Bare prompts and gold answers of the demo."""
+    from icpo.data.arithmetic import bare_prompt
+    from icpo_core.method.problems import read_problems
+
+    problems = read_problems(str(ROOT / "data" / "small" / "train.parquet"))
+    prompts = [bare_prompt(text) for text in problems["problem"].to_pylist()]
+    return prompts, problems["answer"].to_pylist()
+
+
+def boxed(text: str, gold: str) -> float:
+    """1 for the gold answer in a box."""
+    from icpo_core.grading.extraction import extract
+
+    return float(extract(text, "boxed").answer == gold)
+
+
+def trl_steps(
+    steps: int,
+    model: Path,
+    settings: dict[str, Any],
+    rows: tuple[list[str], list[str]],
+    judge: Callable[[str, str], float] = boxed,
+) -> dict[str, list[float]]:
+    """Seconds and sampled tokens of each step of TRL's trainer, in this process. rows: prompts and
+    gold answers. settings: of `GRPOConfig`, beside those of the demo."""
     import datasets
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
-
-    from icpo.data.arithmetic import bare_prompt
-    from icpo_core.grading.extraction import extract
-    from icpo_core.method.problems import read_problems
-
-    problems = read_problems(str(ROOT / "data" / "small" / "train.parquet"))
-    rows = datasets.Dataset.from_dict(
-        {
-            "prompt": [bare_prompt(text) for text in problems["problem"].to_pylist()],
-            "answer": problems["answer"].to_pylist(),
-        }
-    )
 
     tokens: list[float] = []
 
@@ -121,8 +136,7 @@ def trl_steps(steps: int, model: Path, settings: dict[str, Any]) -> dict[str, li
         completions: list[str], answer: list[str], completion_ids: list[list[int]], **_: Any
     ) -> list[float]:
         tokens.append(sum(map(len, completion_ids)))
-        found = [extract(text, "boxed").answer for text in completions]
-        return [float(one == gold) for one, gold in zip(found, answer, strict=True)]
+        return [judge(text, gold) for text, gold in zip(completions, answer, strict=True)]
 
     times: list[float] = []
 
@@ -138,16 +152,20 @@ def trl_steps(steps: int, model: Path, settings: dict[str, Any]) -> dict[str, li
             model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
             processing_class=AutoTokenizer.from_pretrained(model),
             reward_funcs=reward,
-            train_dataset=rows,
+            train_dataset=datasets.Dataset.from_dict(
+                dict(zip(("prompt", "answer"), rows, strict=True))
+            ),
             callbacks=[Clock()],
             args=GRPOConfig(
-                output_dir=folder,
-                max_steps=steps,
-                num_generations=GROUP,
-                max_completion_length=MAX_TOKENS,
-                learning_rate=RATE,
-                temperature=1.0,
-                **settings,
+                **{
+                    "output_dir": folder,
+                    "max_steps": steps,
+                    "num_generations": GROUP,
+                    "max_completion_length": MAX_TOKENS,
+                    "learning_rate": RATE,
+                    "temperature": 1.0,
+                    **settings,
+                }
             ),
         )
         trainer.train()
@@ -167,7 +185,7 @@ def main() -> None:
         way, model = arguments.only_trl
         like_ours = {"per_device_train_batch_size": PROMPTS * GROUP, **PLAIN_TRL}
         settings = {"trl": like_ours, "trl_default": DEFAULT_TRL}[way]
-        print(json.dumps(trl_steps(steps, Path(model), settings)))
+        print(json.dumps(trl_steps(steps, Path(model), settings, demo_rows())))
         return
     with tempfile.TemporaryDirectory() as folder:
         demo = ours("demo", arguments.iterations, folder, [])

@@ -1,6 +1,7 @@
 """A rollout shard, Parquet included, beside plain `LLM.generate` on the same prompts.
 
-    python -m benchmarks.rollout [--prompts 16] [--shots] [--rounds 31] [--json FILE]
+    python -m benchmarks.rollout [--prompts 16] [--shots] [--rounds 31] [--config FILE] [-o K=V]
+                                 [--json FILE]
 
 Ours is a job of the engine's process as a run gives it: prompts read from Parquet, a seed a
 rollout, logprobs, texts, Parquet written and synced. `LLM.generate` gets the same token ids on the
@@ -123,13 +124,15 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--shots", action="store_true", help="all rollouts with an example: longer")
     parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--config", type=Path, default=DEMO)
+    parser.add_argument("-o", dest="changes", action="append", default=[], help="of the config")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     keep_to_cores(0)
     with tempfile.TemporaryDirectory() as folder:
         changes = [f"run.directory={folder}", f"prompts.batch_size={arguments.prompts}"]
         changes += ["rollout.on_policy=1", "rollout.expert=7"] if arguments.shots else []
-        config = load(DEMO, changes, "rollout")
+        config = load(arguments.config, [*changes, *arguments.changes], "rollout")
         file = prompts_of(config)
         from transformers import AutoTokenizer
 
