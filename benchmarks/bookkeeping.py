@@ -36,7 +36,7 @@ from icpo_core.run import checkpoints, loop, metrics, plan
 from icpo_core.run.run import Run
 from icpo_core.run.session import Observer, Session
 from icpo_core.run.stages import select, update
-from icpo_core.store import tables
+from icpo_core.store import batch, tables
 from icpo_core.store.store import Store
 from icpo_core.store.tables import Origin
 from icpo_core.workers.jobs import Job, Loaded, R, Rollout, Sampled, Save, Saved, Update, Updated
@@ -167,7 +167,7 @@ class Instant:
         return Saved()
 
     def update(self, job: Update) -> Updated:
-        tables.read("batch", job.batch)
+        batch.read(job.batch)
         model = job.out / "model"
         model.mkdir()
         self._write(model / "model.safetensors", 1, job.iteration)

@@ -58,7 +58,7 @@ from icpo_core.run.perform import perform
 from icpo_core.run.plan import stages_of
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
-from icpo_core.store import tables
+from icpo_core.store import batch, tables
 from icpo_core.store.tables import Origin
 from icpo_core.trainer.microbatches import Layout, collate, plan, rows_of
 from icpo_core.workers.jobs import Job, Rollout, Sampled, Update, Updated
@@ -128,7 +128,7 @@ class Written(Instant):
         return Sampled(tokens=len(rows) * self.tokens, sampling_seconds=0.0, **asdict(written))
 
     def update(self, job: Update) -> Updated:
-        rows = rows_of(tables.read("batch", job.batch))
+        rows = rows_of(batch.read(job.batch))
         started = time.perf_counter()
         device = torch.device("cpu")
         for share in plan(rows, 16384, DEVICES, Layout.PACKED):

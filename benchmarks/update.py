@@ -248,7 +248,7 @@ def main() -> None:
             subject.update(
                 Update(
                     iteration=number[0],
-                    batch=file,
+                    batch=[file],
                     parent=subject.state_id,
                     restore=Restore(folder=None, replay=[]),
                     state_id=str(number[0]),

@@ -100,7 +100,7 @@ def train(config: Config, folder: Path) -> dict[int, float]:
             reply = workers.train(
                 Update(
                     iteration=t,
-                    batch=here / "batch.parquet",
+                    batch=[here / "batch.parquet"],
                     parent=state,
                     restore=Restore(folder=None, replay=[]),
                     state_id=f"after {t}",

@@ -71,9 +71,7 @@ class Opened:
             numbers = [one for one in numbers if store.finished(stage, one) is not None]
             if not numbers:
                 raise ValueError(f"{self.folder}: no iteration has finished {stage} yet")
-        # The stage's other tables have other names; parts of one begin alike.
-        pattern = f"{name}.parquet" if name in ("batch", "rejects", "samples") else "*.parquet"
-        found = [store.table(stage, number, name, pattern) for number in numbers]
+        found = [store.table(stage, number, name) for number in numbers]
         if iteration is not None:
             return found[0]
         return pa.concat_tables(

@@ -37,6 +37,7 @@ from icpo.tasks import pages
 from icpo_core.common.text import code, line
 from icpo_core.run import metrics
 from icpo_core.run.run import Run
+from icpo_core.store.paths import pattern_of
 from icpo_core.store.store import Store
 from icpo_core.views import curves
 
@@ -116,7 +117,7 @@ class Publisher:
         paths, name = self.run.paths, self.run.config.run.name
         what = f"Iteration {number} of {code(name)}"
         rows = [row for row in metrics.read(paths) if row["iteration"] <= number]
-        if (paths.stage("select", number) / "batch.parquet").is_file():
+        if any(paths.stage("select", number).glob(pattern_of("batch"))):
             table = pages.by_origin(paths, number, rows[-1] if rows else {})
             self._create("metrics", "table", f"{what}: rollouts by origin", flow_run, table)
             chosen = pages.rollouts(paths, number)

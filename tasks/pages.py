@@ -19,7 +19,7 @@ from icpo_core.common.text import block, code
 from icpo_core.run import timeline
 from icpo_core.run.stages import STAGES
 from icpo_core.store import manifest
-from icpo_core.store.paths import RunPaths
+from icpo_core.store.paths import RunPaths, pattern_of
 from icpo_core.store.store import Store
 from icpo_core.store.tables import REWARD, RejectReason
 from icpo_core.views.rollouts import parts as parts_of
@@ -43,9 +43,8 @@ def by_origin(
 
     figures: the iteration's row of `icpo_core.run.metrics`.
     """
-    folder = paths.stage("select", iteration)
-    batch = _read(folder / "batch.parquet", ["origin", "reward", "bonus", "advantage"])
-    rejects = _read(folder / "rejects.parquet", ["origin", "reward"])
+    batch = _selected(paths, iteration, "batch", ["origin", "reward", "bonus", "advantage"])
+    rejects = _selected(paths, iteration, "rejects", ["origin", "reward"])
     rows = []
     for origin in sorted(set(batch["origin"].to_pylist() + rejects["origin"].to_pylist())):
         kept = batch.filter(pc.equal(batch["origin"], origin))
@@ -68,10 +67,8 @@ def by_origin(
 
 def rollouts(paths: RunPaths, iteration: int) -> str:
     """Markdown: the rollout that favoured most, the one favoured least, a rejected one."""
-    folder = paths.stage("select", iteration)
-    columns = [*KEYS, "reward", "advantage"]
-    batch = _read(folder / "batch.parquet", columns)
-    rejects = _read(folder / "rejects.parquet", [*KEYS, "reward", "reason"])
+    batch = _selected(paths, iteration, "batch", [*KEYS, "reward", "advantage"])
+    rejects = _selected(paths, iteration, "rejects", [*KEYS, "reward", "reason"])
     chosen: list[tuple[str, dict[str, Any]]] = []
     if batch.num_rows:
         order = batch.sort_by([("advantage", "descending"), *((key, "ascending") for key in KEYS)])
@@ -153,6 +150,11 @@ def files(paths: RunPaths, iteration: int) -> str:
 
 def _read(path: Path, columns: list[str]) -> pa.Table:
     return pq.read_table(path, columns=columns, partitioning=None)
+
+
+def _selected(paths: RunPaths, iteration: int, table: str, columns: list[str]) -> pa.Table:
+    parts = sorted(paths.stage("select", iteration).glob(pattern_of(table)))
+    return pa.concat_tables([_read(path, columns) for path in parts])
 
 
 def _parts(paths: RunPaths, stage: str, iteration: int) -> list[Path]:

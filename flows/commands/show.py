@@ -50,17 +50,17 @@ def call(arguments: argparse.Namespace) -> int:
     if number not in there:
         has = f"it has {there[0]} to {there[-1]}" if there else "it has none yet"
         raise ValueError(f"--iteration {number}: no such iteration in {arguments.run}; {has}")
-    groups = rollouts.read(run, number)
-    chosen = groups if arguments.prompt is None else [rollouts.find(groups, arguments.prompt)]
+    one = arguments.prompt
+    groups = rollouts.read(run, number, one, texts=arguments.json or one is not None)
     if arguments.json:
-        rows = [group.as_json() for group in chosen]
+        rows = [group.as_json() for group in groups]
         print(
             json.dumps({"run": str(arguments.run), "iteration": number, "prompts": rows}, indent=2)
         )
         return 0
     console = Console()
-    if arguments.prompt is not None:
-        _one(console, chosen[0], arguments.full)
+    if one is not None:
+        _one(console, groups[0], arguments.full)
         return 0
     console.print(_overview(arguments.run, number, groups))
     console.print(

@@ -18,7 +18,7 @@ from icpo_core.models.architecture import Shape, shape_of
 from icpo_core.models.folder import load_tokenizer
 from icpo_core.run.run import stored_config
 from icpo_core.store import tables
-from icpo_core.store.paths import RunPaths
+from icpo_core.store.paths import RunPaths, pattern_of
 from icpo_core.store.store import Store
 from icpo_core.workers.launcher import slots
 from icpo_core.workers.placement import Placement, place
@@ -125,10 +125,11 @@ def measured(root: Path, ranks: int) -> Rates | None:
         rollout, update = store.manifest("rollout", iteration), store.manifest("update", iteration)
         if rollout is None or update is None or not rollout.facts["tokens"]:
             continue
-        batch = tables.read("batch", paths.stage("select", iteration) / "batch.parquet")
-        rows += batch.num_rows
-        prompts += _tokens(batch, "prompt_ids")
-        trained += _tokens(batch, "prompt_ids") + _tokens(batch, "response_ids")
+        for part in sorted(paths.stage("select", iteration).glob(pattern_of("batch"))):
+            batch = tables.read("batch", part, ["prompt_ids", "response_ids"])
+            rows += batch.num_rows
+            prompts += _tokens(batch, "prompt_ids")
+            trained += _tokens(batch, "prompt_ids") + _tokens(batch, "response_ids")
         training += update.facts["timing"]["step"]
         sampled += rollout.facts["tokens"]
         sampling += rollout.facts["sampling_seconds"]

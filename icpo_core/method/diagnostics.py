@@ -27,14 +27,15 @@ DIVERSITY_PAIRS = 4096
 
 def iteration_row(
     prompts: pa.Table,
-    rollouts: pa.Table,
+    outlines: pa.Table,
     verdicts: pa.Table,
     rows: Rows,
     summary: Mapping[str, float],
+    diversity: float | None,
 ) -> dict[str, float]:
     """Figures of one iteration. A mean over nothing is left out.
 
-    rows, summary: of `select`. Adds lengths in tokens (`length/mean`,
+    outlines, rows, summary: of `selection`. Adds lengths in tokens (`length/mean`,
     `length/p95`, `length/max`, by origin, and of right and wrong on-policy responses), `truncated`
     and `status/…` as shares of the rollouts, `diversity`, what on-policy rewards are made of
     (`reward/NAME`, a mean over those who did not abstain), and the share of problems for which no
@@ -43,10 +44,10 @@ def iteration_row(
     row = {name: float(value) for name, value in summary.items()}
     if prompts.num_rows:
         row["demonstrations/none"] = prompts["expert_prompt"].null_count / prompts.num_rows
-    if not rollouts.num_rows:
+    if not outlines.num_rows:
         return row
     row |= _lengths(rows)
-    row["truncated"] = _share(rollouts["finish_reason"], "length")
+    row["truncated"] = _share(outlines["finish_reason"], "length")
     for status in VerdictStatus:
         share = _share(verdicts["status"], status.value)
         # Only a verifier of one's own abstains: other runs go on with the same figures.
@@ -54,35 +55,61 @@ def iteration_row(
             row[f"status/{status}"] = share
     row |= _rewards(verdicts)
     row["judge/seconds"] = pc.mean(verdicts["seconds"]).as_py()
-    spread = diversity(rollouts["response_ids"], rows)
-    if spread is not None:
-        row["diversity"] = spread
+    if diversity is not None:
+        row["diversity"] = diversity
     return row
 
 
-def diversity(responses: pa.ChunkedArray, rows: Rows) -> float | None:
+class Diversity:
     """Mean over groups of the mean normalised edit distance between on-policy responses.
 
     Levenshtein distance over token ids divided by the longer length: 0 where all responses are the
     same, 1 where no token is kept. Looks at the first `DIVERSITY_TOKENS` tokens, and past
-    `DIVERSITY_PAIRS` pairs at evenly spaced ones. None if no group has two responses.
+    `DIVERSITY_PAIRS` pairs at evenly spaced ones. The responses come part by part; of a group all
+    are in one part.
     """
-    return spread(responses.take(rows.take[rows.policy]), rows.group[rows.policy])
+
+    def __init__(self, rows: Rows) -> None:
+        """rows: all rollouts, of `selection`."""
+        self._rows = rows
+        self._most = _most_pairs(len(np.unique(rows.group[rows.policy])))
+        self._means: dict[int, float] = {}
+
+    def add(self, responses: pa.ChunkedArray, first: int = 0) -> None:
+        """The responses, token ids, of a part whose first row is row `first` of all."""
+        rows = self._rows
+        mine_N = rows.policy & (rows.take >= first) & (rows.take < first + len(responses))
+        parts = responses.take(rows.take[mine_N] - first)
+        self._means |= _means(parts, rows.group[mine_N], self._most)
+
+    def value(self) -> float | None:
+        """None if no group has two responses."""
+        means = [mean for _, mean in sorted(self._means.items())]
+        return float(np.mean(means)) if means else None
 
 
 def spread(responses: pa.ChunkedArray, groups: np.ndarray) -> float | None:
-    """`diversity` of responses (token ids) whose groups, (N,) int64, are sorted."""
+    """`Diversity` of responses (token ids) whose groups, (N,) int64, are sorted."""
+    means = list(_means(responses, groups, _most_pairs(len(np.unique(groups)))).values())
+    return float(np.mean(means)) if means else None
+
+
+def _most_pairs(groups: int) -> int:
+    """Of each group, with so many."""
+    return max(1, DIVERSITY_PAIRS // max(1, groups))
+
+
+def _means(responses: pa.ChunkedArray, groups: np.ndarray, most: int) -> dict[int, float]:
+    """By group; those with fewer than two responses have none."""
     texts = as_text(responses)
-    borders = np.flatnonzero(np.diff(groups)) + 1
-    most = max(1, DIVERSITY_PAIRS // (len(borders) + 1))
-    means = []
-    for first, last in pairwise([0, *borders, len(groups)]):
+    means = {}
+    for first, last in pairwise([0, *(np.flatnonzero(np.diff(groups)) + 1), len(groups)]):
         pairs = list(combinations(texts[first:last], 2))
         pairs = pairs[:: max(1, math.ceil(len(pairs) / most))]
         if pairs:
             total = sum(Levenshtein.normalized_distance(a, b) for a, b in pairs)
-            means.append(total / len(pairs))
-    return float(np.mean(means)) if means else None
+            means[int(groups[first])] = total / len(pairs)
+    return means
 
 
 def as_text(column: pa.ChunkedArray) -> list[str]:

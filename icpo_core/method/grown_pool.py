@@ -20,6 +20,8 @@ ORIGINS = {
     "bare": (Origin.ON_POLICY,),
     "all": (Origin.EXPERT, Origin.ON_POLICY),
 }
+COLUMNS = ["prompt_id", "sample_index", "origin", "response", "finish_reason"]
+"""Of the rollouts."""
 
 
 def joined(
@@ -33,9 +35,8 @@ def joined(
         for row in verdicts.select(["prompt_id", "sample_index", "status"]).to_pylist()
         if row["status"] == VerdictStatus.correct
     }
-    columns = ["prompt_id", "sample_index", "origin", "response", "finish_reason"]
     found: dict[str, tuple[tuple[int, int], str]] = {}
-    for row in rollouts.select(columns).to_pylist():
+    for row in rollouts.select(COLUMNS).to_pylist():
         name, index = row["prompt_id"], row["sample_index"]
         ends = row["finish_reason"] == "stop" and row["response"].strip()
         if row["origin"] in origins and ends and (name, index) in right:

@@ -84,18 +84,19 @@ class Rounds:
     def first(self) -> Round:
         return self._asked(self._bare(0))
 
-    def following(self, rollouts: pa.Table, verdicts: pa.Table) -> Round | None:
+    def following(self, outlines: pa.Table, verdicts: pa.Table) -> Round | None:
         """The next round; None if the iteration is sampled.
 
-        rollouts, verdicts: tables of all rounds so far. Raises ValueError as `selection.join`.
+        outlines, verdicts: of the rollouts of all rounds so far. Raises ValueError as
+        `selection.join`.
         """
         config = self.config
-        if config.rollout.steer == "failed" and (again := self._failed(rollouts, verdicts)):
+        if config.rollout.steer == "failed" and (again := self._failed(outlines, verdicts)):
             return self._asked(again)
         if self.batches > config.prompts.fill or not self._rows_of(self.batches):
             return None
         carries_G = signal(
-            self.prompts, rollouts, verdicts, config.select, self.iteration, config.run.seed
+            self.prompts, outlines, verdicts, config.select, self.iteration, config.run.seed
         )
         if carries_G.sum() >= config.prompts.batch_size:
             return None
@@ -131,7 +132,7 @@ class Rounds:
             if draw < chance * (1.0 - self.rates.get(name, 0.0)):
                 yield group
 
-    def _failed(self, rollouts: pa.Table, verdicts: pa.Table) -> Round | None:
+    def _failed(self, outlines: pa.Table, verdicts: pa.Table) -> Round | None:
         """Expert rollouts for the groups of the last batch that need them and have a try left."""
         rollout = self.config.rollout
         last = self._rows_of(self.batches - 1)
@@ -139,7 +140,7 @@ class Rounds:
         attempt = len(tried)
         if attempt >= rollout.expert_tries:
             return None
-        rows = join(self.prompts, rollouts, verdicts)
+        rows = join(self.prompts, outlines, verdicts)
         known_N = rows.known & ~rows.empty
         count = self.prompts.num_rows
 

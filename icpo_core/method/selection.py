@@ -5,6 +5,9 @@ batch carries the bare prompt. ERRS (expert region reject sampling) decides whic
 take part; RS adds the annealed bonus to their rewards; the advantage is relative to the mixed
 group. The authors' released code has no reject sampling (`errs = "off"`).
 
+What is chosen hangs on keys, verdicts and lengths alone (`choose`), so it takes little memory
+however long the responses are; `tables_of` makes the tables, of all rollouts or of a part of them.
+
 Legend: N rollouts, G groups (one a problem).
 """
 
@@ -24,7 +27,7 @@ from icpo_core.grading.grade import VerdictStatus
 from icpo_core.method.advantages import advantages
 from icpo_core.method.expert_bonus import gamma
 from icpo_core.method.overlong import penalty
-from icpo_core.store.tables import TABLES, Origin, RejectReason
+from icpo_core.store.tables import PLACE, TABLES, Origin, RejectReason
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -34,6 +37,9 @@ _ORIGINS = list(Origin)
 _REASONS = list(RejectReason)
 _UNKNOWN = [VerdictStatus.timeout.value, VerdictStatus.error.value, VerdictStatus.abstained.value]
 _KEPT = -1  # in place of a reason
+OUTLINE = ["prompt_id", "sample_index", "origin", "finish_reason"]
+OUTLINED = [*OUTLINE, "response_ids", "logprobs"]
+"""Columns of a rollout that its `outline` is made from."""
 _SWITCHED = {
     RejectReason.TRUNCATED,
     RejectReason.NO_SIGNAL,
@@ -53,6 +59,21 @@ class Selection(NamedTuple):
     """All rollouts, as they were selected from."""
     apart_N: Bools
     """Experts that take no part in their group (`select.tuning_buffer`), in the order of `rows`."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What became of N rollouts, in the order of `rows`."""
+
+    rows: Rows
+    reason: Ints  # index into _REASONS, or _KEPT
+    bonus: Floats
+    shaped: Floats
+    """Reward with bonus and length penalty."""
+    advantage: Floats
+    summary: dict[str, float]
+    apart_N: Bools
+    """Experts that take no part in their group (`select.tuning_buffer`)."""
 
 
 @dataclass(frozen=True)
@@ -93,19 +114,51 @@ def select(
 ) -> Selection:
     """Batch and rejects of one iteration (counted from 1), in an order free of sharding.
 
-    Every rollout is in one of the two tables. A rollout that no judge came to a verdict on
-    (`timeout`, `error`, `abstained`) is unknown, not wrong: it is rejected and counts in no
-    statistic.
-    `source`: sha256 that the source of one's own estimator must have, where that is to be held.
-    `max_tokens`: the longest response, which `select.truncated = shaped` measures its penalty from.
-    `prompt_ids`: what each rollout is learned under (`contexts.prompt_ids`); None: the bare prompt.
-    `fill`: with `prompts.fill`, how many groups make a batch: the first that carry signal.
-    Raises ValueError, naming the row, if keys are not unique, a rollout has no verdict or no
-    prompt, a verdict no rollout, or a rollout not one logprob a token; if the estimator cannot be
-    loaded or does not return one finite number a rollout; and if `max_tokens` is needed and absent.
+    Every rollout is in one of the two tables. `prompt_ids`: what each rollout is learned under
+    (`contexts.prompt_ids`); None: the bare prompt. The rest as in `choose`.
+    Raises ValueError as `choose`, and for a rollout that has not one logprob a token.
+    """
+    chosen = choose(
+        prompts, outline(rollouts), verdicts, settings, iteration, seed, source, max_tokens, fill
+    )
+    batch, rejects = tables_of(chosen, prompts, rollouts, prompt_ids)
+    assert batch.num_rows + rejects.num_rows == rollouts.num_rows
+    return Selection(batch, rejects, chosen.summary, chosen.rows, chosen.apart_N)
+
+
+def outline(rollouts: pa.Table) -> pa.Table:
+    """What rollouts are chosen by: keys, how they ended, and `tokens`, the length of each.
+
+    Raises ValueError, naming the row, if one has not one logprob a token.
     """
     _check_logprobs(rollouts)
-    rows = join(prompts, rollouts, verdicts)
+    lengths = pc.list_value_length(rollouts["response_ids"])
+    return rollouts.select(OUTLINE).append_column("tokens", lengths)
+
+
+def choose(
+    prompts: pa.Table,
+    outlines: pa.Table,
+    verdicts: pa.Table,
+    settings: SelectSection,
+    iteration: int,
+    seed: int,
+    source: str | None = None,
+    max_tokens: int | None = None,
+    fill: int | None = None,
+) -> Choice:
+    """What becomes of each rollout of an iteration (counted from 1), by their `outline`.
+
+    A rollout that no judge came to a verdict on (`timeout`, `error`, `abstained`) is unknown, not
+    wrong: it is rejected and counts in no statistic.
+    `source`: sha256 that the source of one's own estimator must have, where that is to be held.
+    `max_tokens`: the longest response, which `select.truncated = shaped` measures its penalty from.
+    `fill`: with `prompts.fill`, how many groups make a batch: the first that carry signal.
+    Raises ValueError, naming the row, if keys are not unique, a rollout has no verdict or no
+    prompt, or a verdict no rollout; if the estimator cannot be loaded or does not return one finite
+    number a rollout; and if `max_tokens` is needed and absent.
+    """
+    rows = join(prompts, outlines, verdicts)
     reason_N = _reject(rows, prompts, settings, iteration, seed)
     carries_G = _signal(rows, reason_N, prompts.num_rows)
     takes_part_N = _counted(reason_N)
@@ -137,28 +190,6 @@ def select(
     if not on_reward:
         advantage_N = advantage_N + bonus_N
 
-    take = pa.array(rows.take[kept_N])
-    groups = pa.array(rows.group[kept_N])
-    batch = _table(
-        "batch",
-        rollouts.select(["prompt_id", "sample_index", "origin"]).take(take),
-        prompt_ids=prompts["policy_prompt_ids"].take(groups)
-        if prompt_ids is None
-        else prompt_ids.take(take),
-        response_ids=rollouts["response_ids"].take(take),
-        behaviour_logprobs=rollouts["logprobs"].take(take),
-        reward=rows.reward[kept_N],
-        bonus=bonus_N[kept_N],
-        shaped_reward=shaped_N[kept_N],
-        advantage=advantage_N[kept_N],
-    )
-    rejects = _table(
-        "rejects",
-        rollouts.select(["prompt_id", "sample_index", "origin"]).take(rows.take[~kept_N]),
-        reward=rows.reward[~kept_N],
-        reason=pa.array([reason.value for reason in _REASONS]).take(reason_N[~kept_N]),
-    )
-    assert batch.num_rows + rejects.num_rows == rollouts.num_rows
     summary = _summary(rows, reason_N, takes_part_N, bonus_N, shaped_N, settings)
     summary["bonus/gamma"] = factor
     # What only a switch brings is told of only where it is on: a run that an earlier version began
@@ -175,12 +206,54 @@ def select(
     apart_N: Bools = reason_N == _REASONS.index(RejectReason.APART)
     if settings.tuning_buffer:
         summary[f"rejects/{RejectReason.APART}"] = int(apart_N.sum())
-    return Selection(batch, rejects, summary, rows, apart_N)
+    return Choice(rows, reason_N, bonus_N, shaped_N, advantage_N, summary, apart_N)
+
+
+def tables_of(
+    chosen: Choice,
+    prompts: pa.Table,
+    rollouts: pa.Table,
+    prompt_ids: pa.ListArray | None = None,
+    first: int | None = None,
+) -> tuple[pa.Table, pa.Table]:
+    """Batch and rejects of the rollouts that were chosen from, or of a part of them.
+
+    `first`: row of the part's first rollout among all; None: these are all. The batch of a part has
+    a column `place` beside those of the whole.
+    """
+    rows, start = chosen.rows, first or 0
+    mine_N = (rows.take >= start) & (rows.take < start + rollouts.num_rows)
+    kept_N, gone_N = mine_N & (chosen.reason == _KEPT), mine_N & (chosen.reason != _KEPT)
+    take = pa.array(rows.take[kept_N] - start)
+    groups = pa.array(rows.group[kept_N])
+    keys = rollouts.select(["prompt_id", "sample_index", "origin"])
+    batch = _table(
+        "batch",
+        keys.take(take),
+        prompt_ids=prompts["policy_prompt_ids"].take(groups)
+        if prompt_ids is None
+        else prompt_ids.take(take),
+        response_ids=rollouts["response_ids"].take(take),
+        behaviour_logprobs=rollouts["logprobs"].take(take),
+        reward=rows.reward[kept_N],
+        bonus=chosen.bonus[kept_N],
+        shaped_reward=chosen.shaped[kept_N],
+        advantage=chosen.advantage[kept_N],
+    )
+    if first is not None:
+        batch = batch.append_column(PLACE, groups.cast(pa.int32()))
+    rejects = _table(
+        "rejects",
+        keys.take(rows.take[gone_N] - start),
+        reward=rows.reward[gone_N],
+        reason=pa.array([reason.value for reason in _REASONS]).take(chosen.reason[gone_N]),
+    )
+    return batch, rejects
 
 
 def signal(
     prompts: pa.Table,
-    rollouts: pa.Table,
+    outlines: pa.Table,
     verdicts: pa.Table,
     settings: SelectSection,
     iteration: int,
@@ -189,9 +262,9 @@ def signal(
     """Which groups carry signal, (G,): the rewards of those who take part are not all equal.
 
     Rewards are those before bonus and length penalty, as in DAPO, whose filter looks at accuracy.
-    Raises ValueError as `select`.
+    Raises ValueError as `choose`.
     """
-    rows = join(prompts, rollouts, verdicts)
+    rows = join(prompts, outlines, verdicts)
     return _signal(rows, _reject(rows, prompts, settings, iteration, seed), prompts.num_rows)
 
 
@@ -283,8 +356,9 @@ def _replace(
         reason_N[experts[count:]] = _REASONS.index(RejectReason.SPARE_EXPERT)
 
 
-def join(prompts: pa.Table, rollouts: pa.Table, verdicts: pa.Table) -> Rows:
-    """Rollouts and verdicts by (prompt_id, sample_index, origin), in order of those keys.
+def join(prompts: pa.Table, outlines: pa.Table, verdicts: pa.Table) -> Rows:
+    """Rollouts, by their `outline`, and verdicts by (prompt_id, sample_index, origin), in order of
+    those keys.
 
     Raises ValueError, naming the row, if the keys of the three tables do not fit together.
     """
@@ -292,7 +366,7 @@ def join(prompts: pa.Table, rollouts: pa.Table, verdicts: pa.Table) -> Rows:
     repeated = _first_repeated(np.sort(ids.dictionary_encode().indices.to_numpy()))
     if repeated is not None:
         raise ValueError(f"prompts: problem {ids.unique()[repeated]} is in the batch twice")
-    group_R, sample_R, origin_R = _keys(rollouts, ids, "rollouts")
+    group_R, sample_R, origin_R = _keys(outlines, ids, "rollouts")
     group_V, sample_V, origin_V = _keys(verdicts, ids, "verdicts")
     order_R = np.lexsort((sample_R, origin_R, group_R))
     order_V = np.lexsort((sample_V, origin_V, group_V))
@@ -309,8 +383,8 @@ def join(prompts: pa.Table, rollouts: pa.Table, verdicts: pa.Table) -> Rows:
     reward_N = verdicts["reward"].to_numpy().astype(np.float64)[order_V]
     failed_V = pc.is_in(status, value_set=pa.array(_UNKNOWN)).to_numpy(zero_copy_only=False)
     correct_V = pc.equal(status, VerdictStatus.correct.value).to_numpy(zero_copy_only=False)
-    cut_R = pc.equal(rollouts["finish_reason"], "length")
-    lengths_R = pc.list_value_length(rollouts["response_ids"]).to_numpy()
+    cut_R = pc.equal(outlines["finish_reason"], "length")
+    lengths_R = outlines["tokens"].to_numpy()
     return Rows(
         take=order_R,
         group=keys_R[0],

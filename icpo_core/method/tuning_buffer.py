@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from icpo_core.method.selection import Selection
+from icpo_core.method.selection import Choice, Selection
 from icpo_core.store.tables import TABLES
 
 
@@ -25,10 +26,19 @@ class Buffer(NamedTuple):
     summary: dict[str, float]
 
 
-def joined(prompts: pa.Table, rollouts: pa.Table, selection: Selection, iteration: int) -> pa.Table:
+def joined(
+    prompts: pa.Table,
+    rollouts: pa.Table,
+    selection: Selection | Choice,
+    iteration: int,
+    first: int = 0,
+) -> pa.Table:
     """Table "tuning": of each group that has no right bare rollout, the first rollout that was set
     apart, behind the bare prompt. A group with a bare rollout that nobody judged is not known to
-    be unsolved."""
+    be unsolved.
+
+    Of all rollouts, or of a part of them whose first row is row `first` of all.
+    """
     rows = selection.rows
     found: dict[int, int] = {}
     unsolved = set(rows.group[rows.policy].tolist())
@@ -36,7 +46,8 @@ def joined(prompts: pa.Table, rollouts: pa.Table, selection: Selection, iteratio
     for place in selection.apart_N.nonzero()[0].tolist():
         group = int(rows.group[place])
         if group in unsolved:
-            found.setdefault(group, int(rows.take[place]))
+            found.setdefault(group, int(rows.take[place]) - first)
+    found = {group: row for group, row in found.items() if 0 <= row < rollouts.num_rows}
     take = pa.array(list(found.values()), pa.int64())
     columns = {
         "iteration": pa.array([iteration] * len(found), pa.int32()),
@@ -49,6 +60,13 @@ def joined(prompts: pa.Table, rollouts: pa.Table, selection: Selection, iteratio
         },
         schema=TABLES["tuning"],
     )
+
+
+def in_order(prompts: pa.Table, parts: list[pa.Table]) -> pa.Table:
+    """What joined from the parts of an iteration, in the order of its problems."""
+    whole = pa.concat_tables(parts)
+    places = pc.index_in(whole["prompt_id"], prompts["prompt_id"].combine_chunks())
+    return whole.take(pc.sort_indices(places))
 
 
 def fill(waiting: pa.Table | None, news: pa.Table, size: int) -> Buffer:

@@ -102,8 +102,9 @@ def _saved_state(session: Session, iteration: int) -> Path | None:
     return folder if read_json(folder / "state.json")["state_id"] == update.fingerprint else None
 
 
-def _learned_from(run: Run, iteration: int) -> tuple[Path, Path | None]:
-    """The stored batch that an iteration's update learned from, and the rows of its fine-tuning."""
+def _learned_from(run: Run, iteration: int) -> tuple[list[Path], Path | None]:
+    """The stored batch that an iteration's update learned from, in its parts, and the rows of its
+    fine-tuning."""
     source = plugin_sources(run.config_at(iteration), "update").get("loss.policy")
     select, update = (
         run.store.finished("select", iteration),
@@ -116,18 +117,18 @@ def _learned_from(run: Run, iteration: int) -> tuple[Path, Path | None]:
             f"loss.policy: its file is not what update {iteration} learned with, so the trainer "
             "cannot be brought back to where it was; put the file back, or begin another run"
         )
-    paths: dict[str, Path] = {}
+    paths: dict[str, list[Path]] = {}
     for name in ("batch", "tuning"):
         if name not in update.inputs:
             continue
-        paths[name] = run.store.file("select", iteration, f"{name}.parquet")
-        if update.inputs[name] != select.record(f"{name}.parquet").digest:
+        paths[name] = run.store.table_files("select", iteration, name)
+        if update.inputs[name] != select.digest(name):
             raise ValueError(
-                f"{paths[name]}: is another {name} than the one that update {iteration} learned "
+                f"{paths[name][0]}: is another {name} than the one that update {iteration} learned "
                 "from, so the trainer cannot be brought back to where it was; make the update "
                 f"again: `icpo stage update {run.paths.root} --iteration {iteration} --force`"
             )
-    return paths["batch"], paths.get("tuning")
+    return paths["batch"], paths["tuning"][0] if "tuning" in paths else None
 
 
 def teacher_of(run: Run, iteration: int, digest: str | None) -> list[Path]:

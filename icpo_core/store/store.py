@@ -11,12 +11,13 @@ from __future__ import annotations
 import shutil
 import stat
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from icpo_core.common import files
 from icpo_core.store import manifest, tables
@@ -234,18 +235,30 @@ class Store:
             trusted.add(name)
         return path
 
-    def table(self, stage: str, iteration: int, table: str, pattern: str = "*.parquet") -> pa.Table:
-        """All parts of a finished stage's table, in the order of their names."""
+    def table_files(self, stage: str, iteration: int, table: str) -> list[Path]:
+        """The files of a finished stage's table, in the order of their names, each as in `file`."""
         found = self.manifest(stage, iteration)
-        names = (
-            [] if found is None else [r.name for r in found.files if Path(r.name).match(pattern)]
-        )
-        if not names:
-            self.file(stage, iteration, pattern)  # says what is missing
-        return pa.concat_tables(
-            [tables.read(table, self.file(stage, iteration, name)) for name in names],
-            promote_options="default",
-        )
+        names = [record.name for record in found.table(table)] if found else [table]
+        return [self.file(stage, iteration, name) for name in names]
+
+    def table(
+        self,
+        stage: str,
+        iteration: int,
+        table: str,
+        columns: Sequence[str] | None = None,
+        of: Iterable[str] | None = None,
+    ) -> pa.Table:
+        """All parts of a finished stage's table, part after part; of it some columns, and the rows
+        of some problems (`prompt_id`), if these are named: no more than that and a part is held."""
+        names = None if of is None else pa.array(list(of), pa.string())
+
+        def rows(path: Path) -> pa.Table:
+            data = tables.read(table, path, columns)
+            return data if names is None else data.filter(pc.is_in(data["prompt_id"], names))
+
+        parts = [rows(path) for path in self.table_files(stage, iteration, table)]
+        return pa.concat_tables(parts, promote_options="default")
 
     def verify(self, stage: str, iteration: int, digest: files.Digest) -> dict[str, str]:
         """What is wrong with a finished stage's files, by name; every byte is read again.

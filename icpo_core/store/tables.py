@@ -9,6 +9,7 @@ differ only in how long the judge took have the same `content_digest`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -202,6 +203,8 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 
+PIECE = 4096
+"""Rows of an array at most, where rows become a table."""
 REWARD = "reward/"
 """Beginning of the columns of `verdicts` that say what a reward is made of."""
 EXTRA = "extra"
@@ -213,6 +216,9 @@ TRIES = "tries"
 demonstrations; fewer where the pool is used up."""
 ROUND = "round"
 """Which of an iteration's rounds a rollout was sampled in, from 0."""
+PLACE = "place"
+"""Row of a rollout's problem in the prompts, where a batch is in parts: an update learns from all
+of them in that order, however many there are."""
 _TRY = pa.struct(
     [
         _field("expert_prompt", pa.string()),
@@ -229,6 +235,7 @@ MORE: dict[str, dict[str, pa.Field]] = {
     },
     "rollout": {ROUND: _field(ROUND, pa.int32())},
     "verdicts": {REWARD: _field("", pa.float32(), nullable=True)},
+    "batch": {PLACE: _field(PLACE, pa.int32())},
 }
 """Columns that a table may have beside those of its schema, by name, or by what their names begin
 with. A table without them is byte for byte what it was before there were any."""
@@ -249,15 +256,22 @@ def table(name: str, rows: list[dict[str, Any]]) -> pa.Table:
     schema = TABLES[name]
     for row in rows:
         assert row.keys() == set(schema.names), sorted(row.keys() ^ set(schema.names))
-    return pa.Table.from_pylist(rows, schema=schema)
+    # In pieces: one array of strings holds 2 GiB at most.
+    pieces = [rows[first : first + PIECE] for first in range(0, len(rows), PIECE)] or [rows]
+    return pa.concat_tables([pa.Table.from_pylist(piece, schema=schema) for piece in pieces])
 
 
-def check(name: str, data: pa.Table, where: str | Path) -> pa.Table:
+def check(
+    name: str, data: pa.Table, where: str | Path, columns: Sequence[str] | None = None
+) -> pa.Table:
     """The table itself, if its columns, types and nulls are those of the contract.
 
+    columns: those that are asked for; None: all.
     Raises ValueError with one line that names the file, the column and the mend.
     """
     schema = schema_of(name, data)
+    if columns is not None:
+        schema = pa.schema([schema.field(column) for column in columns])
     missing = [column for column in schema.names if column not in data.column_names]
     if missing:
         raise ValueError(
@@ -334,13 +348,22 @@ def write(name: str, data: pa.Table, path: Path, fingerprint: str = "") -> Writt
     return Written(sink.digest.hexdigest(), data.num_rows, content_digest(name, data))
 
 
-def read(name: str, path: Path) -> pa.Table:
-    """Read a table and check it against the contract.
+def read(name: str, path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table, or some of its columns, and check it against the contract.
 
+    columns: those of `MORE` are left out where the file has none.
     Raises ValueError if the file is missing, cut short, damaged or of another major version.
     """
     try:
-        data = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+        if columns is not None:
+            there = pq.read_schema(path).names
+            columns = [one for one in columns if one in there or one not in MORE.get(name, {})]
+        data = pq.read_table(
+            path,
+            columns=columns,
+            page_checksum_verification=True,
+            partitioning=None,
+        )
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (pa.ArrowInvalid, OSError) as error:
@@ -352,7 +375,7 @@ def read(name: str, path: Path) -> pa.Table:
         is_newer(
             int(marks[b"icpo.schema_version"]), int(marks.get(b"icpo.schema_minor", 0)), str(path)
         )
-    return check(name, data, path)
+    return check(name, data, path, columns)
 
 
 def read_bytes(data: bytes) -> pa.Table:
@@ -392,29 +415,35 @@ def content_digest(name: str, data: pa.Table) -> str:
     """sha256 of a table's rows without volatile columns, independent of files and chunking."""
     schema = schema_of(name, data)
     columns = [f.name for f in schema if not (f.metadata or {}).get(b"volatile")]
-    data = data.select(columns).combine_chunks().replace_schema_metadata(None)
     digest = hashlib.sha256(f"{name}/{SCHEMA_VERSION}/{data.num_rows}".encode())
     for column in columns:
         digest.update(column.encode())
-        _update_digest(digest, data.column(column))
+        _update_digest(digest, data.column(column).chunks, data.schema.field(column).type)
     return digest.hexdigest()
 
 
-def _update_digest(digest: hashlib._Hash, column: pa.ChunkedArray | pa.Array) -> None:
-    """Feed values, not buffers: slack bytes, offsets and null slots have no say."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    digest.update(array.is_valid().to_numpy(zero_copy_only=False).tobytes())
-    if pa.types.is_list(array.type):
-        lengths = pc.fill_null(pc.list_value_length(array), 0)
-        digest.update(lengths.to_numpy(zero_copy_only=False).tobytes())
-        _update_digest(digest, pc.list_flatten(array))
-    elif pa.types.is_struct(array.type):
-        for part in array.flatten():
-            _update_digest(digest, part)
-    elif pa.types.is_string(array.type):
-        lengths = pc.fill_null(pc.binary_length(array), 0)
-        digest.update(lengths.to_numpy(zero_copy_only=False).tobytes())
-        for value in array.drop_null():
-            digest.update(value.as_buffer())
+def _update_digest(digest: hashlib._Hash, chunks: list[pa.Array], kind: pa.DataType) -> None:
+    """Feed values, not buffers: slack bytes, offsets, null slots and the cut into chunks have no
+    say. Chunk by chunk: a copy of all in one would need the memory twice, and may exceed what one
+    array can address."""
+    for array in chunks:
+        digest.update(array.is_valid().to_numpy(zero_copy_only=False).tobytes())
+    if pa.types.is_list(kind):
+        for array in chunks:
+            lengths = pc.fill_null(pc.list_value_length(array), 0)
+            digest.update(lengths.to_numpy(zero_copy_only=False).tobytes())
+        _update_digest(digest, [pc.list_flatten(array) for array in chunks], kind.value_type)
+    elif pa.types.is_struct(kind):
+        fields = [array.flatten() for array in chunks]
+        for place in range(kind.num_fields):
+            _update_digest(digest, [one[place] for one in fields], kind.field(place).type)
+    elif pa.types.is_string(kind):
+        for array in chunks:
+            lengths = pc.fill_null(pc.binary_length(array), 0)
+            digest.update(lengths.to_numpy(zero_copy_only=False).tobytes())
+        for array in chunks:
+            for value in array.drop_null():
+                digest.update(value.as_buffer())
     else:
-        digest.update(array.drop_null().to_numpy(zero_copy_only=False).tobytes())
+        for array in chunks:
+            digest.update(array.drop_null().to_numpy(zero_copy_only=False).tobytes())

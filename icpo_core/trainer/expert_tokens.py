@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch.distributed as dist
 from torch import Tensor
 
@@ -26,8 +25,8 @@ class ExpertTokens:
                 tokens = len(rows[index].response_ids)
                 self._parts[index] = logprobs_BT[place, :tokens].detach().clone()
 
-    def write(self, batch: pa.Table, file: Path, fingerprint: str) -> None:
-        """One row an expert rollout that had a part in the loss, in the batch's order; no file if
+    def write(self, rows: list[Row], file: Path, fingerprint: str) -> None:
+        """One row an expert rollout that had a part in the loss, in the order of `rows`; no file if
         none had. All ranks call it."""
         found: dict[int, Any] = {i: part.float().cpu().numpy() for i, part in self._parts.items()}
         if dist.get_world_size() > 1:
@@ -36,7 +35,13 @@ class ExpertTokens:
             found = {i: part for one in everyone for i, part in one.items()}
         if not found or dist.get_rank():
             return
-        order = sorted(found)
-        keys = batch.select(["prompt_id", "sample_index", "origin"]).take(order).to_pylist()
-        rows = [key | {"logprobs": found[i]} for key, i in zip(keys, order, strict=True)]
-        tables.write("expert_tokens", tables.table("expert_tokens", rows), file, fingerprint)
+        written = [
+            {
+                "prompt_id": rows[i].group,
+                "sample_index": rows[i].index,
+                "origin": str(rows[i].origin),
+                "logprobs": found[i],
+            }
+            for i in sorted(found)
+        ]
+        tables.write("expert_tokens", tables.table("expert_tokens", written), file, fingerprint)

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from icpo_core.store.batch import order
 from icpo_core.store.tables import Origin
 from icpo_core.trainer.shared_prompts import SharedRows
 
@@ -106,6 +107,9 @@ class Row:
     """prompt_id: a mini-batch is made of whole groups."""
     said: Said | None = None
     """What the teacher says of it, of a bare rollout in self-distillation."""
+    index: int = 0
+    """sample_index."""
+    origin: str = Origin.ON_POLICY
 
     @property
     def length(self) -> int:
@@ -168,7 +172,7 @@ class MicroBatch:
 
 
 def rows_of(batch: pa.Table, context: str = "bare", teacher: pa.Table | None = None) -> list[Row]:
-    """The rows of a `batch` table, as views into its columns.
+    """The rows of a `batch` table, in its `order`, as views into its columns.
 
     context: `loss.expert_context`. Under the prompt that it was sampled from, an expert rollout is
     on-policy. teacher: the table of this name, of the same iteration.
@@ -184,15 +188,18 @@ def rows_of(batch: pa.Table, context: str = "bare", teacher: pa.Table | None = N
         experts,
         batch["prompt_id"].to_pylist(),
         batch["sample_index"].to_pylist(),
+        batch["origin"].to_pylist(),
         strict=True,
     )
     rows = []
-    for prompt, response, behaviour, advantage, expert, group, index in columns:
+    for prompt, response, behaviour, advantage, expert, group, index, origin in columns:
         assert prompt is not None
         assert response is not None
         heard = said.get((group, index))
-        rows.append(Row(prompt, response, behaviour, advantage, expert, group, heard))
-    return rows
+        rows.append(
+            Row(prompt, response, behaviour, advantage, expert, group, heard, index, origin)
+        )
+    return [rows[place] for place in order(batch).to_pylist()]
 
 
 def _said(teacher: pa.Table) -> dict[tuple[str, int], Said]:
@@ -217,13 +224,15 @@ def _said(teacher: pa.Table) -> dict[tuple[str, int], Said]:
 
 def lists(column: pa.ChunkedArray) -> list[Numbers | None]:
     """The rows of a column of lists, as views into it."""
-    array = column.combine_chunks()
-    values, offsets = array.values.to_numpy(), array.offsets.to_numpy()
-    valid = array.is_valid().to_pylist()
-    return [
-        values[first:last] if there else None
-        for first, last, there in zip(offsets[:-1], offsets[1:], valid, strict=True)
-    ]
+    found: list[Numbers | None] = []
+    for array in column.chunks:  # one array of all of them would be a copy
+        values, offsets = array.values.to_numpy(), array.offsets.to_numpy()
+        valid = array.is_valid().to_pylist()
+        found += [
+            values[first:last] if there else None
+            for first, last, there in zip(offsets[:-1], offsets[1:], valid, strict=True)
+        ]
+    return found
 
 
 def plan(

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -29,7 +28,7 @@ from icpo_core.method.loss import Totals, has_signal, icpo_loss, uses_kl, uses_r
 from icpo_core.method.policy_losses import LossInputs, policy_loss
 from icpo_core.models.architecture import from_config
 from icpo_core.models.flops import training_flops
-from icpo_core.store import tables
+from icpo_core.store.batch import read
 from icpo_core.store.paths import EXPERT_TOKENS
 from icpo_core.trainer import decay, lora, state, teacher, tuning
 from icpo_core.trainer.deepspeed_settings import settings_of
@@ -53,7 +52,7 @@ from icpo_core.trainer.microbatches import (
 from icpo_core.trainer.policy import Policy, flash_attention, load_policy
 from icpo_core.trainer.publish import publish, write_probe
 from icpo_core.trainer.update_metrics import Figures, add_gap
-from icpo_core.workers.jobs import Restore, Save, Saved, Taught, Teach, Update, Updated
+from icpo_core.workers.jobs import Replay, Restore, Save, Saved, Taught, Teach, Update, Updated
 
 DEFAULT_GAP = {"float32": 1e-4, "bfloat16": 0.1}
 MUST_BE_FINITE = ("loss", "grad_norm", "tuning/loss", "tuning/grad_norm")
@@ -188,8 +187,7 @@ class Trainer:
         started = time.perf_counter()
         replayed = self._restore(job.parent, job.restore)
         restored = time.perf_counter()
-        batch = tables.read("batch", job.batch)
-        rows = self._rows(batch, job.teacher)
+        rows = self._rows(job)
         self.state_id = ""  # a step that fails half-way has no name: nothing starts from it
         metrics = self._step(rows, job.iteration, job.tuning)
         work = self._work()
@@ -201,7 +199,7 @@ class Trainer:
             metrics["lora/kept"] = lora.kept(self.engine.module.model)
         write_probe(self.engine, rows, self.pad_id, folder / "probe.parquet", self.layout)
         if job.expert_tokens:
-            self.expert_tokens.write(batch, job.out / EXPERT_TOKENS, job.state_id)
+            self.expert_tokens.write(rows, job.out / EXPERT_TOKENS, job.state_id)
         timing = {
             "restore": restored - started,
             "step": stepped - restored,
@@ -218,10 +216,10 @@ class Trainer:
             layout_note=self.layout_note,
         )
 
-    def _rows(self, batch: pa.Table, parts: list[Path]) -> list[Row]:
-        """Of a stored batch, with what the teacher says of them, in `parts` of its table."""
-        said = teacher.read(parts) if self.loss.distills else None
-        return rows_of(batch, self.loss.expert_context, said)
+    def _rows(self, job: Update | Replay) -> list[Row]:
+        """Of a stored batch, with what the teacher says of them."""
+        said = teacher.read(job.teacher) if self.loss.distills else None
+        return rows_of(read(job.batch), self.loss.expert_context, said)
 
     def teach(self, job: Teach) -> Taught:
         """Write what the teacher of self-distillation says of a part of the rollouts.
@@ -264,8 +262,7 @@ class Trainer:
         replayed = []
         for step in restore.replay:
             self.state_id = ""  # until all of it is there
-            rows = self._rows(tables.read("batch", step.batch), step.teacher)
-            self._step(rows, step.iteration, step.tuning)
+            self._step(self._rows(step), step.iteration, step.tuning)
             replayed.append(step.iteration)
         if not replayed and self.state_id != parent:
             raise ValueError(

@@ -8,12 +8,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from icpo_core.run.run import Run
+from icpo_core.store import tables
 from icpo_core.store.tables import BATCH, REWARD, ROUND, TRIES
 
 Key = tuple[str, int, str]
 """prompt_id, sample_index and origin, which name a rollout within its iteration."""
+KEY = ["prompt_id", "sample_index", "origin"]
 
 
 @dataclass(frozen=True)
@@ -69,47 +72,71 @@ class Group:
         return asdict(self)
 
 
-def read(run: Run, iteration: int) -> list[Group]:
-    """The groups of an iteration, in the batch's order.
+def read(run: Run, iteration: int, prompt: str | None = None, texts: bool = True) -> list[Group]:
+    """The groups of an iteration, in the batch's order, or the one that `prompt` names: a number
+    from 1, or the beginning of an id.
 
-    Raises ValueError if it has no rollouts yet, or a file of it is damaged.
+    texts: whether to read what was said; without, `response` and `spoken` are empty.
+    Raises ValueError if it has no rollouts yet, a file of it is damaged, or no prompt or more than
+    one is named so.
     """
-    store, decode = run.store, _decoder(run)
+    store, decode = run.store, _decoder(run) if texts else lambda ids, stored: ""
+    files = store.table_files("rollout", iteration, "rollout")
+    prompts = store.table("prompts", iteration, "prompts")
+    names = prompts["prompt_id"].to_pylist()
+    if BATCH in prompts.column_names:  # some are drawn, and then not needed
+        sampled = store.table("rollout", iteration, "rollout", ["prompt_id"])["prompt_id"]
+        there = set(sampled.unique().to_pylist())
+        names = [name for name in names if name in there]
+    wanted = names if prompt is None else [names[_place(names, prompt)]]
+
+    def keyed(stage: str, table: str, *columns: str) -> dict[Key, dict[str, Any]]:
+        if store.finished(stage, iteration) is None:
+            return {}
+        some = [*KEY, *columns] if columns else None
+        return {
+            _key(row): row for row in store.table(stage, iteration, table, some, wanted).to_pylist()
+        }
+
+    verdicts = keyed("verify", "verdicts")
+    batch = keyed("select", "batch", "bonus", "advantage")
+    rejects = keyed("select", "rejects", "reason")
+    columns = [*KEY, "finish_reason", "response_ids", ROUND, *(["response"] if texts else [])]
     rollouts: dict[str, list[Spoken]] = {}
-    verdicts = _keyed(_table(run, "verify", iteration, "verdicts"))
-    batch = _keyed(_table(run, "select", iteration, "batch", "batch.parquet"), "prompt_ids")
-    rejects = _keyed(_table(run, "select", iteration, "rejects", "rejects.parquet"))
-    table = store.table("rollout", iteration, "rollout")
-    for row in table.drop_columns(["logprobs"]).to_pylist():
-        key = _key(row)
-        verdict, kept = verdicts.get(key, {}), batch.get(key, {})
-        spoken = Spoken(
-            sample_index=row["sample_index"],
-            origin=row["origin"],
-            response=row["response"],
-            spoken=decode(row["response_ids"], row["response"]),
-            tokens=len(row["response_ids"]),
-            finish_reason=row["finish_reason"],
-            status=verdict.get("status"),
-            extracted=verdict.get("extracted"),
-            detail=verdict.get("detail"),
-            reward=verdict.get("reward"),
-            rewards=parts(verdict),
-            bonus=kept.get("bonus"),
-            advantage=kept.get("advantage"),
-            reason=rejects.get(key, {}).get("reason"),
-            round=row.get(ROUND),
-        )
-        rollouts.setdefault(row["prompt_id"], []).append(spoken)
-    names = [
+    for path in files:
+        part = tables.read("rollout", path, columns)
+        part = part.filter(pc.is_in(part["prompt_id"], pa.array(wanted, pa.string())))
+        lengths = pc.list_value_length(part["response_ids"]).to_pylist()
+        if not texts:
+            part = part.drop_columns(["response_ids"])
+        for row, tokens in zip(part.to_pylist(), lengths, strict=True):
+            key = _key(row)
+            verdict, kept = verdicts.get(key, {}), batch.get(key, {})
+            spoken = Spoken(
+                sample_index=row["sample_index"],
+                origin=row["origin"],
+                response=row.get("response", ""),
+                spoken=decode(row.get("response_ids", []), row.get("response", "")),
+                tokens=tokens,
+                finish_reason=row["finish_reason"],
+                status=verdict.get("status"),
+                extracted=verdict.get("extracted"),
+                detail=verdict.get("detail"),
+                reward=verdict.get("reward"),
+                rewards=parts(verdict),
+                bonus=kept.get("bonus"),
+                advantage=kept.get("advantage"),
+                reason=rejects.get(key, {}).get("reason"),
+                round=row.get(ROUND),
+            )
+            rollouts.setdefault(row["prompt_id"], []).append(spoken)
+    fields = [
         "prompt_id", "problem", "answer", "source", "policy_prompt", "expert_prompt", "demo_ids",
     ]  # fmt: skip
-    prompts = store.table("prompts", iteration, "prompts")
-    spare = BATCH in prompts.column_names
     further = prompts[TRIES].to_pylist() if TRIES in prompts.column_names else []
     for one in (one for some in further for one in some):
         del one["expert_prompt_ids"]
-    prompts = prompts.select(names)
+    shown = set(wanted)
     return [
         Group(
             **row,
@@ -117,8 +144,8 @@ def read(run: Run, iteration: int) -> list[Group]:
             rollouts=sorted(rollouts.get(row["prompt_id"], []), key=lambda one: one.sample_index),
             tries=further[number - 1] if further else [],
         )
-        for number, row in enumerate(prompts.to_pylist(), 1)
-        if row["prompt_id"] in rollouts or not spare  # drawn, and then not needed
+        for number, row in enumerate(prompts.select(fields).to_pylist(), 1)
+        if row["prompt_id"] in shown
     ]
 
 
@@ -160,18 +187,15 @@ def parts(verdict: dict[str, Any]) -> dict[str, float | None]:
     }
 
 
-def find(groups: list[Group], wanted: str) -> Group:
-    """The group of a number (from 1) or of the beginning of a prompt's id.
-
-    Raises ValueError if there is none, or more than one.
-    """
-    if wanted.isdigit() and 1 <= int(wanted) <= len(groups):
-        return groups[int(wanted) - 1]
-    found = [one for one in groups if wanted != "0" and one.prompt_id.startswith(wanted)]
+def _place(names: list[str], wanted: str) -> int:
+    """Place of the prompt of a number (from 1) or of the beginning of its id."""
+    if wanted.isdigit() and 1 <= int(wanted) <= len(names):
+        return int(wanted) - 1
+    found = [at for at, one in enumerate(names) if wanted != "0" and one.startswith(wanted)]
     if len(found) != 1:
         raise ValueError(
             f"--prompt {wanted}: {len(found) or 'no'} prompts of this iteration have an id that "
-            f"begins so; give a number from 1 to {len(groups)} or more of the id"
+            f"begins so; give a number from 1 to {len(names)} or more of the id"
         )
     return found[0]
 
@@ -182,21 +206,6 @@ def newest(run: Run) -> int:
         if run.store.finished("rollout", number) is not None:
             return number
     raise ValueError(f"{run.paths.root}: no iteration has rollouts yet")
-
-
-def _table(
-    run: Run, stage: str, iteration: int, table: str, pattern: str = "*.parquet"
-) -> pa.Table | None:
-    if run.store.finished(stage, iteration) is None:
-        return None
-    return run.store.table(stage, iteration, table, pattern)
-
-
-def _keyed(table: pa.Table | None, *without: str) -> dict[Key, dict[str, Any]]:
-    if table is None:
-        return {}
-    long = [name for name in ("response_ids", "behaviour_logprobs") if name in table.column_names]
-    return {_key(row): row for row in table.drop_columns([*long, *without]).to_pylist()}
 
 
 def _key(row: dict[str, Any]) -> Key:

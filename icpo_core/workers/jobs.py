@@ -212,7 +212,8 @@ class Replay(Message):
     """A stored batch on the way to a state."""
 
     iteration: int
-    batch: Path
+    batch: list[Path]
+    """Parts of table `batch`."""
     teacher: list[Path] = []
     """Parts of table `teacher`, where it was learned from one."""
     tuning: Path | None = None
@@ -249,7 +250,8 @@ class Update(Job[Updated]):
 
     reply = Updated
     iteration: int
-    batch: Path
+    batch: list[Path]
+    """Parts of table `batch`."""
     teacher: list[Path] = []
     tuning: Path | None = None
     """Both as in `Replay`."""

@@ -36,4 +36,4 @@ def test_the_example_samples_and_selects_what_the_real_loop_does(
         assert done.facts["accuracy/heldout"] == value
     for number in (1, 2):
         ours = tables.read("batch", tmp_path / "example" / f"{number:04d}" / "batch.parquet")
-        assert ours.equals(run.store.table("select", number, "batch", "batch.parquet"))
+        assert ours.equals(run.store.table("select", number, "batch"))

@@ -196,9 +196,9 @@ def test_replay_from_a_saved_adapter_is_bit_for_bit(
 
     second = trainer(small, **settings)
     out = tmp_path / "third"
-    restore = Restore(folder=state, replay=[Replay(iteration=2, batch=stored[1])])
+    restore = Restore(folder=state, replay=[Replay(iteration=2, batch=[stored[1]])])
     job = Update(
-        batch=stored[2],
+        batch=[stored[2]],
         iteration=3,
         parent="state-2",
         restore=restore,

@@ -217,7 +217,7 @@ def test_a_policy_loss_of_ones_own_is_loaded_once_and_held_to_its_source(
     subject = Trainer(small / "base", loss, UpdateSection(**SETTINGS), 1.0)
     job = Update(
         iteration=1,
-        batch=stored[0],
+        batch=[stored[0]],
         parent=subject.base_version,
         restore=Restore(folder=None, replay=[]),
         state_id="state-1",
@@ -321,7 +321,7 @@ def test_replay_from_a_saved_state_is_bit_for_bit(
             Update(
                 parent="state-2",
                 restore=restore,
-                batch=stored[2],
+                batch=[stored[2]],
                 iteration=3,
                 state_id="state-3",
                 out=out,
@@ -330,7 +330,7 @@ def test_replay_from_a_saved_state_is_bit_for_bit(
         assert reply.replayed == [step.iteration for step in restore.replay]
         return Steps([reply.metrics], [load_file(out / "model" / "model.safetensors")])
 
-    replay = [Replay(iteration=i + 1, batch=stored[i]) for i in (0, 1)]
+    replay = [Replay(iteration=i + 1, batch=[stored[i]]) for i in (0, 1)]
     second = fresh()
     ways = [
         (second, Restore(folder=state, replay=replay[1:])),  # a new process
@@ -402,7 +402,7 @@ def test_a_state_that_is_not_the_parent_is_refused(
     with pytest.raises(ValueError, match="leads to state-1"):
         subject.update(
             Update(
-                batch=stored[1],
+                batch=[stored[1]],
                 iteration=2,
                 parent="state-7",
                 restore=saved,
@@ -529,7 +529,7 @@ def test_one_process_learns_on_where_another_stopped(
         restore = Restore(folder=before if number > 1 else None, replay=[])
         job = Update(
             iteration=number,
-            batch=file,
+            batch=[file],
             parent=f"state-{number - 1}" if number > 1 else ready.state_id,
             restore=restore,
             state_id=f"state-{number}",
@@ -652,7 +652,7 @@ def test_a_teacher_speaks_and_is_learned_from(
     optimizer.step()
     steps = subject.update(
         Update(
-            parent=subject.base_version, restore=NOWHERE, batch=file, teacher=[said],
+            parent=subject.base_version, restore=NOWHERE, batch=[file], teacher=[said],
             iteration=1, state_id="state-1", out=tmp_path / "out",
         )
     )  # fmt: skip
@@ -681,7 +681,7 @@ def test_a_step_of_fine_tuning_follows_those_of_rl(
     section = UpdateSection(**{**SETTINGS, "token_budget": 400})
     subject = Trainer(small / "base", PLAIN, section, 1.0)
     first = Update(
-        parent=subject.base_version, restore=NOWHERE, batch=stored[0], tuning=file,
+        parent=subject.base_version, restore=NOWHERE, batch=[stored[0]], tuning=file,
         iteration=1, state_id="state-1", out=tmp_path / "one",
     )  # fmt: skip
     steps = subject.update(first)
@@ -718,10 +718,10 @@ def test_a_step_of_fine_tuning_follows_those_of_rl(
     weights = load_file(tmp_path / "one" / "model" / "model.safetensors")
     assert_same_weights(weights, by_hand, 3 * TOLERANCE)
 
-    replay = [Replay(iteration=1, batch=stored[0], tuning=file)]
+    replay = [Replay(iteration=1, batch=[stored[0]], tuning=file)]
     second = first.model_copy(
         update={
-            "parent": "state-1", "batch": stored[1], "tuning": None, "iteration": 2,
+            "parent": "state-1", "batch": [stored[1]], "tuning": None, "iteration": 2,
             "state_id": "state-2", "restore": Restore(folder=None, replay=replay),
         }
     )  # fmt: skip

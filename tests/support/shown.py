@@ -80,7 +80,7 @@ def put(run: Run, stage: str, number: int, tables: dict[str, Any], **facts: Any)
 
 def expert_tokens(run: Run, number: int, rng: Any) -> pa.Table:
     """What an update leaves: of each expert rollout of the batch, a logprob a token."""
-    batch = run.store.table("select", number, "batch", "batch.parquet").to_pylist()
+    batch = run.store.table("select", number, "batch").to_pylist()
     rows = [
         {
             **{key: row[key] for key in ("prompt_id", "sample_index", "origin")},

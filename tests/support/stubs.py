@@ -31,7 +31,7 @@ from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
 from icpo_core.run.session import Observer, Session
 from icpo_core.run.stages import STAGES
-from icpo_core.store import tables
+from icpo_core.store import batch, tables
 from icpo_core.store.work import Outcome
 from icpo_core.workers.jobs import (
     Job,
@@ -130,8 +130,11 @@ class StubTrainer:
         self.state_id = parent
         return [step.iteration for step in restore.replay]
 
-    def _step(self, batch: Path, teacher: Sequence[Path] = (), tuning: Path | None = None) -> float:
-        rows = tables.read("batch", batch).to_pylist()
+    def _step(
+        self, parts: Sequence[Path], teacher: Sequence[Path] = (), tuning: Path | None = None
+    ) -> float:
+        table = batch.read(parts)
+        rows = table.take(batch.order(table)).to_pylist()
         gradient = np.zeros(WIDTH)
         for path in teacher:
             for said in tables.read("teacher", path)["logprobs"].to_pylist():

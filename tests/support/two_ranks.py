@@ -40,7 +40,7 @@ def batch(small: Path, folder: Path) -> Path:
 def job(small: Path, tmp_path: Path) -> Update:
     return Update(
         iteration=1,
-        batch=batch(small, tmp_path),
+        batch=[batch(small, tmp_path)],
         parent=model_digest(small / "base"),
         restore=Restore(folder=None, replay=[]),
         state_id="one",

@@ -64,7 +64,7 @@ def update(
             Update(
                 parent=parent or trainer.base_version,
                 restore=NOWHERE,
-                batch=file,
+                batch=[file],
                 iteration=number,
                 state_id=f"state-{number}",
                 out=out,
@@ -267,7 +267,7 @@ def require_read_and_not_executed(
     for file in files:
         assert sha256_file(again / "deepspeed" / file.name) == sha256_file(file), file.name
 
-    onwards = Restore(folder=state, replay=[Replay(iteration=2, batch=stored[1])])
+    onwards = Restore(folder=state, replay=[Replay(iteration=2, batch=[stored[1]])])
     for file in files:
         whole, proof = file.read_bytes(), folder / "executed"
         torch.save({"module": Planted(proof)}, file)

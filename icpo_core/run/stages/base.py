@@ -52,14 +52,14 @@ class Reader:
         """What a stage had as an input."""
         return self._digest(stage, iteration, lambda found: found.inputs.get(name))
 
-    def file(self, stage: str, name: str, iteration: int | None = None) -> str | None:
-        """Digest of one file of a stage, of this iteration or another."""
+    def table(self, stage: str, name: str, iteration: int | None = None) -> str | None:
+        """Digest of one table of a stage, of this iteration or another."""
         at = self.iteration if iteration is None else iteration
 
         def digest(found: Manifest) -> str:
-            if all(record.name != name for record in found.files):  # made by other settings
+            if not found.has(name):  # made by other settings
                 raise NotReadyError(f"waits for {name} of {stage} of iteration {at}")
-            return found.record(name).digest
+            return found.digest(name)
 
         return self._digest(stage, at, digest)
 

@@ -53,7 +53,7 @@ def _grown(run: Run, iteration: int) -> pa.Table | None:
     return grown_pool.newest(
         grown_pool.joined(
             run.store.table("prompts", number, "prompts"),
-            run.store.table("rollout", number, "rollout"),
+            run.store.table("rollout", number, "rollout", grown_pool.COLUMNS),
             run.store.table("verify", number, "verdicts"),
             number,
             config.prompts.pool,

@@ -16,6 +16,7 @@ from icpo_core.common.files import canonical_digest
 from icpo_core.config import Config, slice_of
 from icpo_core.method import pass_rates
 from icpo_core.method.rounds import Round, Rounds
+from icpo_core.method.selection import OUTLINED, outline
 from icpo_core.models import tokens as model_tokens
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
@@ -233,14 +234,14 @@ class _Sampling:
         return around
 
     def judged(self) -> tuple[pa.Table, pa.Table]:
-        """All rollouts so far, and the verdicts on them."""
+        """Outlines of all rollouts so far, and the verdicts on them."""
         assert self.judges is not None
         for path in self.wanted[len(self._seen) :]:  # each is read once, without what it says
-            part = tables.read("rollout", path).drop_columns(["response", "logprobs"])
+            part = outline(tables.read("rollout", path, OUTLINED))
             self._seen.append((part, self.judges.verdicts(path)))
-        rollouts, verdicts = zip(*self._seen, strict=True)
+        outlines, verdicts = zip(*self._seen, strict=True)
         join = partial(pa.concat_tables, promote_options="default")
-        return join(rollouts), join(verdicts)
+        return join(outlines), join(verdicts)
 
     def _count_traces(self) -> None:
         """Say, once a session, that solutions of the data set are too long to stand whole."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
+
+import pyarrow as pa
 
 from icpo_core.common.files import write_json
 from icpo_core.config import Config, slice_of
 from icpo_core.method import contexts, tuning_buffer
-from icpo_core.method.diagnostics import iteration_row
-from icpo_core.method.selection import select
+from icpo_core.method.diagnostics import Diversity, iteration_row
+from icpo_core.method.selection import OUTLINED, choose, outline, tables_of
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
 from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of
 from icpo_core.store import tables
+from icpo_core.store.tables import Written
 from icpo_core.store.work import Work
 
 WAITING, TUNING = "waiting.parquet", "tuning.parquet"
@@ -25,7 +29,7 @@ def reads(reader: Reader) -> Inputs:
         "prompts": reader.content("prompts"),
         "rollouts": reader.content("rollout"),
         "verdicts": reader.content("verify"),
-        **({"waiting": reader.file("select", WAITING, reader.iteration - 1)} if waited else {}),
+        **({"waiting": reader.table("select", "waiting", reader.iteration - 1)} if waited else {}),
     }
 
 
@@ -51,48 +55,68 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def make(session: Session, work: Work) -> Made:
+    """One `batch` and one `rejects` for each part of the rollouts, which are read part by part:
+    first for keys and lengths, all that is chosen by, then for what the update learns from."""
     store, config = session.run.store, session.run.config_at(work.iteration)
-    prompts = store.table("prompts", work.iteration, "prompts")
-    rollouts = store.table("rollout", work.iteration, "rollout")
-    verdicts = store.table("verify", work.iteration, "verdicts")
-    context = config.loss.expert_context
-    source = work.inputs.get("select.advantage")
-    chosen = select(
+    iteration, folder = work.iteration, folder_of(session, work)
+    prompts = store.table("prompts", iteration, "prompts")
+    verdicts = store.table("verify", iteration, "verdicts")
+    found = store.manifest("rollout", iteration)
+    assert found is not None
+    names = [record.name for record in found.files]
+
+    @lru_cache(maxsize=1)
+    def rollouts(name: str) -> pa.Table:
+        return tables.read("rollout", store.file("rollout", iteration, name), OUTLINED)
+
+    outlines = pa.concat_tables([outline(rollouts(name)) for name in names])
+    chosen = choose(
         prompts,
-        rollouts,
+        outlines,
         verdicts,
         config.select,
-        work.iteration,
+        iteration,
         config.run.seed,
-        source,
+        work.inputs.get("select.advantage"),
         work.config.get("rollout.max_tokens"),
         config.prompts.batch_size if config.prompts.fill else None,
-        None if context == "bare" else contexts.prompt_ids(prompts, rollouts, config),
     )
-    folder = folder_of(session, work)
-    made = {
-        "batch.parquet": ("batch", chosen.batch),
-        "rejects.parquet": ("rejects", chosen.rejects),
+    buffered = config.select.tuning_buffer > 0
+    diversity, known, first = Diversity(chosen.rows), dict[str, Written](), 0
+    apart: list[pa.Table] = []
+    for name in names:
+        part, whole = rollouts(name), len(names) == 1
+        learned = None
+        if config.loss.expert_context != "bare":
+            learned = contexts.prompt_ids(prompts, part, config)
+        made = tables_of(chosen, prompts, part, learned, None if whole else first)
+        for table, data in zip(("batch", "rejects"), made, strict=True):
+            file = f"{table}.parquet" if whole else name.replace("part", table, 1)
+            known[file] = tables.write(table, data, folder / file, work.fingerprint)
+        if buffered:
+            apart.append(tuning_buffer.joined(prompts, part, chosen, iteration, first))
+        diversity.add(part["response_ids"], first)
+        first += part.num_rows
+    counts: dict[str, Any] = {
+        name: sum(one.rows or 0 for file, one in known.items() if file.startswith(name))
+        for name in ("batch", "rejects")
     }
-    buffered = {}
-    if config.select.tuning_buffer:
-        news = tuning_buffer.joined(prompts, rollouts, chosen, work.iteration)
+    assert sum(counts.values()) == first
+    counts["rows"] = counts.pop("batch")
+    summary = chosen.summary
+    if buffered:
         waited = None
-        if _waited(session.run, work.iteration):
-            waited = store.table("select", work.iteration - 1, "tuning", WAITING)
+        if _waited(session.run, iteration):
+            waited = tables.read("tuning", store.file("select", iteration - 1, WAITING))
+        news = tuning_buffer.in_order(prompts, apart)
         buffer = tuning_buffer.fill(waited, news, config.select.tuning_buffer)
-        made |= {TUNING: ("tuning", buffer.taken), WAITING: ("tuning", buffer.waiting)}
-        buffered = buffer.summary
-    known = {
-        file: tables.write(name, table, folder / file, work.fingerprint)
-        for file, (name, table) in made.items()
-    }
-    summary = chosen.summary | buffered
-    row = iteration_row(prompts, rollouts, verdicts, chosen.rows, summary)
+        for file, data in ((TUNING, buffer.taken), (WAITING, buffer.waiting)):
+            known[file] = tables.write("tuning", data, folder / file, work.fingerprint)
+        summary = summary | buffer.summary
+    row = iteration_row(prompts, outlines, verdicts, chosen.rows, summary, diversity.value())
     # Seconds are of this machine and this hour, and no part of what was selected.
     seconds = row.pop("judge/seconds", None)
     write_json(folder / "summary.json", row, durable=False)
-    counts = {"rows": chosen.batch.num_rows, "rejects": chosen.rejects.num_rows}
     return Made(counts | ({"judge/seconds": seconds} if seconds is not None else {}), known=known)
 
 

@@ -29,9 +29,9 @@ def reads(reader: Reader) -> Inputs:
     taught = reader.run.config.loss.distills
     tuned = reader.run.config.select.tuning_buffer > 0
     return {
-        **({"tuning": reader.file("select", TUNING)} if tuned else {}),
+        **({"tuning": reader.table("select", "tuning")} if tuned else {}),
         **({"teacher": reader.content("teach")} if taught else {}),
-        "batch": reader.file("select", "batch.parquet"),
+        "batch": reader.table("select", "batch"),
         "base": reader.run.base_version,
         "model settings": reader.run.model_settings["model settings"],
         "state": reader.fingerprint("update", before) if before else reader.run.base_version,
@@ -90,7 +90,7 @@ def job(session: Session, iteration: int, state_id: str, inputs: Mapping[str, An
     run = session.run
     return Update(
         iteration=iteration,
-        batch=run.store.file("select", iteration, "batch.parquet"),
+        batch=run.store.table_files("select", iteration, "batch"),
         tuning=run.store.file("select", iteration, TUNING) if "tuning" in inputs else None,
         teacher=checkpoints.teacher_of(run, iteration, inputs.get("teacher")),
         parent=checkpoints.state_id(run, iteration - 1),

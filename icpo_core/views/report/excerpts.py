@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from icpo_core.run.run import Run
-from icpo_core.store.tables import REWARD
 from icpo_core.views.report.tokens import Tokens, expert_tokens
 from icpo_core.views.rollouts import Key, parts
 
@@ -119,24 +118,20 @@ def _excerpt(run: Run, iteration: int, budget: int) -> Excerpt:
 def _rows(run: Run, iteration: int, wanted: set[str]) -> dict[str, list[Row]]:
     """Rollouts of some problems, by problem, the expert ones first."""
 
-    def by_key(stage: str, table: str, pattern: str, *columns: str) -> dict[Key, dict[str, Any]]:
-        names = ["prompt_id", "sample_index", "origin", *columns]
-        whole = run.store.table(stage, iteration, table, pattern)
-        names += [name for name in whole.column_names if name.startswith(REWARD)]
-        found = whole.select(names).to_pylist()
+    def by_key(stage: str, table: str, *columns: str) -> dict[Key, dict[str, Any]]:
+        names = ["prompt_id", "sample_index", "origin", *columns] if columns else None
+        found = run.store.table(stage, iteration, table, names, wanted).to_pylist()
         return {(row["prompt_id"], row["sample_index"], row["origin"]): row for row in found}
 
-    rollouts = by_key("rollout", "rollout", "part-*", "response", "response_ids", "finish_reason")
-    verdicts = by_key("verify", "verdicts", "part-*", "status", "extracted", "reward", "detail")
-    batch = by_key("select", "batch", "batch.parquet", "advantage")
-    rejects = by_key("select", "rejects", "rejects.parquet", "reason")
+    rollouts = by_key("rollout", "rollout", "response", "response_ids", "finish_reason")
+    verdicts = by_key("verify", "verdicts")
+    batch = by_key("select", "batch", "advantage")
+    rejects = by_key("select", "rejects", "reason")
     steps = expert_tokens(run, iteration, wanted)
     made: dict[str, list[Row]] = {}
     order = sorted(rollouts, key=lambda key: (key[0], key[2] == "on_policy", key[1]))
     for key in order:
         prompt_id, sample, origin = key
-        if prompt_id not in wanted:
-            continue
         rollout, verdict = rollouts[key], verdicts[key]
         made.setdefault(prompt_id, []).append(
             Row(

@@ -41,15 +41,15 @@ def expert_tokens(run: Run, iteration: int, wanted: set[str]) -> dict[Key, Token
     found = run.store.finished("update", iteration)
     if found is None or EXPERT_TOKENS not in {one.name for one in found.files}:
         return {}
-    table = run.store.table("update", iteration, "expert_tokens", EXPERT_TOKENS)
+    table = run.store.table("update", iteration, "expert_tokens", of=wanted)
     bare = {_key(row): row["logprobs"] for row in table.to_pylist()}
     names = ["prompt_id", "sample_index", "origin", "response_ids", "behaviour_logprobs"]
-    batch = run.store.table("select", iteration, "batch", "batch.parquet").select(names)
+    batch = run.store.table("select", iteration, "batch", names, wanted)
     settings, spell = run.config_at(iteration).loss, speller(tokenizer_of(run))
     return {
         _key(row): _tokens(row, bare[_key(row)], settings, spell)
         for row in batch.to_pylist()
-        if row["prompt_id"] in wanted and _key(row) in bare
+        if _key(row) in bare
     }
 
 

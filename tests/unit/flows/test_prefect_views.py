@@ -113,12 +113,12 @@ def test_the_page_of_rollouts_shows_what_is_stored(trained: Run) -> None:
     rejected = 0
     for iteration in (1, 2, 3):
         page = pages.rollouts(trained.paths, iteration)
-        batch = trained.store.table("select", iteration, "batch", "batch.parquet")
+        batch = trained.store.table("select", iteration, "batch")
         best = max(batch["advantage"].to_pylist())
         worst = min(batch["advantage"].to_pylist())
         assert f"advantage {best:+.3f}" in page
         assert f"advantage {worst:+.3f}" in page
-        rejects = trained.store.table("select", iteration, "rejects", "rejects.parquet")
+        rejects = trained.store.table("select", iteration, "rejects")
         rejected += rejects.num_rows
         assert ("## Rejected: below delta" in page) == (rejects.num_rows > 0)
         sections = page.count("\n## ")

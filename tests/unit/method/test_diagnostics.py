@@ -5,8 +5,8 @@ import random
 import pytest
 
 from icpo_core.config import SelectSection
-from icpo_core.method.diagnostics import diversity, iteration_row
-from icpo_core.method.selection import join, select
+from icpo_core.method.diagnostics import Diversity, iteration_row
+from icpo_core.method.selection import join, outline, select
 from icpo_core.store import tables as schemas
 
 Responses = dict[tuple[str, str], list[list[int]]]
@@ -73,9 +73,15 @@ def edit_distance(a: list[int], b: list[int]) -> int:
     return row[-1]
 
 
-def spread(responses: Responses) -> float | None:
-    three = tables(responses)
-    return diversity(three[1]["response_ids"], join(*three))
+def spread(responses: Responses, parts: int = 1) -> float | None:
+    prompts, rollouts, verdicts = tables(responses)
+    found = Diversity(join(prompts, outline(rollouts), verdicts))
+    # The first group is a part, and the rest is another.
+    first = len(next(iter(responses.values()))) if parts == 2 else len(rollouts)
+    found.add(rollouts["response_ids"].slice(0, first))
+    if parts == 2:
+        found.add(rollouts["response_ids"].slice(first), first)
+    return found.value()
 
 
 def test_diversity_is_the_mean_normalised_edit_distance_of_on_policy_pairs():
@@ -93,6 +99,7 @@ def test_diversity_is_the_mean_normalised_edit_distance_of_on_policy_pairs():
         means.append(sum(far) / len(far))
     want = sum(means) / len(means)
     assert spread(groups) == pytest.approx(want, abs=1e-12)
+    assert spread(groups, parts=2) == spread(groups)
     # Expert rollouts and groups of one are no part of it.
     more = {**groups, ("p0", "expert"): [[9] * 40], ("lone", "on_policy"): [[1]]}
     assert spread(more) == pytest.approx(want, abs=1e-12)
@@ -117,7 +124,7 @@ def test_row_of_an_iteration():
         responses, lambda ids: ids[0] == 7, lambda ids: "length" if len(ids) == 4 else "stop"
     )
     selection = select(*three, SelectSection(), 1, 0)
-    row = iteration_row(*three, selection.rows, selection.summary)
+    row = iteration_row(*three, selection.rows, selection.summary, spread(responses))
     want = {
         "reward/on_policy": 0.25,
         "reward/expert": 1.0,
@@ -146,5 +153,6 @@ def test_row_of_an_iteration():
 
 def test_row_without_rollouts():
     prompts, rollouts, verdicts = tables({("a", "on_policy"): []})
-    rows = join(prompts, rollouts, verdicts)
-    assert iteration_row(prompts, rollouts, verdicts, rows, {}) == {"demonstrations/none": 1.0}
+    outlines = outline(rollouts)
+    row = iteration_row(prompts, outlines, verdicts, join(prompts, outlines, verdicts), {}, None)
+    assert row == {"demonstrations/none": 1.0}

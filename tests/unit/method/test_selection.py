@@ -3,17 +3,20 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from groups import expert, keys, policy, reasons, tables
+from groups import KEYS, expert, keys, policy, reasons, tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icpo_core.config import SelectSection
 from icpo_core.method.advantages import advantages
+from icpo_core.method.diagnostics import Diversity
 from icpo_core.method.overlong import penalty
-from icpo_core.method.selection import Selection, select
+from icpo_core.method.selection import Selection, choose, outline, select, tables_of
 from icpo_core.store import tables as schemas
+from icpo_core.store.batch import order
 
 MODES = ["drop", "replace", "mask", "off"]
+BOTH = ("batch", "rejects")
 
 
 def run(
@@ -41,6 +44,38 @@ rows = st.fixed_dictionaries(
 problems = st.lists(st.lists(rows, max_size=9), min_size=1, max_size=5).filter(
     lambda groups: any(groups)
 )
+
+
+@settings(max_examples=80, deadline=None)
+@given(problems, st.sampled_from(MODES), st.integers(1, 4), st.randoms())
+def test_the_number_of_parts_changes_no_row(groups, errs, count, draw) -> None:
+    """Parts hold whole groups, whichever, in whatever order their rows are."""
+    prompts, rollouts, verdicts = tables(*groups)
+    section = SelectSection(errs=errs, bonus="linear", horizon=9, truncated="mask")
+    whole = select(prompts, rollouts, verdicts, section, 3, 0)
+    part_of = {f"p{number}": draw.randrange(count) for number in range(len(groups))}
+    mine = [part_of[name] for name in rollouts["prompt_id"].to_pylist()]
+    parts = []
+    for part in range(count):
+        at = [row for row, one in enumerate(mine) if one == part]
+        draw.shuffle(at)
+        parts.append(rollouts.take(pa.array(at, pa.int64())))
+    outlines = pa.concat_tables([outline(part) for part in parts])
+    chosen = choose(prompts, outlines, verdicts, section, 3, 0)
+    diversity, found, first = Diversity(chosen.rows), [], 0
+    for part in parts:
+        made = tables_of(chosen, prompts, part, first=first)
+        found.append([schemas.check(n, t, "") for n, t in zip(BOTH, made, strict=True)])
+        diversity.add(part["response_ids"], first)
+        first += part.num_rows
+    batch, rejects = map(pa.concat_tables, zip(*found, strict=True))
+    assert batch.take(order(batch)).drop_columns(["place"]).equals(whole.batch)
+    ranked = [(name, "ascending") for name in KEYS]
+    assert rejects.sort_by(ranked).equals(whole.rejects.sort_by(ranked))
+    alone = Diversity(whole.rows)
+    alone.add(rollouts["response_ids"])
+    assert chosen.summary == whole.summary
+    assert diversity.value() == alone.value()
 
 
 @settings(max_examples=150, deadline=None)

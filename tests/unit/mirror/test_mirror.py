@@ -190,7 +190,7 @@ def pulled(folder: Path, url: str) -> Path:
         ("before write LATEST", 2),
         ("after write it-0001/update/pruned.json", 1),
         ("after remove it-0001/update/model/model.safetensors", 1),
-        ("s3 after put it-0002/select/batch.parquet", 1),
+        ("s3 after put it-0002/select/batch-00000-of-00002.parquet", 1),
     ],
 )
 def test_killed_while_it_uploads_it_leaves_whole_stages(
@@ -386,13 +386,16 @@ def test_what_is_damaged_is_neither_sent_nor_taken(
 ) -> None:
     root = tmp_path / "mirror" / "run"
     flip(root / "it-0002/rollout/part-00000-of-00002.parquet")
-    (root / "it-0001/select/batch.parquet").unlink()
+    (root / "it-0001/select/batch-00000-of-00002.parquet").unlink()
     flip(root / "it-0002/prompts/manifest.json")
     there = machine(data, tmp_path / "there")
     made = train(there, url)
     lines = "\n".join(said(there))
     assert "part-00000-of-00002.parquet: is not what was recorded" in lines
-    assert "it-0001/select/batch.parquet: is missing; it-0001/select is left out" in lines
+    assert (
+        "it-0001/select/batch-00000-of-00002.parquet: is missing; it-0001/select is left out"
+        in lines
+    )
     assert {"it-0001/select", "it-0002/rollout", "it-0002/prompts"} <= set(made)
     assert "it-0002/update" not in made  # came out the same, and is kept
     assert stubs.digests(there / "runs" / "run") == whole
@@ -423,7 +426,7 @@ def test_push_and_pull(
     assert call("push", run, url).startswith(f"0 {url}: 14 stages, ")
     assert ", 0 bytes uploaded" in call("push", run, url)
     assert call("pull", url, folder, "--light").startswith("0 ")
-    assert (folder / "it-0002/select/batch.parquet").is_file()
+    assert (folder / "it-0002/select/batch-00000-of-00002.parquet").is_file()
     assert not list(folder.rglob("*.safetensors"))
     assert call("ls", folder).startswith("0 ")
     facts = json.loads(call("pull", url, folder, "--json").removeprefix("0 "))

@@ -266,7 +266,7 @@ def test_a_batch_that_was_replaced_is_not_replayed(folder: Path) -> None:
     """`select` made again in place with other results, after the update: the weights of that update
     cannot be come to again, and pretending so would be silent damage."""
     run = opened(folder)
-    path = run.paths.stage("select", 7) / "batch.parquet"
+    path = run.paths.stage("select", 7) / "batch-00000-of-00002.parquet"
     batch = tables.read("batch", path)
     with stubs.stubbed(run) as session:
         work = plan.work(run, "select", 7)

@@ -75,9 +75,9 @@ def weights_of_an_update(run: RunPaths) -> None:
     flip(run.stage("update", 3) / "model" / "model.safetensors")
 
 
-@kind("batch.parquet: is not what was recorded")
+@kind("batch-00000-of-00002.parquet: is not what was recorded")
 def a_batch(run: RunPaths) -> None:
-    flip(run.stage("select", 2) / "batch.parquet")
+    flip(run.stage("select", 2) / "batch-00000-of-00002.parquet")
 
 
 @kind("samples.parquet: is not what was recorded")
@@ -239,11 +239,13 @@ def a_fingerprint_of_other_work(run: RunPaths) -> None:
     changed(run.manifest("select", 2), fingerprint="0" * 64)
 
 
-@kind("batch.parquet: is missing")
+@kind("batch-00000-of-00002.parquet: is missing")
 def a_mark_that_a_batch_was_removed(run: RunPaths) -> None:
     folder = run.stage("select", 2)
-    files.write_sealed(folder / "pruned.json", {"files": ["batch.parquet"], "at": 1.0})
-    (folder / "batch.parquet").unlink()
+    files.write_sealed(
+        folder / "pruned.json", {"files": ["batch-00000-of-00002.parquet"], "at": 1.0}
+    )
+    (folder / "batch-00000-of-00002.parquet").unlink()
 
 
 @kind("pruned.json: is not as it was written")

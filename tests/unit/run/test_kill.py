@@ -44,7 +44,7 @@ POINTS = {
     # between file and manifest
     "rollouts without manifest": ("before replace it-0002/rollout/manifest.json", 1),
     "verdicts without manifest": ("before replace it-0002/verify/manifest.json", 1),
-    "batch without rejects": ("after replace it-0002/select/batch.parquet", 1),
+    "batch without rejects": ("after replace it-0002/select/batch-00000-of-00002.parquet", 1),
     "weights without manifest": ("before replace it-0002/update/manifest.json", 1),
     "checkpoint without manifest": ("before replace it-0002/checkpoint/manifest.json", 1),
     "state saved, its last iteration too": ("before replace it-0003/checkpoint/manifest.json", 1),

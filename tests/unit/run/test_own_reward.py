@@ -85,7 +85,7 @@ def test_a_reward_of_a_dozen_lines(tmp_path: Path, capsys: pytest.CaptureFixture
     assert {row["status"] for row in rows} == {"wrong", "correct"}
     for row in rows:
         assert row["reward"] == row["reward/number"] + row["reward/parity"]
-    batch = run.store.table("select", 1, "batch", "batch.parquet").to_pylist()
+    batch = run.store.table("select", 1, "batch").to_pylist()
     assert {row["reward"] for row in batch} == {0.25, 1.0}
     verified = [one for one in watched.seen if one[:2] == ("verify", 1)]
     assert verified[-1][2] == verified[-1][3] > 0
@@ -190,7 +190,7 @@ def test_an_evaluation_is_judged_as_training_is(tmp_path: Path) -> None:
     run = Run.of(config)
     trained(run)
 
-    samples = run.store.table("evaluate", 1, "samples", "samples.parquet").to_pylist()
+    samples = run.store.table("evaluate", 1, "samples").to_pylist()
     right = {row["id"]: row["extra"]["word"] == row["id"] for row in rows}
     assert len(samples) == len(rows)
     for row in samples:

@@ -25,6 +25,7 @@ from icpo_core.run import metrics, plan
 from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
 from icpo_core.store import tables
+from icpo_core.store.batch import order
 from icpo_core.store.work import Standing
 from icpo_core.trainer import microbatches
 from icpo_core.views import rollouts
@@ -84,8 +85,8 @@ def test_only_groups_that_fail_are_steered_until_one_is_accepted(steered: Run) -
             # Every row says its round.
             assert [row["round"] for row in rows] == [0, 0, 0, *range(1, 1 + len(experts))]
             tried.add(len(experts))
-        rejects = steered.store.table("select", iteration, "rejects", "rejects.parquet")
-        batch = steered.store.table("select", iteration, "batch", "batch.parquet")
+        rejects = steered.store.table("select", iteration, "rejects")
+        batch = steered.store.table("select", iteration, "batch")
         assert rejects.num_rows + batch.num_rows == sum(map(len, found.values()))
     assert {1, 2} <= tried, "the test has no group that took two tries"
 
@@ -117,7 +118,8 @@ def test_what_an_expert_rollout_is_learned_under(
                 row["prompt_id"]: row
                 for row in run.store.table("prompts", iteration, "prompts").to_pylist()
             }
-            batch = run.store.table("select", iteration, "batch", "batch.parquet")
+            batch = run.store.table("select", iteration, "batch")
+            batch = batch.take(order(batch))
             rows = microbatches.rows_of(batch, context)
             for row, learned in zip(batch.to_pylist(), rows, strict=True):
                 prompt = prompts[row["prompt_id"]]
@@ -157,9 +159,9 @@ def test_a_batch_is_filled_with_groups_that_carry_signal(filled: Run) -> None:
         cursor += batches
         assert manifest.facts["cursor"] == cursor
         carries = [name for name in asked if carries_signal(found[name])]
-        batch = filled.store.table("select", iteration, "batch", "batch.parquet")
+        batch = filled.store.table("select", iteration, "batch")
         assert set(batch["prompt_id"].to_pylist()) == set(carries[:4])
-        rejects = filled.store.table("select", iteration, "rejects", "rejects.parquet").to_pylist()
+        rejects = filled.store.table("select", iteration, "rejects").to_pylist()
         for row in rejects:
             if row["origin"] == "expert" and row["reward"] < 1.0:
                 assert row["reason"] == "below_delta"

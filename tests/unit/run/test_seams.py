@@ -43,7 +43,7 @@ def test_an_edited_advantage_reruns_what_it_made(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text(ADVANTAGE)
     run = trained(tmp_path, f"select.advantage={mine}:centred")
-    rows = run.store.table("select", 1, "batch", "batch.parquet").to_pylist()
+    rows = run.store.table("select", 1, "batch").to_pylist()
     for group in {row["prompt_id"] for row in rows}:
         members = [row for row in rows if row["prompt_id"] == group]
         mean = sum(row["shaped_reward"] for row in members) / len(members)

@@ -39,7 +39,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def spoken(run: Run, iteration: int) -> list[tuple[str, int, int]]:
     """Problem, number and tokens of what the teacher has spoken on."""
-    said = run.store.table("teach", iteration, "teacher", "part-*.parquet").to_pylist()
+    said = run.store.table("teach", iteration, "teacher").to_pylist()
     return sorted((row["prompt_id"], row["sample_index"], len(row["logprobs"])) for row in said)
 
 
@@ -51,7 +51,7 @@ def test_every_bare_rollout_is_spoken_on_token_by_token(taught: Run) -> None:
             for row in rollouts
             if row["origin"] == "on_policy"
         )
-        shown = taught.store.table("teach", iteration, "lessons", "lessons.parquet").to_pylist()
+        shown = taught.store.table("teach", iteration, "lessons").to_pylist()
         prompts = taught.store.table("prompts", iteration, "prompts").to_pylist()
         # Demonstrations are those of the expert prompt.
         assert {row["prompt_id"]: row["prompt"] for row in shown} == {
@@ -65,7 +65,7 @@ def test_alone_it_needs_no_expert_and_its_own_solution_no_demonstrations(tmp_pat
     assert set(run.store.table("prompts", 1, "prompts")["expert_prompt"].to_pylist()) == {None}
     assert len(spoken(run, 1)) == 12
     own = ran(tmp_path / "own", *shows, "loss.distill.context=solution", "prompts.k=0")
-    lessons = own.store.table("teach", 1, "lessons", "lessons.parquet").to_pylist()
+    lessons = own.store.table("teach", 1, "lessons").to_pylist()
     problems = tables.read("problems", Path(own.config.prompts.problems)).to_pylist()
     by_id = {row["id"]: row for row in problems}
     for row in lessons:
@@ -122,10 +122,7 @@ def test_its_weights_are_those_of_the_start_or_of_before(tmp_path: Path) -> None
 
     assert inputs("policy", 2) == {"state", "base"}
     assert inputs("start", 2) == inputs("policy", 1) == {"base"}
-    said = [
-        runs[teacher].store.table("teach", 3, "teacher", "part-*.parquet")["logprobs"]
-        for teacher in runs
-    ]
+    said = [runs[teacher].store.table("teach", 3, "teacher")["logprobs"] for teacher in runs]
     assert said[0] != said[1]
     for teacher, stage in (("policy", "teach"), ("start", "teach")):
         reads = plan.reads(runs[teacher], stage, 3)

@@ -15,6 +15,7 @@ from icpo_core.config import override
 from icpo_core.run import metrics, plan
 from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
+from icpo_core.store import tables
 from icpo_core.store.work import Standing
 
 TUNED = ["preset=relift", "rollout.on_policy=1", "select.tuning_buffer=1"]
@@ -31,7 +32,7 @@ def tuned(whole: Whole) -> Run:
 
 
 def rows(run: Run, iteration: int, name: str) -> list[tuple[int, str]]:
-    table = run.store.table("select", iteration, "tuning", f"{name}.parquet")
+    table = tables.read("tuning", run.store.file("select", iteration, f"{name}.parquet"))
     return list(zip(table["iteration"].to_pylist(), table["prompt_id"].to_pylist(), strict=True))
 
 

@@ -83,13 +83,17 @@ def test_a_manifest_with_a_hostile_name_is_damage(run: Run, name: str) -> None:
 
 
 def test_a_mark_removes_nothing_that_was_not_the_stage_s(run: Run, tmp_path: Path) -> None:
-    for names in (["../../../../victim"], ["../select/batch.parquet"], ["strange.txt"]):
+    for names in (
+        ["../../../../victim"],
+        ["../select/batch-00000-of-00002.parquet"],
+        ["strange.txt"],
+    ):
         (run.paths.stage("update", 1) / "strange.txt").write_text("mine too")
         files.write_sealed(run.paths.pruned("update", 1), {"files": names, "at": 0.0})
         fresh = Run.read(run.paths.root)
         fresh.store.prune({("update", 1): frozenset()})
         assert (tmp_path / "victim").read_text() == "mine"
-        assert (run.paths.stage("select", 1) / "batch.parquet").is_file()
+        assert (run.paths.stage("select", 1) / "batch-00000-of-00002.parquet").is_file()
         assert (run.paths.stage("update", 1) / "strange.txt").is_file()
 
 

@@ -216,7 +216,7 @@ def test_one_flipped_byte_of_any_file_is_found_and_named(folder: Path) -> None:
         ("it-0001/prompts/prompts.parquet", ["it-0001/prompts"]),
         ("it-0002/rollout/part-00001-of-00002.parquet", ["it-0002/rollout"]),
         ("it-0002/verify/part-00000-of-00002.parquet", ["it-0002/verify"]),
-        ("it-0003/select/rejects.parquet", ["it-0003/select"]),
+        ("it-0003/select/rejects-00000-of-00002.parquet", ["it-0003/select"]),
         ("it-0003/select/summary.json", ["it-0003/select"]),
         ("it-0001/update/metrics.json", ["it-0001/update"]),
         ("it-0003/update/model/config.json", ["it-0003/update", "it-0003/checkpoint"]),
@@ -311,13 +311,13 @@ def test_a_second_writer_is_told_who_the_first_is_and_a_dead_one_holds_nothing(
         assert "\n" not in str(caught.value)
         assert lock.holder(paths.lock) in str(caught.value)
         # Looking is allowed, and finds all there is, but marks nothing.
-        flip(paths.stage("select", 2) / "batch.parquet")
+        flip(paths.stage("select", 2) / "batch-00000-of-00002.parquet")
         assert len(integrity.check(paths)) == 1
         assert not paths.damaged("select", 2).exists()
     finally:
         os.kill(other.pid, signal.SIGKILL)
         other.wait()
-    flip(paths.stage("select", 2) / "batch.parquet")
+    flip(paths.stage("select", 2) / "batch-00000-of-00002.parquet")
     assert {path: path.read_bytes() for path in stored_files(paths)} == before
     assert lock.holder(paths.lock) is None
     assert "pid" in paths.lock.read_text()  # what the dead one left: it holds nothing

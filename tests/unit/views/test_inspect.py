@@ -157,8 +157,8 @@ def test_a_terminal_of_80_columns_gets_all_that_a_wide_one_does(
 def test_show_answers_what_a_prompt_got(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = asked(capsys, "show", runs / "run", "--iteration", 2)
     run = Run.read(runs / "run")
-    batch = run.store.table("select", 2, "batch", "batch.parquet").to_pylist()
-    rejects = run.store.table("select", 2, "rejects", "rejects.parquet").to_pylist()
+    batch = run.store.table("select", 2, "batch").to_pylist()
+    rejects = run.store.table("select", 2, "rejects").to_pylist()
     shown = [one for prompt in found["prompts"] for one in prompt["rollouts"]]
     assert len(shown) == 24 == len(batch) + len(rejects)
     assert sum(one["advantage"] is not None for one in shown) == len(batch)
@@ -287,7 +287,7 @@ def test_lineage_goes_down_to_model_and_data(
 def test_check_names_what_is_damaged(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = icpo(capsys, "check", runs / "run")
     assert (status, "every file is as it was recorded" in out) == (0, True)
-    path = runs / "run" / "it-0002" / "select" / "batch.parquet"
+    path = runs / "run" / "it-0002" / "select" / "batch-00000-of-00002.parquet"
     (path.parent / "more.parquet").write_bytes(b"x")
     status, out, _ = icpo(capsys, "check", runs / "run")
     assert (status, "is no file of select; was moved to" in out, "To mend" in out) == (

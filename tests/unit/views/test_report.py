@@ -94,7 +94,7 @@ def test_it_reads_what_the_stages_left(two_runs, tmp_path):
 def test_expert_tokens_are_as_the_loss_took_them(two_runs, tmp_path):
     """ρ and f(ρ) of stored logprobs are those of the loss itself, under each of its settings."""
     run = Run.read(two_runs[0])
-    stored = run.store.table("update", 1, "expert_tokens", "expert_tokens.parquet").to_pylist()
+    stored = run.store.table("update", 1, "expert_tokens").to_pylist()
     icpo, grpo = gather(two_runs, tmp_path)["runs"]
     assert all(row["steps"] is None for row in grpo["rollouts"][0]["groups"][0]["rows"])
     rows = icpo["rollouts"][0]["groups"]

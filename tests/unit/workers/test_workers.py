@@ -23,7 +23,7 @@ PATIENCE = 60.0
 def update(folder: Path) -> Update:
     """A job for the trainer."""
     return Update(
-        iteration=1, batch=folder / "batch.parquet", parent="", state_id="",
+        iteration=1, batch=[folder / "batch.parquet"], parent="", state_id="",
         restore=Restore(folder=None, replay=[]), out=folder / "update",
     )  # fmt: skip
 
