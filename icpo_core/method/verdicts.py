@@ -116,13 +116,6 @@ def verdicts(
     return made
 
 
-def judge_part(prompts: Path, part: Path, judges: Judging) -> tuple[str, pa.Table]:
-    """The verdicts on one part of the rollouts, and the content digest of what was judged."""
-    rollouts = tables.read("rollout", part)
-    table = verdicts(tables.read("prompts", prompts), rollouts, judges)
-    return tables.content_digest("rollout", rollouts), table
-
-
 def failure_rate(table: pa.Table) -> float:
     """Share of rows that no judge came to a verdict on (`timeout`, `error`)."""
     if not table.num_rows:

@@ -23,6 +23,8 @@ def perform(session: Session, stage: str, iteration: int, force: bool = False) -
             f"{run.paths.root}: its configuration asks for no stage {stage} "
             "(docs/method.md says what does)"
         )
+    started, clock = time.time(), time.monotonic()
+    session.ahead.settle(stage, iteration)
     try:
         work = plan.work(run, stage, iteration)
     except NotReadyError as wait:
@@ -37,7 +39,6 @@ def perform(session: Session, stage: str, iteration: int, force: bool = False) -
         return Outcome(stage, iteration, status.manifest, False, status.reason)
     reason = "forced" if status.done else status.reason
     say(f"{stage} {iteration}: {reason}")
-    started, clock = time.time(), time.monotonic()
     spec.withdraw(run, iteration)
     run.store.begin(work, afresh=status.done)
     _provide(session, stage, iteration)

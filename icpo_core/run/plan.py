@@ -22,15 +22,22 @@ def config_slice(config: Config, stage: str) -> dict[str, Any]:
 def work(run: Run, stage: str, iteration: int) -> Work:
     """Name the work of a stage. Raises NotReadyError if a stage that it reads is not finished."""
     spec, run = STAGES[stage], run.at(iteration)
-    reader = Reader(run, iteration)
+    reader, sources = Reader(run, iteration), plugin_sources(run.config, stage)
+    part, seed = spec.settings(run.config), run.seed if spec.draws else None
     return Work(
         stage=stage,
         iteration=iteration,
         version=spec.version,
-        inputs={**spec.reads(reader), **plugin_sources(run.config, stage)},
-        config=spec.settings(run.config),
-        seed=run.seed if spec.draws else None,
+        inputs={**spec.reads(reader), **sources},
+        config=part,
+        seed=seed,
         parents=reader.parents,
+        parts={
+            name: manifest.fingerprint(
+                stage, iteration, spec.version, {**inputs, **sources}, part, seed
+            )
+            for name, inputs in spec.parts(reader).items()
+        },
     )
 
 

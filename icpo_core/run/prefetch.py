@@ -3,7 +3,8 @@
 The flow process waits most of its time for its workers. Meanwhile one thread of it judges parts of
 the rollouts that are written, and makes the next iteration's prompts. A stage that is asked for
 takes what is ahead if that was made from the same, and makes the rest itself: it writes the same
-files and the same manifest either way. Nothing ahead is on disk, so a crash loses only memory.
+files and the same manifest either way. Verdicts lie in the folder of their stage as soon as they
+are made, each part under a fingerprint of its own; prompts are in memory alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +22,11 @@ Place = tuple[str, int, str]
 
 @dataclass(frozen=True)
 class Done:
-    """What was made ahead. `started`: Unix time; `waited`: seconds until the stage had it."""
+    """What was made ahead. `started`: Unix time."""
 
     value: Any
     started: float
     seconds: float
-    waited: float = 0.0
 
 
 class Ahead:
@@ -62,6 +62,12 @@ class Ahead:
             _, future = self._held[stage, iteration, part]
         return future.result().value
 
+    def settle(self, stage: str, iteration: int) -> None:
+        """Wait for what is ahead of a stage: it may be writing into its folder."""
+        with self._lock:
+            held = [(place[:2], future) for place, (_, future) in self._held.items()]
+        wait([future for of, future in held if of == (stage, iteration)])
+
     def take(self, stage: str, iteration: int, part: str, source: str) -> Done | None:
         """What is ahead for a part, waited for if it is under way; None if there is nothing, or if
         it was made from something else. It can be taken once. Raises what `make` raised, and then
@@ -73,13 +79,11 @@ class Ahead:
         if made_from != source:
             future.cancel()
             return None
-        clock = time.monotonic()
         try:
-            done = future.result()
+            return future.result()
         except BaseException:
             self._drop(lambda place: place[:2] == (stage, iteration))
             raise
-        return Done(done.value, done.started, done.seconds, time.monotonic() - clock)
 
     def _drop(self, which: Callable[[Place], bool]) -> None:
         with self._lock:

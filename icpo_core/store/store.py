@@ -112,32 +112,63 @@ class Store:
         `afresh`: keep no part. The old manifest goes before anything it names: from then on the
         stage counts as not done.
         """
-        folder = self.paths.stage(work.stage, work.iteration)
-        for path in (folder.parent, folder):
-            # A link to another stage, too: what is made here would be written there.
-            if path.is_symlink():
-                self.paths.set_aside(self.paths.inside(path))
-            elif path.exists() and not path.is_dir():
-                self.paths.set_aside(path)
-        if self.paths.manifest(work.stage, work.iteration).is_dir():
-            self.paths.set_aside(self.paths.manifest(work.stage, work.iteration))
-        folder = self.paths.inside(folder)
+        folder = self._cleared(work.stage, work.iteration)
         kept = [] if afresh else self.whole_parts(work)
-        if self.paths.manifest(work.stage, work.iteration).exists():
-            # Bad parts first: without the manifest nobody could tell them from good ones.
-            for path in set(self.parts(work)) - set(kept):
-                path.unlink()
-            self.paths.manifest(work.stage, work.iteration).unlink()
-            files.sync(folder)
-        self._manifests.pop((work.stage, work.iteration), None)
-        self.marks.forget(work.stage, work.iteration)
-        self._trusted.pop((work.stage, work.iteration), None)
+        # Bad parts first: without the manifest nobody could tell them from good ones.
+        self._withdraw(work.stage, work.iteration, set(self.parts(work)) - set(kept))
         for path in sorted(folder.glob("*")):
             if path not in kept:
                 is_folder = path.is_dir() and not path.is_symlink()
                 shutil.rmtree(path) if is_folder else path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def part(self, stage: str, iteration: int, name: str, fingerprint: str) -> Path | None:
+        """Where to put a part of a stage that is not asked for yet; None: it is there, whole.
+
+        A stage that is done with another part in its place is done no more.
+        """
+        file = self._cleared(stage, iteration) / name
+        found = self.finished(stage, iteration)
+        recorded = {one.name: one for one in found.files} if found else {}
+        if file.is_file() and tables.part_fingerprint(file) == fingerprint:
+            known = recorded.get(name)
+            if (_wrong_content(file, known) if known else _unreadable(file)) is None:
+                return None
+        if self.paths.manifest(stage, iteration).exists():
+            wrong = {one for one in recorded if _wrong_content(file.parent / one, recorded[one])}
+            self._withdraw(stage, iteration, {file.parent / one for one in wrong})
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir() and not file.is_symlink():
+            self.paths.set_aside(file)
+        file.unlink(missing_ok=True)
+        return file
+
+    def _cleared(self, stage: str, iteration: int) -> Path:
+        """A stage's folder, with nothing in its place that is none: that is moved aside."""
+        folder, written = self.paths.stage(stage, iteration), self.paths.manifest(stage, iteration)
+        for path in (folder.parent, folder):
+            # A link to another stage, too: what is made here would be written there.
+            if path.is_symlink():
+                self.paths.set_aside(self.paths.inside(path))
+            elif path.exists() and not path.is_dir():
+                self.paths.set_aside(path)
+        if written.is_dir():
+            self.paths.set_aside(written)
+        return self.paths.inside(folder)
+
+    def _withdraw(self, stage: str, iteration: int, bad: Iterable[Path]) -> None:
+        """Let a stage count as not done: its manifest goes before anything else that it names, but
+        for what is `bad`."""
+        written = self.paths.manifest(stage, iteration)
+        if written.exists():
+            for path in bad:
+                path.unlink(missing_ok=True)
+            written.unlink()
+            files.sync(written.parent)
+        self._manifests.pop((stage, iteration), None)
+        self.marks.forget(stage, iteration)
+        self._trusted.pop((stage, iteration), None)
 
     def whole_parts(self, work: Work) -> list[Path]:
         """Parts of just this work in the stage's folder whose every byte is as it was written."""
@@ -336,7 +367,7 @@ class Store:
         return [
             path
             for path in sorted(folder.glob("*.parquet"))
-            if path.is_file() and tables.part_fingerprint(path) == work.fingerprint
+            if path.is_file() and tables.part_fingerprint(path) == work.part(path.name)
         ]
 
     def _wrong_sizes(self, found: Manifest) -> dict[str, str]:

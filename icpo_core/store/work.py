@@ -36,12 +36,19 @@ class Work:
     """Seed of the run, None where nothing is drawn."""
     parents: dict[str, str] = field(default_factory=dict)
     """The stages read: where each lies in the run, by its fingerprint."""
+    parts: dict[str, str] = field(default_factory=dict)
+    """Fingerprint of each part, by its name, where parts are made as those of the stage before are,
+    and before all of these are there. Empty: each bears that of the whole."""
 
     @cached_property
     def fingerprint(self) -> str:
         return manifest.fingerprint(
             self.stage, self.iteration, self.version, self.inputs, self.config, self.seed
         )
+
+    def part(self, name: str) -> str | None:
+        """Fingerprint that a part of this name must bear; None: there is no such part."""
+        return self.parts.get(name) if self.parts else self.fingerprint
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,11 @@ class Reader:
 
         return self._digest(stage, at, digest)
 
+    def parts(self, stage: str) -> dict[str, str]:
+        """Digest of each file of a stage of this iteration, by name; nothing before it is there."""
+        found = self.run.store.finished(stage, self.iteration)
+        return {one.name: one.digest for one in found.files} if found else {}
+
     def fingerprint(self, stage: str, iteration: int) -> str | None:
         """Fingerprint of a stage, by which the trainer's state after it is known."""
         return self._digest(stage, iteration, lambda found: found.fingerprint)
@@ -128,6 +133,9 @@ class Stage:
     """The part of the configuration that can change its result, by dotted key."""
     make: Callable[[Session, Work], Made]
     """Makes it: writes its files into its folder."""
+    parts: Callable[[Reader], dict[str, Inputs]] = lambda reader: {}
+    """What each of its parts reads in the place of the whole, by the part's name, where they are
+    made one by one, as those of the stage before are."""
     of_start: bool = False
     """Whether iteration 0, the untrained model, may have it."""
     draws: bool = False

@@ -142,7 +142,7 @@ class _Sampling:
         self.loaded = False
         rollout = self.config.rollout
         alongside = rollout.shards > 1 or rollout.off_policy_steps > 0 or self.config.in_rounds
-        self.judges = verify.JudgedAhead(session, work, self.prompts) if alongside else None
+        self.chain = verify.Chain(session, work, self.prompts) if alongside else None
 
     @property
     def cursor(self) -> int:
@@ -197,9 +197,9 @@ class _Sampling:
         if jobs and not self.loaded:
             self.facts |= load_policy(self.session, self.noted, work.iteration, self.sampled_from)
             self.loaded = True
-        if self.judges is not None and (jobs or self.config.in_rounds):
+        if self.chain is not None and (jobs or self.config.in_rounds):
             for path in sorted(self.kept & set(wanted)):
-                self.judges.start(path)
+                self.chain.follow(path)
         if not jobs:
             return
         timed = self.noted.parts(self._around(), _name_of)
@@ -227,18 +227,18 @@ class _Sampling:
 
         def around(job: Rollout, do: Callable[[], Sampled]) -> Sampled:
             reply = context.copy().run(self.session.observer.part, job, do)
-            if self.judges is not None:
-                self.judges.start(job.out)
+            if self.chain is not None:
+                self.chain.follow(job.out)
             return reply
 
         return around
 
     def judged(self) -> tuple[pa.Table, pa.Table]:
         """Outlines of all rollouts so far, and the verdicts on them."""
-        assert self.judges is not None
+        assert self.chain is not None
         for path in self.wanted[len(self._seen) :]:  # each is read once, without what it says
             part = outline(tables.read("rollout", path, OUTLINED))
-            self._seen.append((part, self.judges.verdicts(path)))
+            self._seen.append((part, self.chain.verdicts(path)))
         outlines, verdicts = zip(*self._seen, strict=True)
         join = partial(pa.concat_tables, promote_options="default")
         return join(outlines), join(verdicts)

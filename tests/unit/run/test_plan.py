@@ -18,7 +18,6 @@ from pydantic import BaseModel
 from icpo.flows import stage as stage_flows
 from icpo_core.config import Benchmark, Config, Section, build, override
 from icpo_core.grading.grade import GradingRules
-from icpo_core.method import verdicts
 from icpo_core.run import perform, plan
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session, Tools
@@ -299,8 +298,8 @@ def test_no_stage_reads_what_its_fingerprint_does_not_hold(
     for stage, spec in list(STAGES.items()):
         monkeypatch.setitem(STAGES, stage, replace(spec, make=recorded(stage, spec.make)))
     for stage, module, name in (
-        ("verify", verify, "JudgedAhead"),
-        ("verify", verdicts, "judge_part"),
+        ("verify", verify, "Chain"),
+        ("verify", verify.Chain, "_judge"),
         ("prompts", prompts, "make_ahead"),
         ("prompts", Tools.prompt_maker, "func"),  # made before the first stage
     ):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import stub_worker
 import stubs
@@ -38,15 +40,15 @@ def opened(folder: Path, *changes: str) -> Run:
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Is set when a part has been judged ahead."""
-    event, judge = threading.Event(), verdicts.judge_part
+    event, judge = threading.Event(), verify.Chain._judge
 
-    def judge_part(*given: Any) -> Any:
+    def noted(*given: Any) -> Any:
         try:
             return judge(*given)
         finally:
             event.set()
 
-    monkeypatch.setattr(verdicts, "judge_part", judge_part)
+    monkeypatch.setattr(verify.Chain, "_judge", noted)
     return event
 
 
@@ -119,26 +121,51 @@ def test_it_comes_to_the_same_without(tmp_path, monkeypatch):
     assert stubs.digests(roots[0]) == stubs.digests(roots[1])
 
 
-def test_what_is_ahead_of_other_rows_or_rules_is_not_taken(tmp_path, judged):
+def test_a_part_that_is_judged_is_judged_once(tmp_path, monkeypatch):
+    """Verdicts lie on disk before their stage: a run that died goes on with them, and rollouts that
+    come out the same leave a finished stage alone."""
+    asked: list[int] = []
+    judge = verdicts.verdicts
+
+    def counted(prompts: pa.Table, rollouts: pa.Table, *more: Any) -> pa.Table:
+        asked.append(rollouts.num_rows)
+        return judge(prompts, rollouts, *more)
+
+    monkeypatch.setattr(verdicts, "verdicts", counted)
     with stubs.stubbed(opened(tmp_path)) as session:
         perform.perform(session, "prompts", 1)
         perform.perform(session, "rollout", 1)
-        run = session.run
-        rollouts = run.store.manifest("rollout", 1)
-        part = rollouts.files[0]
-        source = verify._judged_from(run.config, rollouts.fingerprint, {})
-        other = verdicts.judge_part(
-            run.paths.stage("prompts", 1) / "prompts.parquet",
-            run.paths.part("rollout", 1, 1, 2),
-            session.tools(1).judges("verify"),
-        )
-        session.ahead.start("verify", 1, part.name, source, lambda: other)  # verdicts on other rows
+        session.ahead.settle("verify", 1)
+        assert len(asked) == 2
+    with stubs.stubbed(opened(tmp_path)) as session:
+        assert plan.status(session.run, "verify", 1).reason == "not finished, 2 parts of it there"
+        perform.perform(session, "verify", 1)
+        assert len(asked) == 2
+        perform.perform(session, "rollout", 1, force=True)
+        session.ahead.settle("verify", 1)
+        assert plan.status(session.run, "verify", 1).done
+        assert len(asked) == 2
+
+
+def test_verdicts_of_other_rows_or_rules_are_not_kept(tmp_path, judged):
+    with stubs.stubbed(opened(tmp_path)) as session:
+        perform.perform(session, "prompts", 1)
+        perform.perform(session, "rollout", 1)
+        session.ahead.settle("verify", 1)
+        first, second = (session.run.paths.part("verify", 1, part, 2) for part in (0, 1))
+        shutil.copy(second, first)  # verdicts on other rows
         perform.perform(session, "verify", 1)
         assert session.run.store.manifest("verify", 1).facts["parts_ahead"] == 1
         right = session.run.store.table("verify", 1, "verdicts")
         perform.perform(session, "verify", 1, force=True)  # nothing is ahead any more
         assert session.run.store.manifest("verify", 1).facts["parts_ahead"] == 0
         assert verdicts.changed(right, session.run.store.table("verify", 1, "verdicts")) == []
+        perform.perform(session, "rollout", 1, force=True)
+        session.ahead.settle("verify", 1)
+    with stubs.stubbed(opened(tmp_path, "verify.seconds=7")) as session:
+        perform.perform(session, "rollout", 1, force=True)
+        session.ahead.settle("verify", 1)
+        assert plan.status(session.run, "verify", 1).reason == "not finished, 2 parts of it there"
     held = Ahead()
     held.start("verify", 1, "part", "these rules", lambda: 1)
     assert held.take("verify", 1, "part", "other rules") is None
@@ -162,6 +189,7 @@ def test_parts_of_an_earlier_attempt_are_judged_ahead_too(tmp_path, judged):
         perform.perform(session, "prompts", 1)
         with pytest.raises(KeyboardInterrupt):
             perform.perform(session, "rollout", 1)
+    shutil.rmtree(session.run.paths.stage("verify", 1), ignore_errors=True)  # not judged yet
     with stubs.stubbed(opened(tmp_path)) as session:
         perform.perform(session, "rollout", 1)
         assert session.run.store.manifest("rollout", 1).facts["kept_parts"] == 1
@@ -189,7 +217,7 @@ def test_one_shard_is_judged_by_its_stage(tmp_path, monkeypatch):
     def never(*_: Any) -> Any:
         raise AssertionError("there was nothing to judge it beside")
 
-    monkeypatch.setattr(verdicts, "judge_part", never)
+    monkeypatch.setattr(verify.Chain, "_judge", never)
     with stubs.stubbed(opened(tmp_path, "rollout.shards=1")) as session:
         for stage in ("prompts", "rollout", "verify"):
             perform.perform(session, stage, 1)
