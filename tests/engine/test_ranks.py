@@ -39,6 +39,8 @@ def test_a_rank_that_dies_and_one_that_hangs(
     ranks = ranks_of(tmp_path)
     assert sorted(ranks) == [0, 1]
     assert heard(family(os.getpid())) == set()
+    port = ranks[1].environ()["MASTER_PORT"]  # memory that they share has no name any more
+    assert not list(Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_*_{port}_*"))
     ranks[1].suspend()
     with ThreadPoolExecutor() as pool:
         doomed = pool.submit(workers.train, second)
