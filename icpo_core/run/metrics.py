@@ -5,6 +5,7 @@ A view of the run, never its truth: it can be made again from the stages at any 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +32,11 @@ def row(run: Run, iteration: int) -> dict[str, float]:
     for stage, name in (("select", "summary.json"), ("update", "metrics.json")):
         path = run.paths.stage(stage, iteration) / name
         if path.is_file():
-            figures |= read_json(path)
+            try:
+                figures |= read_json(path)
+            except ValueError:
+                run.store.prove(stage, iteration, name)
+                raise
     figures |= _likeness(run, iteration)
     made = timeline.manifests(run.store, iteration)
     before = timeline.manifests(run.store, iteration - 1) if iteration else []
@@ -113,13 +118,13 @@ def mend(run: Run) -> None:
     except ValueError:
         rows = []
     there = {int(one["iteration"]) for one in rows}
-    lost = [
-        number
-        for number in run.paths.iterations()
-        if number not in there and _finished(run, number)
-    ]
+    lost = []
+    for number in run.paths.iterations():
+        if number not in there and _finished(run, number):
+            with suppress(ValueError):  # a damaged stage is made again, and the row with it
+                lost.append(row(run, number))
     if lost:
-        write(run.paths, rows + [row(run, number) for number in lost])
+        write(run.paths, rows + lost)
 
 
 def _finished(run: Run, iteration: int) -> bool:

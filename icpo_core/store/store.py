@@ -266,6 +266,12 @@ class Store:
             trusted.add(name)
         return path
 
+    def prove(self, stage: str, iteration: int, name: str) -> None:
+        """Look at a file's content again, of which something gave cause to doubt. Raises ValueError
+        as `file`."""
+        self._trust((stage, iteration)).discard(name)
+        self.file(stage, iteration, name)
+
     def table_files(self, stage: str, iteration: int, table: str) -> list[Path]:
         """The files of a finished stage's table, in the order of their names, each as in `file`."""
         found = self.manifest(stage, iteration)

@@ -419,6 +419,20 @@ def metrics_of_an_earlier_day(run: RunPaths) -> None:
     metrics.write(run, [row for row in rows if row["iteration"] < 2])
 
 
+@kind("summary.json: has 40 bytes")
+def a_summary_cut_before_it_was_in_the_metrics(run: RunPaths) -> None:
+    summary = run.stage("select", 3) / "summary.json"
+    summary.write_bytes(summary.read_bytes()[:40])
+    metrics_of_an_earlier_day(run)
+
+
+@kind("summary.json: is not what was recorded")
+def a_summary_flipped_before_it_was_in_the_metrics(run: RunPaths) -> None:
+    summary = run.stage("select", 3) / "summary.json"
+    summary.write_bytes(b"(" + summary.read_bytes()[1:])
+    metrics_of_an_earlier_day(run)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_damage_is_found_and_heals(name: str, whole: Path, tmp_path: Path) -> None:
     damage, words = KINDS[name]
@@ -447,6 +461,7 @@ def test_every_kind_heals_though_nobody_checked(whole: Path, tmp_path: Path) -> 
     for damage in (
         a_stage_that_is_a_link_to_another, logs_that_are_a_file,
         weights_in_a_folder_that_is_a_file, a_manifest_that_leads_to_itself,
+        a_summary_cut_before_it_was_in_the_metrics,
     ):  # fmt: skip
         folder = tmp_path / damage.__name__
         shutil.copytree(whole, folder, symlinks=True)

@@ -26,7 +26,7 @@ from icpo_core.run.session import Session
 from icpo_core.run.stages import verify
 from icpo_core.workers.errors import EndedError
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a test gives up on what never comes."""
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icpo_core.store import tables
@@ -69,6 +69,7 @@ def test_short_rows_do_not_pay_for_long_ones() -> None:
 shared_rows = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40)), min_size=1, max_size=60)
 
 
+@settings(deadline=None)
 @given(shared_rows, st.integers(1, 3000), st.integers(1, 5))
 def test_shared_prompts_stay_together(
     sizes: list[tuple[int, int]], budget: int, ranks: int
