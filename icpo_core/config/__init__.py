@@ -215,6 +215,11 @@ class Config(Section):
                 "rollout.endpoints are used instead of engines of our own: leave out "
                 "rollout.engines"
             )
+        if rollout.endpoints and rollout.seeding == "part":
+            raise ValueError(
+                "rollout.seeding = part is for engines of our own, since others may ask a server "
+                "meanwhile: leave out rollout.endpoints, or set rollout.seeding = rollout"
+            )
         for address in rollout.endpoints:
             if not address.startswith(("http://", "https://")):
                 raise ValueError(f"rollout.endpoints: {address} must begin with http://")

@@ -207,6 +207,11 @@ class RolloutSection(Section):
     """With `update.lora.rank`: what the engine samples from. `merged`: weights with the adapter
     merged, and rounded to their dtype, which little updates do not survive (figure `lora/kept`);
     `adapter`: the base model and the adapter beside it, by vLLM's LoRA requests."""
+    seeding: Annotated[Literal["rollout", "part"], Since("rollout")] = "rollout"
+    """What has a seed of its own. `rollout`: each, which is the same whatever is beside it. `part`:
+    all rollouts of a shard are drawn from one generator, which is what engines are fastest at; the
+    shard comes out the same when it is made again, but another `shards`, engine or machine makes
+    other rollouts. Not for `endpoints`."""
     deterministic: Annotated[bool, Since(False)] = False
     """One seed gives the same samples whatever else is in the batch: vLLM's batch-invariant
     kernels, on NVIDIA GPUs of compute capability 8.0 and more. The CPU has none and needs no

@@ -55,6 +55,10 @@ def rollout_shard(engine: Engine, tokenizer: Any, job: Rollout, say: Say) -> Sam
     prompts = shard_of(tables.read("prompts", job.prompts), job)
     steered = None if job.steered is None else set(job.steered)
     in_context = job.expert_source == "in_context"
+    whole: int | None = None
+    if job.seeding == "part":
+        part = job.round or 0, job.shard, job.shards
+        whole = stable_seed(job.seed, "part", job.iteration, *part)
     keys: list[tuple[str, int, Origin]] = []
     requests: list[Request] = []
     traces: list[dict[str, Any]] = []
@@ -66,12 +70,15 @@ def rollout_shard(engine: Engine, tokenizer: Any, job: Rollout, say: Say) -> Sam
         for index, (origin, ids) in enumerate(sources, job.first):
             keys.append((prompt["prompt_id"], index, origin))
             row_seed = stable_seed(job.seed, "rollout", job.iteration, prompt["prompt_id"], index)
-            requests.append(Request(ids, row_seed))
+            requests.append(Request(ids, row_seed if whole is None else whole))
         if not in_context and experts:
             row = _trace(prompt, job.first + job.on_policy, tokenizer, engine, job.max_tokens)
             traces += [row] if row else []
     started = time.perf_counter()
-    samples = engine.sample(requests, job.temperature, job.max_tokens, on_progress=say)
+    if whole is not None and "seed" not in signature(engine.sample).parameters:
+        raise ValueError("this engine has no seed for a part: set rollout.seeding = rollout")
+    more = {} if whole is None else {"seed": whole}
+    samples = engine.sample(requests, job.temperature, job.max_tokens, on_progress=say, **more)
     sampling = time.perf_counter() - started
     rows = as_rows(keys, requests, samples, tokenizer, engine.policy_version)
     failed = {row["prompt_id"] for row in rows if row["finish_reason"] == "error"}

@@ -161,6 +161,8 @@ class Rollout(Job[Sampled]):
     """Which expert prompt of a row: 0, or a further try from 1."""
     first: int = 0
     """`sample_index` of a group's first rollout."""
+    seeding: Literal["rollout", "part"] = "rollout"
+    """Whether each rollout has a seed, or the whole part has one."""
     round: int | None = None
     """For the rows, where an iteration is sampled in rounds."""
     temperature: float

@@ -208,6 +208,18 @@ def test_a_seed_makes_a_row_whatever_is_beside_it(
 # What weights it holds.
 
 
+def test_a_seed_makes_a_part_again(engine: VllmEngine, prompts: list[list[int]]) -> None:
+    """One generator for all (`rollout.seeding = "part"`): the same rows whatever was sampled
+    before, also where prefixes of these prompts are cached."""
+    requests = [Request(ids, 5) for ids in prompts for _ in range(4)]
+    first = engine.sample(requests, 1.0, 48, seed=5)
+    engine.sample([Request(ids, 1) for ids in prompts[::-1]], 1.0, 16)
+    assert engine.sample(requests, 1.0, 48, seed=5) == first
+    assert engine.sample(requests, 1.0, 48, seed=6) != first
+    of_one_prompt = [tuple(one.response_ids) for one in first[:4]]
+    assert len(set(of_one_prompt)) > 1
+
+
 def test_ten_reloads(
     engine: VllmEngine,
     base: dict[str, torch.Tensor],

@@ -180,3 +180,9 @@ def test_sections_do_not_change() -> None:
     assert isinstance(config, Section)
     with pytest.raises(ValueError, match="frozen"):
         config.run.seed = 1  # type: ignore[misc]
+
+
+def test_a_seed_a_part_is_for_engines_of_our_own() -> None:
+    assert slice_of(load(DEMO, ["rollout.seeding=part"]).rollout)["seeding"] == "part"
+    with pytest.raises(ValueError, match=r"leave out rollout\.endpoints, or set rollout\.seeding"):
+        load(DEMO, ["rollout.seeding=part", 'rollout.endpoints=["http://gpu-1:8000"]'])

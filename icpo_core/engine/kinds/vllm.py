@@ -91,6 +91,12 @@ class WorkerExtension:
 
         model.plain_logits, model.compute_logits = plain, compute_logits
 
+    def reseed(self, seed: int) -> None:
+        """Begin the generator that requests without a seed of their own are drawn from."""
+        import torch
+
+        torch.manual_seed(seed)
+
     def head(self) -> str:
         """The dtype of the product with the LM head."""
         return str(self.model_runner.model_config.head_dtype)  # type: ignore[attr-defined]
@@ -289,8 +295,10 @@ class VllmEngine:
         top_p: float = 1.0,
         on_progress: Say | None = None,
         top_k: int = 0,
+        seed: int | None = None,
     ) -> list[Completion]:
-        """Sample every request with its own seed; samples in the order given.
+        """Sample every request with its own seed, or all from one generator that begins with
+        `seed`; samples in the order given.
 
         Long prompts go in first, so that no long prefill is left for the end; requests of one
         prompt stay together.
@@ -298,21 +306,29 @@ class VllmEngine:
         from vllm import SamplingParams
 
         order = sorted(range(len(requests)), key=lambda at: -len(requests[at].prompt_ids))
-        params = [
-            SamplingParams(
+
+        def asked(own: int | None) -> SamplingParams:
+            return SamplingParams(
                 temperature=temperature,
                 top_p=top_p,
                 top_k=top_k,
                 max_tokens=max_tokens,
-                seed=request.seed & 0x7FFFFFFFFFFFFFFF,
+                seed=None if own is None else own & 0x7FFFFFFFFFFFFFFF,
                 logprobs=0,
                 flat_logprobs=True,
                 detokenize=False,
                 stop_token_ids=self.eos_ids,
                 ignore_eos=True,  # its own EOS id is unknown without a tokenizer; ours are given
             )
-            for request in (requests[at] for at in order)
-        ]
+
+        params: Any
+        if seed is None:
+            params = [asked(requests[at].seed) for at in order]
+        else:
+            # Who is drawn when hangs on what is cached, so nothing is.
+            self._forget(self.policy_version)
+            self.llm.collective_rpc("reseed", kwargs={"seed": seed & 0x7FFFFFFFFFFFFFFF})
+            params = asked(None)
         outputs = self._run([requests[at].prompt_ids for at in order], params, on_progress)
         samples = dict(zip(order, (_sample(output.outputs[0]) for output in outputs), strict=True))
         return [samples[at] for at in range(len(requests))]

@@ -186,6 +186,7 @@ class _Sampling:
                 temperature=rollout.temperature,
                 max_tokens=rollout.max_tokens,
                 seed=self.config.run.seed,
+                seeding=rollout.seeding,
                 iteration=work.iteration,
                 policy_version=self.version,
                 out=path,

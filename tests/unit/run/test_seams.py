@@ -11,6 +11,7 @@ from places import SMALL as SMALL_DATA
 
 from icpo_core.common.files import read_json, write_json
 from icpo_core.run import checkpoints, metrics, plan, sources
+from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
 from icpo_core.run.session import Observer, Session
 from icpo_core.run.stages import rollout
@@ -131,3 +132,12 @@ def test_an_adapter_that_merging_undoes_is_said_once(
     assert len(told) == said
     assert all("keeps 11% of it" in line for line in told)
     assert metrics.row(run, 2)["lora/kept"] == kept
+
+
+def test_an_engine_without_a_seed_for_a_part_is_named(tmp_path: Path) -> None:
+    """The stub's `sample` has none, as one's own may have none."""
+    run = Run.of(stubs.configuration(tmp_path, "run", "rollout.seeding=part"))
+    with stubs.stubbed(run) as session:
+        perform(session, "prompts", 1)
+        with pytest.raises(ValueError, match=r"set rollout\.seeding = rollout"):
+            perform(session, "rollout", 1)
