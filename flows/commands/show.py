@@ -15,6 +15,7 @@ from icpo_core.common.console import Console, Table
 from icpo_core.common.text import line
 
 if TYPE_CHECKING:
+    from icpo_core.run.run import Run
     from icpo_core.views.rollouts import Group as Prompt
     from icpo_core.views.rollouts import Spoken
 
@@ -35,6 +36,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--prompt", metavar="N|ID", help="number in the batch, or beginning of a prompt's id"
     )
+    parser.add_argument(
+        "--cost",
+        action="store_true",
+        help="what the run cost by stage, and what resuming and branching saved",
+    )
     parser.add_argument("--full", action="store_true", help="responses and prompts in full length")
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(call=call)
@@ -45,6 +51,8 @@ def call(arguments: argparse.Namespace) -> int:
     from icpo_core.views import rollouts
 
     run = Run.read(arguments.run)
+    if arguments.cost:
+        return _cost(run, arguments)
     number = rollouts.newest(run) if arguments.iteration is None else arguments.iteration
     there = run.paths.iterations()
     if number not in there:
@@ -68,6 +76,33 @@ def call(arguments: argparse.Namespace) -> int:
         highlight=False,
         soft_wrap=True,
     )
+    return 0
+
+
+def _cost(run: Run, arguments: argparse.Namespace) -> int:
+    """What a run cost, as JSON or a table."""
+    from icpo_core.views import cost
+
+    if arguments.prompt is not None or arguments.iteration is not None:
+        raise ValueError("--cost is of the whole run: leave out --iteration and --prompt")
+    rows = cost.of_run(run)
+    if arguments.json:
+        print(json.dumps([row.as_json() for row in rows], indent=2))
+        return 0
+    if not rows[-1].times and not rows[-1].inherited_seconds:
+        raise ValueError(f"{arguments.run}: no stage is finished yet")
+    heads = ["stage", "times", "seconds", "device-seconds", "tokens", "kept by resuming"]
+    branched = rows[-1].inherited_seconds > 0
+    table = Table(title=f"{arguments.run}: cost", title_justify="left")
+    for head in [*heads, *(["from before the branch"] if branched else [])]:
+        table.add_column(head, justify="left" if head == "stage" else "right")
+    for row in rows:
+        if row.stage == "all":
+            table.add_section()
+        cells = [row.seconds, row.device_seconds, row.tokens, row.resumed_seconds]
+        cells += [row.inherited_seconds] if branched else []
+        table.add_row(row.stage, str(row.times), *(f"{cell:,.0f}" for cell in cells))
+    Console().print(table)
     return 0
 
 

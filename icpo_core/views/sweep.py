@@ -15,6 +15,7 @@ from icpo_core.run import metrics
 from icpo_core.run.run import Run
 from icpo_core.run.sweep import Sweep
 from icpo_core.store.paths import RunPaths
+from icpo_core.views.cost import devices
 from icpo_core.views.curves import COLOURS, Line, Panel, picture
 
 GOOD = 0.9
@@ -31,7 +32,7 @@ class Cost:
     seconds: float
     """Of stages, evaluations aside."""
     device_seconds: float
-    """Of engines while they sample and of ranks while they train, by the number of each."""
+    """As in `views.cost`."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,6 @@ def finished(root: Path) -> Finished | None:
     if not paths.config.is_file():
         return None
     config = Run.read(root).config
-    devices = {
-        "rollout": max(1, config.rollout.engines) * config.rollout.engine.tensor_parallel,
-        "update": max(1, config.update.ranks),
-    }
     accuracy: dict[int, float] = {}
     cost: dict[int, Cost] = {}
     tokens = seconds = busy = 0.0
@@ -155,7 +152,7 @@ def finished(root: Path) -> Finished | None:
             if stage == name or stage == "evaluate":
                 continue
             seconds += value
-            busy += value * devices.get(stage, 0)
+            busy += value * devices(config, stage)
         entropy = row.get("entropy", entropy)
         cost[at] = Cost(tokens, seconds, busy)
         if values := [value for name, value in row.items() if name.startswith("accuracy/")]:

@@ -157,9 +157,17 @@ def finished(place: Place) -> Path | None:
         and path.suffix != ".partial"
         and "logs" not in path.relative_to(place.run).parts
         and "aside" not in path.relative_to(place.run).parts
-        and path.stat().st_size
+        and _size(path)
     ]
     return place.draw.choice(files) if files else None
+
+
+def _size(path: Path) -> int:
+    """0 of one that retention has just removed."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _unlinked(path: Path) -> None:

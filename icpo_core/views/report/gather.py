@@ -19,6 +19,7 @@ from icpo_core.run import metrics, timeline
 from icpo_core.run.evaluations import Point, history, rewards, run_at
 from icpo_core.run.run import Run
 from icpo_core.store import run_record
+from icpo_core.views.cost import of_run
 from icpo_core.views.model_card import recorded, settings
 from icpo_core.views.report.ancestry import ancestry
 from icpo_core.views.report.excerpts import excerpts
@@ -92,6 +93,7 @@ def _made_of(run: Run, iteration: int) -> dict[str, str]:
     return {
         "commit": f"{commit}, changed" if git.get("dirty") else commit,
         "hardware": _hardware(run),
+        "cost": _cost(run),
         "libraries": ", ".join(f"{name} {version}" for name, version in libraries.items()),
         "data": ", ".join(f"{name} {str(digest)[:12]}" for name, digest in data.items()),
         "settings": settings(run.config),
@@ -112,6 +114,17 @@ def _hardware(run: Run) -> str:
         parts += [f"{machine['cores']} cores", f"{machine['memory'] / 2**30:.0f} GiB"]
         told.append(", ".join(parts))
     return "; ".join(dict.fromkeys(told)) or "not known"
+
+
+def _cost(run: Run) -> str:
+    """Wall and device time of all stages, and what was not paid again."""
+    whole = of_run(run)[-1]
+    parts = [f"{whole.seconds:,.0f} s", f"{whole.device_seconds:,.0f} device-seconds"]
+    if whole.resumed_seconds:
+        parts.append(f"{whole.resumed_seconds:,.0f} s kept by resuming")
+    if whole.inherited_seconds:
+        parts.append(f"{whole.inherited_seconds:,.0f} s from before the branch")
+    return ", ".join(parts)
 
 
 def _names(roots: Sequence[Path]) -> list[str]:

@@ -25,6 +25,7 @@ from icpo_core.common.lock import RunLock
 from icpo_core.run import branch
 from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
+from icpo_core.store.manifest import Manifest, read
 from icpo_core.store.paths import RunPaths
 from icpo_core.views import listing, rollouts
 
@@ -61,6 +62,12 @@ def icpo(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, 
     return int(end.value.code or 0), said.out, without_waiting(said.err)
 
 
+def run_manifest(path: Path) -> Manifest:
+    found = read(path)
+    assert found is not None
+    return found
+
+
 def asked(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
     status, out, err = icpo(capsys, *words, "--json")
     assert status == 0, err
@@ -70,6 +77,37 @@ def asked(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_show_says_what_a_run_cost(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every second of every stage once: paid, kept by resuming, or paid before the branch."""
+
+    def seconds(root: Path, *stages: str) -> float:
+        found = [run_manifest(path) for path in root.glob("it-*/*/manifest.json")]
+        return sum(one.seconds for one in found if not stages or one.stage in stages)
+
+    *rows, whole = asked(capsys, "show", runs / "run", "--cost")
+    assert whole["seconds"] == pytest.approx(seconds(runs / "run"))
+    assert whole["device_seconds"] == pytest.approx(
+        seconds(runs / "run", "rollout", "update", "evaluate")
+    )
+    assert whole["tokens"] > 0
+    assert (whole["resumed_seconds"], whole["inherited_seconds"]) == (0.0, 0.0)
+    assert [row["stage"] for row in rows][:3] == ["prompts", "rollout", "verify"]
+
+    side = asked(capsys, "show", runs / "side", "--cost")[-1]
+    shared = side["inherited_seconds"]
+    assert 0 < shared < seconds(runs / "run")
+    assert shared + side["seconds"] == pytest.approx(seconds(runs / "side"))
+
+    with stubs.stubbed(Run.read(runs / "run")) as session:  # goes on, and makes one stage again
+        perform(session, "evaluate", 3, force=True)
+    again = asked(capsys, "show", runs / "run", "--cost")[-1]
+    mine = run_manifest(runs / "run" / "it-0003" / "evaluate" / "manifest.json").seconds
+    assert again["resumed_seconds"] == pytest.approx(seconds(runs / "run") - mine)
+    status, _, said = icpo(capsys, "show", runs / "run", "--cost", "--prompt", "1")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "kept by resuming" in icpo(capsys, "show", runs / "run", "--cost")[1]
 
 
 @pytest.mark.parametrize("given", ["3", "3-1", "a-b"])

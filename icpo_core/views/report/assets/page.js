@@ -267,8 +267,8 @@
   }
 
   function provenance() {
-    const columns = ["run", "model", "preset", "seed", "commit", "hardware", "libraries", "data"];
-    const told = data.runs.map((run) => [run.name, run.model, run.preset, run.seed, run.made.commit, run.made.hardware, run.made.libraries, run.made.data]);
+    const columns = ["run", "model", "preset", "seed", "commit", "hardware", "cost", "libraries", "data"];
+    const told = data.runs.map((run) => [run.name, run.model, run.preset, run.seed, run.made.commit, run.made.hardware, run.made.cost, run.made.libraries, run.made.data]);
     $("made-table").append(
       make("caption", {}, "What each run is made of"),
       make("thead", {}, make("tr", {}, ...columns.map((one) => make("th", { scope: "col" }, one)))),

@@ -1,0 +1,77 @@
+"""What a run cost, stage by stage, and what it did not pay again when it went on or branched.
+
+Seconds are those of the manifests: of a stage that was made in several attempts, the last one's.
+Device-seconds count a stage's engines or ranks for as long as it took, busy or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from icpo_core.config import Config
+from icpo_core.run.run import Run
+from icpo_core.run.stages import STAGES
+from icpo_core.store import run_record
+
+
+@dataclass
+class Spent:
+    """On one stage in all iterations, or on all stages."""
+
+    stage: str
+    times: int = 0
+    seconds: float = 0.0
+    device_seconds: float = 0.0
+    tokens: int = 0
+    """Sampled."""
+    resumed_seconds: float = 0.0
+    """Of these, seconds of what an earlier attempt had finished, so that the last one kept it."""
+    resumed_device_seconds: float = 0.0
+    inherited_seconds: float = 0.0
+    """Beside these, seconds of what the run that this one branched from had made."""
+    inherited_device_seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def devices(config: Config, stage: str) -> int:
+    """How many engines' devices, or ranks, a stage keeps; 0: none."""
+    if stage in ("rollout", "evaluate"):
+        return max(1, config.rollout.engines) * config.rollout.engine.tensor_parallel
+    return max(1, config.update.ranks) if stage in ("update", "teach") else 0
+
+
+def of_run(run: Run) -> list[Spent]:
+    """By stage, in their order, those that a run has; all together last."""
+    record = run_record.read(run.paths) or {"attempts": []}
+    last = len(record["attempts"])
+    # What was there before a branch's first attempt is another run's.
+    branched = record.get("branch") is not None and last > 0
+    born = record["attempts"][0]["started"] if branched else 0.0
+    found = {stage: Spent(stage) for stage in STAGES}
+    for number in run.paths.iterations():
+        for stage, spent in found.items():
+            made = run.store.finished(stage, number)
+            if made is None:
+                continue
+            held = made.seconds * devices(run.config_at(number), stage)
+            if made.started < born:
+                spent.inherited_seconds += made.seconds
+                spent.inherited_device_seconds += held
+                continue
+            spent.times += 1
+            spent.seconds += made.seconds
+            spent.device_seconds += held
+            spent.tokens += int(made.facts.get("tokens", 0)) if stage == "rollout" else 0
+            if made.facts.get("attempt", last) < last:
+                spent.resumed_seconds += made.seconds
+                spent.resumed_device_seconds += held
+    rows = [one for one in found.values() if one.times or one.inherited_seconds]
+    whole = Spent("all")
+    for one in rows:
+        for name, value in one.as_json().items():
+            if name != "stage":
+                setattr(whole, name, getattr(whole, name) + value)
+    return [*rows, whole]
