@@ -306,7 +306,8 @@ def check_deterministic(config: Config, machine: Machine) -> Iterator[Finding]:
         else:
             yield Finding(Level.NOTE, what, f"rollout.deterministic {COSTS}")
     if config.update.deterministic:
-        said = "costs nothing to be seen on the CPU" if not machine.devices.count else COSTS
+        said = "changes little on a CPU, and what it costs there is not measured"
+        said = COSTS if machine.devices.count else said
         yield Finding(Level.NOTE, what, f"update.deterministic {said}")
 
 
