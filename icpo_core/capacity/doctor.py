@@ -306,7 +306,7 @@ def check_deterministic(config: Config, machine: Machine) -> Iterator[Finding]:
         else:
             yield Finding(Level.NOTE, what, f"rollout.deterministic {COSTS}")
     if config.update.deterministic:
-        said = "changes little on a CPU, and what it costs there is not measured"
+        said = "makes sums in a fixed order; what that costs on a CPU is not measured"
         said = COSTS if machine.devices.count else said
         yield Finding(Level.NOTE, what, f"update.deterministic {said}")
 
