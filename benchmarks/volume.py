@@ -2,10 +2,11 @@
 
     python -m benchmarks.volume [--rollouts 1000 10000 100000] [--tokens 2048] [--json FILE]
 
-The real stages and store, on made rollouts as in `benchmarks.paper_scale`, a part a thousand; each
-size in a process of its own. Seconds of judging, selection, the update's reading of its batch and
-`icpo show`; memory is the largest resident set of the process of the flow (the judges have their
-own), read every 20 ms. Engine and trainer are replaced, and their time is not counted.
+The real stages and store, on made rollouts as in `benchmarks.paper_scale`, a part a thousand, which
+another process has made; each size in a process of its own. Seconds of judging, selection, the
+update's reading of its batch and `icpo show`; memory is the largest resident set of the process of
+the flow (the judges have their own), read every 20 ms. Engine and trainer are replaced, and their
+time is not counted.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import psutil
 
 from benchmarks import verification
+from benchmarks.bookkeeping import Instant
 from benchmarks.paper_scale import DEMO, GROUP, Written, problems
 from icpo_core.common.console import Console, Table
 from icpo_core.config import load
@@ -58,7 +60,7 @@ class Memory:
             self.most = max(self.most, process.memory_info().rss / 2**30)
 
 
-class Reader(Written):
+class Reader(Instant):
     """Reads a batch as a trainer does, and takes no step."""
 
     def update(self, job: Update) -> Updated:
@@ -67,49 +69,58 @@ class Reader(Written):
             self.read = len(rows_of(batch.read(job.batch)))
             self.seconds = time.perf_counter() - started
         self.memory = memory.most
-        return super(Written, self).update(job)
+        return super().update(job)
 
 
-def measure(count: int, tokens: int) -> dict[str, Any]:
-    """Seconds and GiB of each part of an iteration of so many rollouts of so many tokens."""
-    found: dict[str, Any] = {"rollouts": count, "tokens": tokens}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        answers = verification.rollouts(count, seed=count)
-        train, shown = problems(answers, folder)
-        changes = [
-            "run.iterations=1",
-            f"run.directory={folder}",
-            f"prompts.problems={train}",
-            f"prompts.demonstrations={shown}",
-            "prompts.max_tokens=4096",
-            f"prompts.batch_size={count // GROUP}",
-            "evaluate.every=0",
-            f"rollout.shards={max(1, count // PART)}",
-            "rollout.max_tokens=8192",
-            "rollout.engine.max_model_len=12288",
-        ]
-        run = Run.of(load(DEMO, changes, "volume"))
-        made = Reader(tokens, answers, run)
-        with Session(run, make_workers=lambda *_: made) as session:
-            perform(session, "prompts", 1)
-            session.tools(1).judges("verify").judge([Question(r"\frac{1}{2}", r"\boxed{\sqrt{3}}")])
-            perform(session, "rollout", 1)
-            session.ahead.close()  # judged while it sampled, and not to be measured
-            made.wide, made.narrow, made.logs, made.filler = [], [], [], []
-            for stage in ("verify", "select", "update"):
-                with Memory() as memory:
-                    started = time.perf_counter()
-                    perform(session, stage, 1)
-                    seconds = time.perf_counter() - started
-                found[stage] = {"seconds": seconds, "gib": memory.most}
-            found["update"] = {"seconds": made.seconds, "gib": made.memory}
+def opened(folder: Path, count: int) -> Run:
+    """The run in a folder, of which iteration 1 has so many rollouts."""
+    changes = [
+        "run.iterations=1",
+        f"run.directory={folder}",
+        f"prompts.problems={folder / 'problems.jsonl'}",
+        f"prompts.demonstrations={folder / 'demonstrations.jsonl'}",
+        "prompts.max_tokens=4096",
+        f"prompts.batch_size={count // GROUP}",
+        "evaluate.every=0",
+        f"rollout.shards={max(1, count // PART)}",
+        "rollout.max_tokens=8192",
+        "rollout.engine.max_model_len=12288",
+    ]
+    return Run.of(load(DEMO, changes, "volume"))
+
+
+def make(folder: Path, count: int, tokens: int) -> None:
+    """Prompts and rollouts; nothing is judged."""
+    answers = verification.rollouts(count, seed=count)
+    problems(answers, folder)
+    run = opened(folder, count)
+    made = Written(tokens, answers, run)
+    with Session(run, make_workers=lambda *_: made) as session:
+        session.ahead.start = lambda *_: None  # type: ignore[method-assign]
+        perform(session, "prompts", 1)
+        perform(session, "rollout", 1)
+
+
+def measure(folder: Path, count: int) -> dict[str, Any]:
+    """Seconds and GiB of each part of what follows."""
+    found: dict[str, Any] = {"rollouts": count}
+    run = opened(folder, count)
+    reader = Reader(1, 1, 1.2, run.base_model)
+    with Session(run, make_workers=lambda *_: reader) as session:
+        session.tools(1).judges("verify").judge([Question(r"\frac{1}{2}", r"\boxed{\sqrt{3}}")])
+        for stage in ("verify", "select", "update"):
             with Memory() as memory:
                 started = time.perf_counter()
-                rollouts.read(run, 1, texts=False)
-                rollouts.read(run, 1, "1")
+                perform(session, stage, 1)
                 seconds = time.perf_counter() - started
-            found["show"] = {"seconds": seconds, "gib": memory.most}
+            found[stage] = {"seconds": seconds, "gib": memory.most}
+        found["update"] = {"seconds": reader.seconds, "gib": reader.memory}
+        with Memory() as memory:
+            started = time.perf_counter()
+            rollouts.read(run, 1, texts=False)
+            rollouts.read(run, 1, "1")
+            seconds = time.perf_counter() - started
+        found["show"] = {"seconds": seconds, "gib": memory.most}
     return found
 
 
@@ -120,18 +131,27 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--do", choices=["make", "measure"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(measure(arguments.rollouts[0], arguments.tokens)))
+    if arguments.do == "make":
+        make(arguments.folder, arguments.rollouts[0], arguments.tokens)
+        return
+    if arguments.do == "measure":
+        print(json.dumps(measure(arguments.folder, arguments.rollouts[0])))
         return
     table = Table("rollouts", "", "seconds", "GiB")
     sizes = []
     for count in arguments.rollouts:
-        words = [sys.executable, "-m", "benchmarks.volume", "--one", "--rollouts", str(count)]
+        words = [sys.executable, "-m", "benchmarks.volume", "--rollouts", str(count)]
         words += ["--tokens", str(arguments.tokens)]
-        said = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
-        sizes.append(json.loads(said.splitlines()[-1]))
+        with tempfile.TemporaryDirectory() as folder:
+            words += ["--folder", folder, "--do"]
+            subprocess.run([*words, "make"], check=True)
+            done = subprocess.run(
+                [*words, "measure"], check=True, stdout=subprocess.PIPE, text=True
+            )
+        sizes.append(json.loads(done.stdout.splitlines()[-1]))
         for name in ("verify", "select", "update", "show"):
             one = sizes[-1][name]
             table.add_row(f"{count:,}", name, f"{one['seconds']:.2f}", f"{one['gib']:.2f}")
