@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import socket
+import struct
 import sys
 from pathlib import Path
 
@@ -110,6 +111,26 @@ def require_readable() -> None:
         raise ValueError(f"{named or error}: is no JSON; fix it or unset it") from None
     if sys.stderr is not None:  # it may be closed
         sys.stderr.write(said.getvalue())
+    _require_named()
+
+
+def _require_named() -> None:
+    """Values that Prefect takes, and looks up when a flow begins."""
+    from pydantic import ValidationError
+
+    if (folder := os.environ.get("PREFECT_LOGGING_SETTINGS_PATH")) and Path(folder).is_dir():
+        raise ValueError(
+            f"PREFECT_LOGGING_SETTINGS_PATH: {folder} is a folder; name a file or unset it"
+        )
+    name = "PREFECT_RESULTS_DEFAULT_SERIALIZER"
+    if kind := os.environ.get(name):
+        from prefect.serializers import Serializer
+
+        try:
+            Serializer(type=kind)
+        except ValidationError as error:
+            said = str(error.errors()[0]["msg"])
+            raise ValueError(f"{name}: {said}; fix it or unset it") from None
 
 
 def _variable(field: str) -> str:
@@ -155,14 +176,22 @@ def require_database(url: str | None) -> None:
         raise ValueError(f"{what}: is no URL of a database; begin it with {' or '.join(DATABASES)}")
     try:
         if place.host and not place.host.startswith("/"):
-            address = (place.host, place.port or POSTGRESQL_PORT)
-            socket.create_connection(address, CONNECT_SECONDS).close()
+            _ask((place.host, place.port or POSTGRESQL_PORT))
     except OSError as error:
         # Not the whole of it: there is a password in it.
         raise ValueError(
             f"{what}: no database answers at {place.host}:{place.port or POSTGRESQL_PORT} "
             f"({error}); start it, or fix the address"
         ) from None
+
+
+def _ask(address: tuple[str, int]) -> None:
+    """Raises OSError where no PostgreSQL answers: whether it would talk in TLS is asked before all
+    else. https://www.postgresql.org/docs/current/protocol-message-formats.html (SSLRequest)"""
+    with socket.create_connection(address, CONNECT_SECONDS) as connection:
+        connection.sendall(struct.pack("!ii", 8, 80877103))
+        if connection.recv(1) not in (b"S", b"N"):
+            raise ConnectionError("not as PostgreSQL does")
 
 
 def stop_retrying() -> None:

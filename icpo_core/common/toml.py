@@ -34,6 +34,8 @@ def put(changes: dict[str, Any], text: str) -> None:
     path = key.strip().split(".")
     if not separator or not all(path):
         raise ValueError(f"-o {text}: write section.key=value, for example -o run.seed=1")
+    if not value.strip():
+        raise ValueError(f'-o {text}: has no value; give it one, or "" for an empty text')
     try:
         parsed = tomllib.loads(f"value = {value.strip()}")["value"]
     except tomllib.TOMLDecodeError:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from icpo_core.common.files import canonical_digest, sha256_file
+from icpo_core.common.files import canonical_digest, read_json, sha256_file
 from icpo_core.config import Config, check_plugins, combinations
 from icpo_core.evaluation import benchmarks
 from icpo_core.method import gym
@@ -51,6 +52,23 @@ def pool_of(config: Config) -> dict[str, str | None]:
     )
 
 
+def require_room(config: Config, model: Path) -> None:
+    """Raises ValueError for sequences longer than a model's positions, which vLLM would refuse once
+    it has started. Positions that are scaled are left to it."""
+    engine, said = config.rollout.engine, read_json(model / "config.json")
+    text = said.get("text_config", said)
+    rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
+    plain = rope.get("rope_type", rope.get("type", "default")) == "default"
+    plain = plain and not any(isinstance(value, dict) for value in rope.values())
+    most, known = text.get("max_position_embeddings"), engine.kind == "vllm" and plain
+    allowed = config.rollout.endpoints or os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN")
+    if known and isinstance(most, int) and engine.max_model_len > most and not allowed:
+        raise ValueError(
+            f"rollout.engine.max_model_len = {engine.max_model_len} is more than the {most} "
+            f"positions of {model}: lower it"
+        )
+
+
 def require(run: Run) -> list[str]:
     """What should be known of the model before anything is started, a line each.
 
@@ -64,6 +82,7 @@ def require(run: Run) -> list[str]:
     found = tokens.read(run.base_model)
     if faults := found.faults(prompts.templated):
         raise ValueError(faults[0])
+    require_room(config, run.base_model)
     require_installed(config)
     problems = read_problems(prompts.problems)
     scored = config.verify.verifier not in ("math", "math-verify", "choice", "code")
@@ -103,7 +122,12 @@ def require(run: Run) -> list[str]:
         ObjectStore(run.mirror_url)
     for benchmark in config.evaluate.benchmarks:
         benchmarks.read(benchmark.name, benchmark.problems)
-    return found.notes()
+    empty = config.rollout.shards - prompts.batch_size
+    line = (
+        f"rollout.shards = {config.rollout.shards}: {empty} of them stay empty, since a shard "
+        f"holds whole groups and prompts.batch_size = {prompts.batch_size}"
+    )
+    return [*found.notes(), *([line] if empty > 0 else [])]
 
 
 _DIGESTS: dict[tuple[str, int, int], str] = {}

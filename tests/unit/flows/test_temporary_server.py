@@ -1,9 +1,11 @@
 """A server that ends while it is needed is asked no more."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
@@ -15,8 +17,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from icpo.flows.prefect_compat import temporary_server
-from icpo.flows.prefect_compat.settings import prepare_process
+from icpo.flows.prefect_compat import settings, temporary_server
+from icpo.flows.prefect_compat.settings import prepare_process, require_database
 from icpo.flows.prefect_compat.terminal import ServerError, plain_errors, require_answering
 from icpo_core.workers.launcher import free_port
 
@@ -76,6 +78,8 @@ def test_a_server_that_ends_at_its_start_is_not_started_for_ever(
     [
         ("PREFECT_LOGGING_LEVEL", "loud", "Input should be 'DEBUG'"),
         ("PREFECT_CLIENT_CUSTOM_HEADERS", "x", "is no JSON; fix it or unset it"),
+        ("PREFECT_RESULTS_DEFAULT_SERIALIZER", "nope", "Value error"),
+        ("PREFECT_LOGGING_SETTINGS_PATH", "/tmp", "/tmp is a folder"),
     ],
 )
 def test_a_value_that_prefect_refuses_is_one_line(name: str, value: str, words: str) -> None:
@@ -105,6 +109,24 @@ def test_a_database_that_is_none(url: str, words: str) -> None:
     ):
         prepare_process()
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 400"])
+def test_somebody_else_at_the_database_s_port(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes connections and says nothing, and one that is no PostgreSQL."""
+    monkeypatch.setattr(settings, "CONNECT_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def answer() -> socket.socket:
+            connection = server.accept()[0]
+            connection.sendall(said)
+            return connection
+
+        accepted = pool.submit(answer)
+        port = server.getsockname()[1]
+        with pytest.raises(ValueError, match=f"no database answers at 127.0.0.1:{port}"):
+            require_database(f"postgresql+asyncpg://u:secret@127.0.0.1:{port}/x")
+        accepted.result().close()
 
 
 def test_no_server_that_may_be_started() -> None:

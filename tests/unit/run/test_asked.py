@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import stubs
 
-from icpo_core.run import metrics
+from icpo_core.run import metrics, sources
 from icpo_core.run.run import Run
 from icpo_core.store import tables
 
@@ -48,3 +48,12 @@ def test_traces_that_are_too_long_are_a_line_and_a_figure(
     assert [row.get("rollout/lost_traces", 0.0) for row in figures] == lost
     said = capsys.readouterr().err
     assert said.count("traces are longer than rollout.max_tokens = 40") == 1
+
+
+def test_shards_that_stay_empty_are_a_line(tmp_path: Path) -> None:
+    said = [
+        sources.require(Run.of(stubs.configuration(tmp_path, "run", f"rollout.shards={count}")))
+        for count in (4, 9)
+    ]
+    assert said == [[], ["rollout.shards = 9: 5 of them stay empty, since a shard holds whole "
+                         "groups and prompts.batch_size = 4"]]  # fmt: skip
