@@ -26,7 +26,7 @@ class Forking:
     def __enter__(self) -> Forking:
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            cwd=ROOT,
+            cwd=ROOT, env={k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"},
         )  # fmt: skip
         return self
 

@@ -43,6 +43,7 @@ class Zygote:
 
     def __init__(self, environment: dict[str, str] | None = None) -> None:
         self._environment = {**os.environ, **(environment or {})}
+        self._environment.pop("PYTHONSAFEPATH", None)  # it imports what lies beside it
 
     def __enter__(self) -> Zygote:
         self._process = subprocess.Popen(

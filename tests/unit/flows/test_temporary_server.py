@@ -23,6 +23,12 @@ from icpo.flows.prefect_compat.terminal import ServerError, plain_errors, requir
 from icpo_core.workers.launcher import free_port
 
 
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`prepare_process` sets what is for the rest of a process."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+
 def test_once_the_server_is_gone_nothing_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     client = get_current_settings().client
     monkeypatch.setattr(client, "max_retries", 6)
