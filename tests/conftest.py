@@ -33,8 +33,12 @@ pytest.register_assert_rewrite(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Cheap tests first, and within a tier in their files' order."""
-    items.sort(key=lambda item: TIERS.index(item.path.relative_to(TESTS).parts[0]))
+    """Cheap tests first, and within a tier in their files' order; marked as what they need."""
+    tiers = {item: item.path.relative_to(TESTS).parts[0] for item in items}
+    items.sort(key=lambda item: TIERS.index(tiers[item]))
+    for item, tier in tiers.items():
+        if tier in ("engine", "slow"):
+            item.add_marker("engine")
 
 
 @pytest.fixture(scope="session")
