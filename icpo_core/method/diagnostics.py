@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from rapidfuzz.distance import Levenshtein
 
 from icpo_core.grading.grade import VerdictStatus
-from icpo_core.method.selection import Rows
+from icpo_core.method.rows import Rows
 from icpo_core.store.tables import REWARD, Origin
 
 DIVERSITY_TOKENS = 1024

@@ -21,7 +21,8 @@ import pyarrow as pa
 from icpo_core.common.seeds import generator
 from icpo_core.config import Config
 from icpo_core.method.expert_bonus import gamma
-from icpo_core.method.selection import delta, join, signal
+from icpo_core.method.rows import join
+from icpo_core.method.selection import delta, signal
 from icpo_core.store.tables import BATCH, TRIES
 
 
@@ -88,7 +89,7 @@ class Rounds:
         """The next round; None if the iteration is sampled.
 
         outlines, verdicts: of the rollouts of all rounds so far. Raises ValueError as
-        `selection.join`.
+        `rows.join`.
         """
         config = self.config
         if config.rollout.steer == "failed" and (again := self._failed(outlines, verdicts)):

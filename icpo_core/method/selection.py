@@ -17,29 +17,18 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from icpo_core.common.seeds import generator
 from icpo_core.config import SelectSection
-from icpo_core.grading.grade import VerdictStatus
 from icpo_core.method.advantages import advantages
 from icpo_core.method.expert_bonus import gamma
 from icpo_core.method.overlong import penalty
-from icpo_core.store.tables import PLACE, TABLES, Origin, RejectReason
+from icpo_core.method.rows import ORIGINS, Bools, Floats, Ints, Rows, join, outline
+from icpo_core.store.tables import PLACE, TABLES, RejectReason
 
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-
-_ORIGINS = list(Origin)
 _REASONS = list(RejectReason)
-_UNKNOWN = [VerdictStatus.timeout.value, VerdictStatus.error.value, VerdictStatus.abstained.value]
 _KEPT = -1  # in place of a reason
-OUTLINE = ["prompt_id", "sample_index", "origin", "finish_reason"]
-OUTLINED = [*OUTLINE, "response_ids", "logprobs"]
-"""Columns of a rollout that its `outline` is made from."""
 _SWITCHED = {
     RejectReason.TRUNCATED,
     RejectReason.NO_SIGNAL,
@@ -76,30 +65,6 @@ class Choice:
     """Experts that take no part in their group (`select.tuning_buffer`)."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """N rollouts in order of prompts, origins and sample indices, with their verdicts."""
-
-    take: Ints  # row in the rollout table
-    group: Ints  # row in the prompts table
-    origin: Ints  # index into _ORIGINS
-    reward: Floats
-    correct: Bools
-    known: Bools  # the judge came to a verdict
-    length: Ints  # tokens of the response
-    truncated: Bools  # it was cut off at the token limit
-
-    @property
-    def empty(self) -> Bools:
-        empty_N: Bools = self.length == 0
-        return empty_N
-
-    @property
-    def policy(self) -> Bools:
-        policy_N: Bools = self.origin == _ORIGINS.index(Origin.ON_POLICY)
-        return policy_N
-
-
 def select(
     prompts: pa.Table,
     rollouts: pa.Table,
@@ -124,16 +89,6 @@ def select(
     batch, rejects = tables_of(chosen, prompts, rollouts, prompt_ids)
     assert batch.num_rows + rejects.num_rows == rollouts.num_rows
     return Selection(batch, rejects, chosen.summary, chosen.rows, chosen.apart_N)
-
-
-def outline(rollouts: pa.Table) -> pa.Table:
-    """What rollouts are chosen by: keys, how they ended, and `tokens`, the length of each.
-
-    Raises ValueError, naming the row, if one has not one logprob a token.
-    """
-    _check_logprobs(rollouts)
-    lengths = pc.list_value_length(rollouts["response_ids"])
-    return rollouts.select(OUTLINE).append_column("tokens", lengths)
 
 
 def choose(
@@ -356,97 +311,6 @@ def _replace(
         reason_N[experts[count:]] = _REASONS.index(RejectReason.SPARE_EXPERT)
 
 
-def join(prompts: pa.Table, outlines: pa.Table, verdicts: pa.Table) -> Rows:
-    """Rollouts, by their `outline`, and verdicts by (prompt_id, sample_index, origin), in order of
-    those keys.
-
-    Raises ValueError, naming the row, if the keys of the three tables do not fit together.
-    """
-    ids = prompts["prompt_id"].combine_chunks()
-    repeated = _first_repeated(np.sort(ids.dictionary_encode().indices.to_numpy()))
-    if repeated is not None:
-        raise ValueError(f"prompts: problem {ids.unique()[repeated]} is in the batch twice")
-    group_R, sample_R, origin_R = _keys(outlines, ids, "rollouts")
-    group_V, sample_V, origin_V = _keys(verdicts, ids, "verdicts")
-    order_R = np.lexsort((sample_R, origin_R, group_R))
-    order_V = np.lexsort((sample_V, origin_V, group_V))
-    keys_R = np.stack([group_R, origin_R, sample_R])[:, order_R]
-    keys_V = np.stack([group_V, origin_V, sample_V])[:, order_V]
-    for name, keys in (("rollouts", keys_R), ("verdicts", keys_V)):
-        same = (keys[:, 1:] == keys[:, :-1]).all(0)
-        if same.any():
-            raise ValueError(f"{name}: {_name(ids, keys[:, same.argmax()])} is there twice")
-    if keys_R.shape != keys_V.shape or (keys_R != keys_V).any():
-        _raise_unmatched(ids, keys_R, keys_V)
-
-    status = verdicts["status"].combine_chunks()
-    reward_N = verdicts["reward"].to_numpy().astype(np.float64)[order_V]
-    failed_V = pc.is_in(status, value_set=pa.array(_UNKNOWN)).to_numpy(zero_copy_only=False)
-    correct_V = pc.equal(status, VerdictStatus.correct.value).to_numpy(zero_copy_only=False)
-    cut_R = pc.equal(outlines["finish_reason"], "length")
-    lengths_R = outlines["tokens"].to_numpy()
-    return Rows(
-        take=order_R,
-        group=keys_R[0],
-        origin=keys_R[1],
-        reward=reward_N,
-        correct=correct_V[order_V],
-        known=~failed_V[order_V] & np.isfinite(reward_N),
-        length=lengths_R[order_R].astype(np.int64),
-        truncated=cut_R.to_numpy()[order_R],
-    )
-
-
-def _keys(data: pa.Table, ids: pa.Array, name: str) -> tuple[Ints, Ints, Ints]:
-    """Group, sample index and origin of every row, as numbers."""
-    group = pc.index_in(data["prompt_id"], value_set=ids)
-    origin = pc.index_in(data["origin"], value_set=pa.array([o.value for o in _ORIGINS]))
-    if group.null_count:
-        lost = data["prompt_id"][pc.index(group.is_null(), True).as_py()]
-        raise ValueError(f"{name}: problem {lost} is not among the prompts")
-    if origin.null_count:
-        odd = data["origin"][pc.index(origin.is_null(), True).as_py()]
-        raise ValueError(f"{name}: origin {odd} is none of {', '.join(_ORIGINS)}")
-    group_N, sample_N, origin_N = (
-        column.to_numpy().astype(np.int64) for column in (group, data["sample_index"], origin)
-    )
-    return group_N, sample_N, origin_N
-
-
-def _first_repeated(values: Ints) -> int | None:
-    same = np.flatnonzero(values[1:] == values[:-1])
-    return int(values[same[0]]) if len(same) else None
-
-
-def _name(ids: pa.Array, key: npt.NDArray[np.int64]) -> str:
-    group, origin, sample = (int(part) for part in key)
-    return f"rollout {sample} ({_ORIGINS[origin]}) of problem {ids[group]}"
-
-
-def _raise_unmatched(ids: pa.Array, keys_R: Ints, keys_V: Ints) -> None:
-    rollouts, verdicts = set(map(tuple, keys_R.T)), set(map(tuple, keys_V.T))
-    if lost := sorted(rollouts - verdicts):
-        raise ValueError(
-            f"verdicts: {_name(ids, np.array(lost[0]))} has no verdict; run `verify` again"
-        )
-    surplus = sorted(verdicts - rollouts)
-    raise ValueError(
-        f"verdicts: {_name(ids, np.array(surplus[0]))} was judged but is not among the rollouts; "
-        "run `verify` again"
-    )
-
-
-def _check_logprobs(rollouts: pa.Table) -> None:
-    tokens = pc.list_value_length(rollouts["response_ids"])
-    odd = pc.fill_null(pc.not_equal(tokens, pc.list_value_length(rollouts["logprobs"])), False)
-    where = pc.index(odd, True).as_py()
-    if where >= 0:
-        raise ValueError(
-            f"rollouts: row {where} has {tokens[where]} tokens and "
-            f"{len(rollouts['logprobs'][where])} logprobs"
-        )
-
-
 def _table(name: str, keys: pa.Table, **columns: Any) -> pa.Table:
     """Table of the contract from its key columns and the others."""
     schema = TABLES[name]
@@ -513,7 +377,7 @@ def _summary(
         summary["errs/acceptance"] = float(accepted_N.sum() / expert_N.sum())
     if kept_N.any():
         summary["bonus/mean"] = float(bonus_N[kept_N].mean())
-    for index, origin in enumerate(_ORIGINS):
+    for index, origin in enumerate(ORIGINS):
         mine_N = judged_N & (rows.origin == index)
         if mine_N.any():
             summary[f"reward/{origin}"] = float(rows.reward[mine_N].mean())

@@ -16,7 +16,7 @@ from icpo_core.common.files import canonical_digest
 from icpo_core.config import Config, slice_of
 from icpo_core.method import pass_rates
 from icpo_core.method.rounds import Round, Rounds
-from icpo_core.method.selection import OUTLINED, outline
+from icpo_core.method.rows import OUTLINED, outline
 from icpo_core.models import tokens as model_tokens
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session

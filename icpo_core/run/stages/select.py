@@ -11,7 +11,8 @@ from icpo_core.common.files import write_json
 from icpo_core.config import Config, slice_of
 from icpo_core.method import contexts, tuning_buffer
 from icpo_core.method.diagnostics import Diversity, iteration_row
-from icpo_core.method.selection import OUTLINED, choose, outline, tables_of
+from icpo_core.method.rows import OUTLINED, outline
+from icpo_core.method.selection import choose, tables_of
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
 from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of

@@ -6,7 +6,8 @@ import pytest
 
 from icpo_core.config import SelectSection
 from icpo_core.method.diagnostics import Diversity, iteration_row
-from icpo_core.method.selection import join, outline, select
+from icpo_core.method.rows import join, outline
+from icpo_core.method.selection import select
 from icpo_core.store import tables as schemas
 
 Responses = dict[tuple[str, str], list[list[int]]]

@@ -11,7 +11,8 @@ from icpo_core.config import SelectSection
 from icpo_core.method.advantages import advantages
 from icpo_core.method.diagnostics import Diversity
 from icpo_core.method.overlong import penalty
-from icpo_core.method.selection import Selection, choose, outline, select, tables_of
+from icpo_core.method.rows import outline
+from icpo_core.method.selection import Selection, choose, select, tables_of
 from icpo_core.store import tables as schemas
 from icpo_core.store.batch import order
 
