@@ -23,6 +23,7 @@ from icpo_core.run.stages import STAGES
 from icpo_core.store import tables
 from icpo_core.store.manifest import Manifest, read
 from icpo_core.store.paths import RunPaths
+from icpo_core.store.store import Store
 
 ITERATIONS = 3
 SECONDS = 400
@@ -177,8 +178,9 @@ def test_expert_rollouts_stand_behind_the_bare_prompt(trained: Trained, small: P
                 strict=True,
             )
         )
-        batch = tables.read("batch", stage("select", iteration) / "batch.parquet")
-        rejects = tables.read("rejects", stage("select", iteration) / "rejects.parquet")
+        store = Store(trained.paths)
+        batch = store.table("select", iteration, "batch")
+        rejects = store.table("select", iteration, "rejects")
         assert batch.num_rows + rejects.num_rows == 6 * 8
         for row in batch.to_pylist():
             assert row["prompt_ids"] == bare[row["prompt_id"]]
