@@ -31,7 +31,9 @@ CHANGES = [
 DEATHS = {
     "in the middle of a shard": {"key": "rollout.python", "dying": ("in a shard", 45)},
     "between rollouts and manifest": {"kill": "before replace it-0001/rollout/manifest.json"},
-    "between batch and rejects": {"kill": "after replace it-0001/select/batch-00000-of-00002.parquet"},
+    "between batch and rejects": {
+        "kill": "after replace it-0001/select/batch-00000-of-00002.parquet"
+    },
     "inside the optimizer's step": {"key": "update.python", "dying": ("in a step", 1)},
     "one file of a checkpoint": {"kill": "after link it-0001/checkpoint/model/config.json"},
     "state saved, no manifest": {"kill": "before replace it-0001/checkpoint/manifest.json"},
