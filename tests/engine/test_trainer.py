@@ -538,7 +538,7 @@ def test_one_process_learns_on_where_another_stopped(
         assert worker.call(job, 60.0).policy_version == model_digest(folder / "model")
         save = Save(out=folder / "state", state_id=f"state-{number}", restore=restore)
         worker.call(save, 60.0)
-        nowhere = {"parent": f"state-{number}", "batch": Path("nowhere.parquet")}
+        nowhere = {"parent": f"state-{number}", "batch": [Path("nowhere.parquet")]}
         with pytest.raises(ValueError, match="no such file"):
             worker.call(job.model_copy(update=nowhere), 60.0)
         worker.stop()
