@@ -209,9 +209,9 @@ class RolloutSection(Section):
     `adapter`: the base model and the adapter beside it, by vLLM's LoRA requests."""
     seeding: Annotated[Literal["rollout", "part"], Since("rollout")] = "rollout"
     """What has a seed of its own. `rollout`: each, which is the same whatever is beside it. `part`:
-    all rollouts of a shard are drawn from one generator, which is what engines are fastest at; the
-    shard comes out the same when it is made again, but another `shards`, engine or machine makes
-    other rollouts. Not for `endpoints`."""
+    all rollouts of a shard are drawn from one generator, which a CPU is 3% faster at (docs/
+    benchmarks.md); the shard comes out the same when it is made again, but another `shards`, engine
+    or machine makes other rollouts. Not for `endpoints`."""
     deterministic: Annotated[bool, Since(False)] = False
     """One seed gives the same samples whatever else is in the batch: vLLM's batch-invariant
     kernels, on NVIDIA GPUs of compute capability 8.0 and more. The CPU has none and needs no
