@@ -6,6 +6,7 @@ Device-seconds count a stage's engines or ranks for as long as it took, busy or 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,11 +46,12 @@ def devices(config: Config, stage: str) -> int:
 
 def of_run(run: Run) -> list[Spent]:
     """By stage, in their order, those that a run has; all together last."""
-    record = run_record.read(run.paths) or {"attempts": []}
-    last = len(record["attempts"])
+    record = run_record.read(run.paths) or {}
+    attempts = record.get("attempts") or []
     # What was there before a branch's first attempt is another run's.
-    branched = record.get("branch") is not None and last > 0
-    born = record["attempts"][0]["started"] if branched else 0.0
+    branched = record.get("branch") is not None and attempts
+    born = _number(attempts[0].get("started")) if branched else 0.0
+    last = len(attempts)
     found = {stage: Spent(stage) for stage in STAGES}
     for number in run.paths.iterations():
         for stage, spent in found.items():
@@ -64,8 +66,9 @@ def of_run(run: Run) -> list[Spent]:
             spent.times += 1
             spent.seconds += made.seconds
             spent.device_seconds += held
-            spent.tokens += int(made.facts.get("tokens", 0)) if stage == "rollout" else 0
-            if made.facts.get("attempt", last) < last:
+            if stage == "rollout":
+                spent.tokens += int(_number(made.facts.get("tokens")))
+            if _number(made.facts.get("attempt", last)) < last:
                 spent.resumed_seconds += made.seconds
                 spent.resumed_device_seconds += held
     rows = [one for one in found.values() if one.times or one.inherited_seconds]
@@ -75,3 +78,8 @@ def of_run(run: Run) -> list[Spent]:
             if name != "stage":
                 setattr(whole, name, getattr(whole, name) + value)
     return [*rows, whole]
+
+
+def _number(value: Any) -> float:
+    """Of what somebody else may have written; anything but a number counts as nothing."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0

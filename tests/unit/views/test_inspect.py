@@ -21,6 +21,7 @@ from places import ROOT
 
 from icpo.flows import cli
 from icpo.flows.commands import train
+from icpo_core.common import files
 from icpo_core.common.lock import RunLock
 from icpo_core.run import branch
 from icpo_core.run.perform import perform
@@ -439,3 +440,17 @@ def test_the_documentation_names_every_column() -> None:
         keys = {"prompt_id", "sample_index", "origin"} if "| key;" in row else set()
         missing = set(TABLES[name].names) - keys - set(re.findall(r"`(\w+)`", row))
         assert missing == set(), name
+
+
+def test_what_a_run_cost_by_a_record_of_somebody_else_s(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Words in the place of numbers, and nothing where there is something, count as nothing."""
+    side = RunPaths(runs / "side")
+    said = files.read_sealed(side.record)
+    files.write_sealed(side.record, {**said, "attempts": [{"started": "long ago"}]})
+    manifest = side.manifest("rollout", 3)
+    found = files.read_sealed(manifest)
+    found["facts"] |= {"tokens": "many", "attempt": None}
+    files.write_sealed(manifest, found)
+    assert asked(capsys, "show", runs / "side", "--cost")[-1]["inherited_seconds"] == 0.0
