@@ -18,8 +18,8 @@ def add_parser(subparsers: Any) -> None:
         "sweep",
         help="train variants over seeds and problem families, and compare them",
         description="Train every variant of every configuration with every seed, and compare: "
-        "iterations, sampled tokens and seconds to 90%% of the best final accuracy, and the final "
-        "accuracy with 95%% intervals, paired by seed. The same command again goes on where it "
+        "iterations, sampled tokens and seconds to 90% of the best final accuracy, and the final "
+        "accuracy with 95% intervals, paired by seed. The same command again goes on where it "
         "stopped; `icpo sweep FOLDER` does, too.",
     )
     parser.add_argument(

@@ -217,14 +217,31 @@ def _environment(api: str) -> dict[str, str]:
 
 
 def _of_server(wishes: Wishes, secret: str | None) -> dict[str, str]:
-    """What only the server is told: its password, its database, and whose pages may call it."""
+    """What only the server is told: password, database, whose pages may call it, its log."""
     page = f"http://{_reachable(wishes.host)}:{wishes.port}"
-    found = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{page},http://localhost:{wishes.port}"}
+    found = {
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{page},http://localhost:{wishes.port}",
+        "PREFECT_LOGGING_SETTINGS_PATH": str(_logging().resolve()),
+    }
     if secret:
         found["PREFECT_SERVER_API_AUTH_STRING"] = secret
     if wishes.database:
         found["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = wishes.database
     return {name: os.environ.get(name, value) for name, value in found.items()}
+
+
+def _logging() -> Path:
+    """Prefect's logging settings, less the words on a background task that is tried again.
+
+    With SQLite one or two a poll of a worker meet a locked database and succeed a moment later;
+    each would leave a traceback of a hundred lines, 200 MB a day. Their last failure is logged.
+    """
+    from prefect.logging.configuration import DEFAULT_LOGGING_SETTINGS_PATH
+
+    text, head = DEFAULT_LOGGING_SETTINGS_PATH.read_text(), "\nloggers:\n"
+    path = HOME / "server-logging.yml"
+    path.write_text(text.replace(head, f"{head}  docket.dependencies:\n    level: CRITICAL\n\n", 1))
+    return path
 
 
 def _prefect() -> str:
