@@ -96,9 +96,8 @@ class Publisher:
         """Have what was noted made and sent, in the thread: to be called when this flow run asks
         nothing of the Prefect server. Two writes at once are one too many for SQLite, and the one
         that is refused waits for two seconds."""
-        for number, flow_run in self._waiting:
-            self._jobs.put(partial(self._publish, number, flow_run))
-        self._waiting.clear()
+        while self._waiting:  # off-policy, also from the thread that samples
+            self._jobs.put(partial(self._publish, *self._waiting.pop(0)))
 
     # --- in the thread --------------------------------------------------------------------------
 

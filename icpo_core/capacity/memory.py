@@ -316,7 +316,8 @@ def disk(shape: Shape, config: Config, rates: Rates, rows: dict[str, int]) -> Pa
     """The run's folder at its fullest, bytes; `rows`: problems of each benchmark on disk."""
     keep, iterations = config.checkpoint, config.run.iterations
     response = rates.response_tokens or config.rollout.max_tokens
-    kept = keep.keep_last + (1 if keep.keep_best else 0)
+    # Off-policy, those that are yet to be sampled from.
+    kept = max(keep.keep_last, config.rollout.off_policy_steps) + (1 if keep.keep_best else 0)
     kept += iterations // keep.keep_every if keep.keep_every else 0
     saved = -(-iterations // keep.state_every)
     newest = -(-keep.keep_last // keep.state_every)

@@ -180,6 +180,7 @@ class Config(Section):
             )
         combinations.require_steering(self)
         combinations.require_pool(self)
+        combinations.require_verdicts(self)
         combinations.require_tuning(self)
         combinations.require_teacher(self)
         rewards = [reward.name for reward in self.verify.rewards]
@@ -257,9 +258,9 @@ class Config(Section):
         ratio_to_sampler = update.old_logprobs == "engine" or self.loss.correction != "off"
         if rollout.off_policy_steps and not ratio_to_sampler:
             raise ValueError(
-                "rollout.off_policy_steps = 1 learns from rollouts of the weights before, whose "
-                "probabilities must count: set update.old_logprobs = engine, or loss.correction = "
-                "truncate"
+                f"rollout.off_policy_steps = {rollout.off_policy_steps} learns from rollouts of "
+                "weights before, whose probabilities must count: set update.old_logprobs = engine, "
+                "or loss.correction = truncate"
             )
         if self.loss.expert_context == "shown" and rollout.expert_source == "traces":
             raise ValueError(

@@ -103,6 +103,21 @@ def require_pool(config: Config) -> None:
         raise ValueError("prompts.pool = bare needs bare rollouts: set rollout.on_policy >= 1")
 
 
+def require_verdicts(config: Config) -> None:
+    """Refuse to sample before there are the verdicts that it is to go by."""
+    steps = config.rollout.off_policy_steps
+    for key, asks in (
+        ("prompts.pool", config.prompts.pool != "fixed"),
+        ("rollout.steer_schedule", config.rollout.steer_schedule == "pass_rate"),
+    ):
+        if asks and steps > 1:
+            raise ValueError(
+                f"rollout.off_policy_steps = {steps} samples before the iteration before is "
+                f"judged, and {key} goes by its verdicts: set rollout.off_policy_steps = 1, or "
+                f"leave {key} out"
+            )
+
+
 def require_tuning(config: Config) -> None:
     """Refuse fine-tuning on what is not there, or what its group needs."""
     select, rollout = config.select, config.rollout

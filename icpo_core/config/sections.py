@@ -194,10 +194,11 @@ class RolloutSection(Section):
     shards: Count = 1
     """Parts of the stage's Parquet; a stage that dies keeps its finished ones. Each is sampled by
     whichever engine is free, so there should be as many as engines or more."""
-    off_policy_steps: Annotated[int, Operational, Field(ge=0, le=1)] = 0
-    """1: an iteration is sampled while the update before it is made, with the weights from before
-    that update (one-step off-policy); which weights those were is in every row. Needs engines and
-    trainer on devices of their own, and update.old_logprobs = engine or a loss.correction."""
+    off_policy_steps: Annotated[int, Operational, Field(ge=0, le=4)] = 0
+    """k: iteration t is sampled from the weights after update t - 1 - k, so that the engines go on
+    while the last k updates before it are made; which weights those were is in every row. Needs
+    engines and trainer on devices of their own, and update.old_logprobs = engine or a
+    loss.correction."""
     engines: Annotated[int, Field(ge=0), Operational] = 1
     """vLLM engines on this machine; 0: as many as its devices hold, or one without devices."""
     endpoints: Annotated[list[str], Operational, Outward()] = []

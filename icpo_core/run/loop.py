@@ -10,9 +10,8 @@ writes these two lines itself; `do` is how it has a stage made, as a Prefect tas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from contextvars import copy_context
+from functools import partial
 
 from icpo_core.run import checkpoints, metrics, plan
 from icpo_core.run.perform import perform, samples_ahead
@@ -55,33 +54,44 @@ def iterations(session: Session, rerun: bool = False) -> Iterator[int]:
 
 def iterate(session: Session, number: int, do: Do = perform) -> None:
     """Make what is missing of an iteration, stage by stage, and remove what need not be kept."""
-    for stage in plan.stages_of(session.run.config_at(number), number):
-        if stage == "update":
-            with _ahead(session, number, do):
+    try:
+        for stage in plan.stages_of(session.run.config_at(number), number):
+            if stage == "update":
+                with _ahead(session, number, do):
+                    do(session, stage, number)
+            else:
                 do(session, stage, number)
-        else:
-            do(session, stage, number)
+    except BaseException:  # also a signal: neither waits for the other's hour of work
+        if session.sampler.busy:
+            session.interrupt()
+            session.sampler.close()
+        raise
     checkpoints.settle(session)
 
 
 @contextmanager
 def _ahead(session: Session, number: int, do: Do) -> Iterator[None]:
-    """While the trainer is at work the next prompts are drawn and, one-step off-policy, the next
-    iteration is sampled."""
-    if not samples_ahead(session, number):
-        _draw_ahead(session, number + 1)
-        yield
-        return
-    do(session, "prompts", number + 1)
-    _draw_ahead(session, number + 2)
-    with ThreadPoolExecutor(1, "rollout") as pool:
-        rollouts = pool.submit(copy_context().run, do, session, "rollout", number + 1)
-        try:
-            yield
-            rollouts.result()
-        except BaseException:  # also a signal: neither waits for the other's hour of work
-            session.interrupt()
-            raise
+    """While the trainer is at work the next prompts are drawn and, off-policy, the next iterations
+    are sampled. The next one is waited for: nothing goes on without it. Those after it go on."""
+    sampler, last = session.sampler, number
+    while sampler.holds(last + 1) or samples_ahead(session, number, last + 1 - number):
+        last += 1
+        if sampler.holds(last):
+            continue
+        if last == number + 1:
+            do(session, "prompts", last)
+            sampler.start(last, partial(do, session, "rollout", last))
+        else:  # its cursor may wait for what is sampled before it (`prompts.fill`)
+            sampler.start(last, partial(_sample, session, last, do))
+    _draw_ahead(session, last + 1)
+    yield
+    if last > number:
+        sampler.wait(number + 1)
+
+
+def _sample(session: Session, number: int, do: Do) -> None:
+    do(session, "prompts", number)
+    do(session, "rollout", number)
 
 
 def _draw_ahead(session: Session, number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 from icpo_core.run import checkpoints, plan
 from icpo_core.run.session import Session
@@ -42,7 +43,9 @@ def perform(session: Session, stage: str, iteration: int, force: bool = False) -
     spec.withdraw(run, iteration)
     run.store.begin(work, afresh=status.done)
     _provide(session, stage, iteration)
-    made = spec.make(session, work)
+    # Off-policy, an evaluation waits for the rollouts under way, and others for it.
+    with nullcontext() if spec.weights(run, iteration) is None else session.engines:
+        made = spec.make(session, work)
     manifest = run.store.commit(
         work,
         started,
@@ -55,17 +58,17 @@ def perform(session: Session, stage: str, iteration: int, force: bool = False) -
     return Outcome(stage, iteration, manifest, True, reason)
 
 
-def samples_ahead(session: Session, iteration: int) -> bool:
-    """Whether the next iteration is to be sampled while the update of this one is made: one-step
-    off-policy, unless one of both takes the workers of an earlier era first, to make weights or a
-    state again. Devices and memory are for one set of workers."""
-    run, following = session.run, iteration + 1
+def samples_ahead(session: Session, iteration: int, by: int = 1) -> bool:
+    """Whether the iteration that comes `by` after this one is to be sampled while the update of
+    this one is made: off-policy, unless one of both takes the workers of an earlier era first, to
+    make weights or a state again. Devices and memory are for one set of workers."""
+    run, following = session.run, iteration + by
     if following > run.config.run.iterations or not run.same_era(following, iteration):
         return False
     policy = run.sampling_policy(following)
     return (
         policy < iteration
-        and (policy == 0 or run.has_weights(policy))
+        and (policy == 0 or run.has_weights(policy) or plan.status(run, "rollout", following).done)
         and checkpoints.bridge_needed(session, iteration - 1, iteration) is None
     )
 

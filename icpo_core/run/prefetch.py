@@ -32,7 +32,9 @@ class Done:
 class Ahead:
     """Results by the stage, iteration and part that they are for, made one after another."""
 
-    def __init__(self) -> None:
+    def __init__(self, further: int = 0) -> None:
+        """further: iterations before the newest that may still be taken."""
+        self._further = further
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._held: dict[Place, tuple[str, Future[Done]]] = {}
@@ -45,8 +47,8 @@ class Ahead:
         Takes the place of what there is for this part; what other iterations of the stage never
         took is let go.
         """
-        place = stage, iteration, part
-        self._drop(lambda old: old == place or (old[0] == stage and old[1] != iteration))
+        place, young = (stage, iteration, part), range(iteration - self._further, iteration + 1)
+        self._drop(lambda old: old == place or (old[0] == stage and old[1] not in young))
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(1, "ahead")

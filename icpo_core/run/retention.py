@@ -59,6 +59,7 @@ def holdings(run: Run, pinned: set[int] | None = None) -> list[Holding]:
     best = best_iteration(run, done)
     pinned = protected(run.paths) if pinned is None else pinned
     states = [number for number in done if has_state(run, number)]
+    waiting = _sampled_from(run, done[-1])
     users: dict[int, list[str]] | None = None
     found = []
     for number in done:
@@ -73,6 +74,8 @@ def holdings(run: Run, pinned: set[int] | None = None) -> list[Holding]:
             weights.append(f"best on {settings.keep_best}")
         if number in pinned:
             weights.append("protected")
+        if number in waiting and number != done[-1]:
+            weights.append(f"iteration {waiting[number]} is sampled from it")
         if number in states:
             if number == states[-1]:
                 state.append("the run goes on from it")
@@ -85,6 +88,19 @@ def holdings(run: Run, pinned: set[int] | None = None) -> list[Holding]:
             users = users if users is not None else referenced(run.paths)
             weights += [f"{name} begins from it" for name in users.get(number, [])]
         found.append(Holding(number, weights, state, number in states))
+    return found
+
+
+def _sampled_from(run: Run, newest: int) -> dict[int, int]:
+    """Updates whose weights iterations after the `newest` one are yet to be sampled from, each with
+    the first of those."""
+    found: dict[int, int] = {}
+    last = min(run.config.run.iterations, newest + 1 + run.config.rollout.off_policy_steps)
+    for number in range(last, newest, -1):
+        policy, sampled = run.sampling_policy(number), run.store.finished("rollout", number)
+        made = run.store.finished("update", policy) if policy else None
+        if made and (sampled is None or sampled.inputs["policy"] != made.policy_version):
+            found[policy] = number
     return found
 
 

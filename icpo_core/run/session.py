@@ -33,6 +33,7 @@ from icpo_core.mirror.uploader import Uploads
 from icpo_core.run import trust
 from icpo_core.run.prefetch import Ahead
 from icpo_core.run.run import Run
+from icpo_core.run.sampler import Sampler
 from icpo_core.run.trackers import Tracker, open_trackers
 from icpo_core.store import run_record
 from icpo_core.workers import devices
@@ -195,8 +196,12 @@ class Session(Closing):
         self.observer = observer or Observer()
         self.attempt = 0
         """Number of this attempt at the run, from 1."""
-        self.ahead = Ahead()
+        self.ahead = Ahead(max(0, run.config.rollout.off_policy_steps - 1))
         """What is made before a stage asks for it."""
+        self.sampler = Sampler()
+        """What is sampled off-policy."""
+        self.engines = threading.Lock()
+        """Of whoever has the engines hold a policy, until it has sampled."""
         self.settled = False
         """Whether the removals that an earlier process began are ended."""
         self.said_short = False
@@ -286,6 +291,9 @@ class Session(Closing):
         """End workers and judges, wait for the mirror, give the lock back."""
         for tools in self._tools.values():
             tools.interrupt_judges()
+        if self.sampler.busy:
+            self.interrupt()
+        self.sampler.close()
         self.ahead.close()
         for tools in self._tools.values():
             tools.close()

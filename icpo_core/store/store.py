@@ -53,8 +53,8 @@ class Store:
     def manifest(self, stage: str, iteration: int) -> Manifest | None:
         """The stage's manifest, None if it has none. Raises ValueError if it is damaged."""
         key = (stage, iteration)
-        if key in self._manifests:
-            return self._manifests[key]
+        if (held := self._manifests.get(key)) is not None:
+            return held
         path = self.paths.manifest(stage, iteration)
         found = manifest.read(path)
         if found is not None:

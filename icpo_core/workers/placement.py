@@ -92,9 +92,9 @@ def place(config: Config, devices: list[str], hosts: dict[str, int]) -> Placemen
         )
     if config.rollout.off_policy_steps and not split and engines:
         raise ValueError(
-            "rollout.off_policy_steps = 1 samples while the trainer is at work, and run.placement "
-            "= colocated has both on the same devices: set run.placement = split, or "
-            "rollout.off_policy_steps = 0"
+            f"rollout.off_policy_steps = {config.rollout.off_policy_steps} samples while the "
+            "trainer is at work, and run.placement = colocated has both on the same devices: set "
+            "run.placement = split, or rollout.off_policy_steps = 0"
         )
     return Placement(
         [left[number * each : (number + 1) * each] for number in range(engines)],

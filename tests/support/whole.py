@@ -15,6 +15,7 @@ from icpo_core.run.run import Run
 from icpo_core.store.paths import RunPaths
 
 OFF_POLICY = ["rollout.off_policy_steps=1", "update.old_logprobs=engine"]
+TWO_STEPS = ["rollout.off_policy_steps=2", "update.old_logprobs=engine", "run.iterations=5"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,13 @@ def require_whole(whole: Whole, folder: Path) -> None:
     paths = RunPaths(folder / "runs" / "run")
     assert stubs.digests(paths.root) == whole.digests
     state = load_file(paths.latest / "state" / "deepspeed" / "state.safetensors")
-    assert state["steps"].item() == 3
+    run = Run.read(paths.root)
+    last = run.config.run.iterations
+    assert state["steps"].item() == last
     assert integrity.check(paths) == []
-    assert [row["iteration"] for row in metrics.read(paths)] == [0, 1, 2, 3]
+    assert [row["iteration"] for row in metrics.read(paths)] == list(range(last + 1))
     assert not list(paths.root.rglob("*.partial"))
     # What retention removed is gone, also where a kill came between saying and doing.
-    run = Run.read(paths.root)
     for stage in ("update", "checkpoint"):
         for name in run.store.marks.pruned(stage, 1):
             assert not (paths.stage(stage, 1) / name).exists()

@@ -91,7 +91,7 @@ WRONG = {
     "preset=ppo": "preset 'ppo' is not known; there are cispo, dapo, dr-grpo, grpo, gspo",
     "prompts.k=0": "needs demonstrations: set prompts.k >= 1",
     "rollout.off_policy_steps=1": "set update.old_logprobs = engine, or loss.correction = truncate",
-    "rollout.off_policy_steps=2": "less than or equal to 1",
+    "rollout.off_policy_steps=5": "less than or equal to 4",
     "prompts.demonstrations=none": "set prompts.demonstrations to a pool",
     "rollout.on_policy=0": None,  # ICPO without on-policy rollouts is odd and possible
     "rollout.engine.max_model_len=100": "is less than prompts.max_tokens + rollout.max_tokens",

@@ -131,6 +131,14 @@ def test_killed_while_it_grows_it_shows_the_same(zygote: Zygote, tmp_path: Path)
         (["prompts.pool=all", "rollout.expert=0"], "set rollout.expert >= 1"),
         (["prompts.pool=expert", "prompts.selection=best"], "set random or similar"),
         (["prompts.pool=bare", "rollout.on_policy=0"], "set rollout.on_policy >= 1"),
+        (
+            [
+                "prompts.pool=bare",
+                "rollout.off_policy_steps=2",
+                "update.old_logprobs=engine",
+            ],
+            "set rollout.off_policy_steps = 1, or leave prompts.pool out",
+        ),
     ],
 )
 def test_settings_that_nothing_would_come_of(

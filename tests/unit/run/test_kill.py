@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import stubs
 from killing import Zygote
-from whole import OFF_POLICY, Whole, lines, never_killed, require_whole
+from whole import OFF_POLICY, TWO_STEPS, Whole, lines, never_killed, require_whole
 
 from icpo_core.run import integrity
 from icpo_core.store import tables
@@ -82,6 +82,19 @@ AT_ONCE = {
     "after the iteration": ("settled 2", 1),
 }
 
+# Two steps off-policy, five iterations: iteration 4 is sampled from the weights of update 1, which
+# its rollouts keep from retention, and may be at work while the flow evaluates and checkpoints.
+FURTHER = {
+    "two ahead": ("before rollout 4", 1),
+    "sampled two ahead": ("after rollout 4", 1),
+    "a part judged": ("after replace it-0004/verify/part-00000-of-00002.parquet", 1),
+    "rollouts without manifest": ("before replace it-0004/rollout/manifest.json", 1),
+    "in a step": ("mid step", 3),
+    "weights that were sampled from": ("after replace it-0001/update/pruned.json", 1),
+    "in the last one": ("after replace it-0005/rollout/part-00001-of-00002.parquet", 1),
+    "after the iteration": ("settled 2", 1),
+}
+
 OTHER = ["update.learning_rate=0.05"]
 
 
@@ -93,6 +106,11 @@ def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Whole:
 @pytest.fixture(scope="module")
 def off_policy(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return never_killed(zygote, tmp_path_factory.mktemp("off-policy"), OFF_POLICY)
+
+
+@pytest.fixture(scope="module")
+def two_steps(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return never_killed(zygote, tmp_path_factory.mktemp("two-steps"), TWO_STEPS)
 
 
 def finished_samples(paths: RunPaths) -> set[str]:
@@ -136,6 +154,13 @@ def test_killed_while_it_samples_and_trains_at_once(
 ) -> None:
     """One-step off-policy: iteration 3 is sampled while update 2 is made."""
     require_resumed(zygote, off_policy, folder, *AT_ONCE[point], OFF_POLICY)
+
+
+@pytest.mark.parametrize("point", FURTHER)
+def test_killed_while_the_engines_are_two_iterations_ahead(
+    point: str, zygote: Zygote, two_steps: Whole, folder: Path
+) -> None:
+    require_resumed(zygote, two_steps, folder, *FURTHER[point], TWO_STEPS)
 
 
 def require_resumed(

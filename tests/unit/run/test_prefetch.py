@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from icpo_core.grading.grade import Question
 from icpo_core.grading.pool import Judges
 from icpo_core.method import verdicts
 from icpo_core.method.prompts import PromptMaker
-from icpo_core.run import perform, plan
+from icpo_core.run import checkpoints, loop, perform, plan
 from icpo_core.run.prefetch import Ahead
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
@@ -107,6 +108,42 @@ def test_the_next_prompts_are_made_while_the_trainer_works(tmp_path, monkeypatch
         assert names == [[], ["made ahead"], ["made ahead"]]
 
 
+@pytest.mark.parametrize("more", [[], ["prompts.fill=2"]], ids=["", "rounds"])
+def test_two_steps_off_policy_the_engines_go_on(tmp_path, more):
+    """Iteration 4 is there before the step of iteration 2 ends, and the one before the last step,
+    though retention keeps one checkpoint. What is sampled is that of any other timing."""
+    changes = ["rollout.off_policy_steps=2", "update.old_logprobs=engine", "run.iterations=5"]
+    first = opened(tmp_path / "slow", *changes, *more)
+    steps = 0
+
+    def hook(mark: str) -> None:
+        nonlocal steps
+        if mark == "mid step":
+            steps += 1
+            wanted, deadline = first.paths.manifest("rollout", min(5, steps + 2)), PATIENCE
+            while not wanted.is_file() and deadline > 0:
+                time.sleep(0.01)
+                deadline -= 0.01
+            assert wanted.is_file(), f"step {steps}: nobody samples"
+
+    with stubs.stubbed(first, tmp_path / "ledger", hook) as session:
+        stubs.train(session)
+        assert first.has_weights(5)
+        assert not any(first.has_weights(number) for number in (1, 2, 3))
+    for number in range(1, 6):
+        found, facts = first.store.manifest("rollout", number), min(number - 1, 2)
+        assert found.facts["off_policy_steps"] == facts
+        versions = first.store.table("rollout", number, "rollout", ["policy_version"])
+        assert set(versions["policy_version"].to_pylist()) == {found.inputs["policy"]}
+    second = opened(tmp_path / "fast", *changes, *more)
+    with stubs.stubbed(second) as session:
+        for number in loop.iterations(session):  # nobody samples ahead
+            for stage in plan.stages_of(second.config, number):
+                perform.perform(session, stage, number)
+            checkpoints.settle(session)
+    assert stubs.digests(first.paths.root) == stubs.digests(second.paths.root)
+
+
 def test_it_comes_to_the_same_without(tmp_path, monkeypatch):
     with stubs.stubbed(opened(tmp_path / "ahead")) as session:
         stubs.train(session)
@@ -174,6 +211,12 @@ def test_verdicts_of_other_rows_or_rules_are_not_kept(tmp_path, judged):
     held.start("verify", 2, "part", "these rules", lambda: 2)
     assert held.take("verify", 1, "part", "these rules") is None  # of an iteration that is over
     assert held.take("verify", 2, "part", "these rules").value == 2
+    held.close()
+    held = Ahead(1)  # two steps off-policy: an iteration and the one before it
+    for number in (1, 2, 3):
+        held.start("verify", number, "part", "these rules", partial(int, number))
+    taken = [held.take("verify", number, "part", "these rules") for number in (1, 2, 3)]
+    assert [one and one.value for one in taken] == [None, 2, 3]
     held.close()
 
 
