@@ -12,9 +12,9 @@ class Sampler:
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
-        self._held: dict[int, Future[None]] = {}
+        self._held: dict[int, Future[object]] = {}
 
-    def start(self, iteration: int, sample: Callable[[], None]) -> None:
+    def start(self, iteration: int, sample: Callable[[], object]) -> None:
         """Have an iteration sampled after those handed over before; one that is there stays."""
         if iteration in self._held:
             return
