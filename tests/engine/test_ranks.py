@@ -8,10 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
+from lessons import asked, lessons
 from network import family, heard
+from transformers import AutoModelForCausalLM
 from two_ranks import gone, job, ranks_of
 
 from icpo_core.config import load
+from icpo_core.store import tables
 from icpo_core.workers.errors import WorkerError
 from icpo_core.workers.pool import WorkerPool
 
@@ -26,12 +30,36 @@ def workers(root: Path, small: Path, tmp_path: Path) -> Iterator[WorkerPool]:
         yield opened
 
 
+def require_taught(workers: WorkerPool, tmp_path: Path) -> None:
+    """Each rank speaks on its share of the rollouts, and the first writes them all."""
+    batch = tables.read("batch", tmp_path / "batch.parquet")
+    wide, left_out = lessons(batch, tmp_path)
+    said = tmp_path / "said.parquet"
+    workers.train(asked(tmp_path, said, "one"))
+    found = {
+        (row["prompt_id"], row["sample_index"]): row["logprobs"]
+        for row in tables.read("teacher", said).to_pylist()
+    }
+    taught = [row for row in batch.to_pylist() if row["prompt_id"] != left_out]
+    assert len(found) == len(taught) == 3
+    policy = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model", dtype=torch.float32)
+    for row in taught:
+        prompt, response = wide[row["prompt_id"]], row["response_ids"]
+        with torch.no_grad():
+            logits = policy(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        plain = logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
+        assert found[row["prompt_id"], row["sample_index"]] == pytest.approx(
+            plain.tolist(), abs=1e-3
+        )
+
+
 def test_a_rank_that_dies_and_one_that_hangs(
     workers: WorkerPool, small: Path, tmp_path: Path
 ) -> None:
     task = job(small, tmp_path)
     second = task.model_copy(update={"state_id": "two"})
     first = workers.train(task).policy_version
+    require_taught(workers, tmp_path)
     logs = tmp_path / "logs" / "trainer-1"
     assert len(list(logs.glob("*_rank*.log"))) == 2
 

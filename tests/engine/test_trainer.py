@@ -1,6 +1,5 @@
 """The trainer on the small model: real DeepSpeed, one rank in this process and two in others."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from updates import (
@@ -22,7 +20,6 @@ from updates import (
     Steps,
     assert_same,
     assert_same_weights,
-    join,
     moments,
     on_rank,
     require_read_and_not_executed,
@@ -32,7 +29,7 @@ from updates import (
 )
 
 from icpo_core.common.files import model_digest, sha256_file
-from icpo_core.config import DistillSection, LossSection, UpdateSection
+from icpo_core.config import UpdateSection
 from icpo_core.store import tables
 from icpo_core.trainer import microbatches, trainer
 from icpo_core.trainer import policy as policy_module
@@ -44,7 +41,6 @@ from icpo_core.workers.jobs import (
     Replay,
     Restore,
     Save,
-    Teach,
     TrainerReady,
     TrainerSettings,
     Update,
@@ -52,15 +48,7 @@ from icpo_core.workers.jobs import (
 from icpo_core.workers.launcher import free_port
 from icpo_core.workers.process import Worker, python_command
 
-
-@pytest.fixture(scope="module", autouse=True)
-def alone() -> Iterator[None]:
-    """This process as the only rank; an engine in it may have been the first to say so."""
-    ours = not dist.is_initialized()
-    join(0, 1, free_port())
-    yield
-    if ours:
-        dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 @pytest.fixture(scope="module")
@@ -560,112 +548,6 @@ def test_deterministic_updates_give_the_same_digests(
         torch.use_deterministic_algorithms(False)
     for one, other in zip(once.weights, again.weights, strict=True):
         assert all(torch.equal(value, other[name]) for name, value in one.items())
-
-
-@pytest.mark.parametrize("top_k", [0, 5])
-def test_a_teacher_speaks_and_is_learned_from(
-    small: Path, stored: list[Path], tmp_path: Path, top_k: int
-) -> None:
-    """Self-distillation alone, beside plain PyTorch: what the start model says of each token behind
-    another prompt, one backward of the reverse KL to it, AdamW."""
-    batch = tables.read("batch", stored[0])[:24]  # three groups
-    file = written(batch, tmp_path / "batch.parquet")
-    wide = {}
-    for name, ids in zip(
-        batch["prompt_id"].to_pylist(), batch["prompt_ids"].to_pylist(), strict=True
-    ):
-        wide[name] = ids[:-3] + ids  # some text before the question
-    left_out = batch["prompt_id"][0].as_py()
-    lessons = [
-        {"prompt_id": name, "prompt": "", "prompt_ids": ids}
-        for name, ids in wide.items()
-        if name != left_out
-    ]
-    rollouts = [
-        {
-            **{key: row[key] for key in ("prompt_id", "sample_index", "origin", "response_ids")},
-            "response": "", "logprobs": None, "finish_reason": "stop", "seed": 0,
-            "policy_version": "",
-        }
-        for row in batch.to_pylist()
-    ]  # fmt: skip
-    for name, rows in (("lessons", lessons), ("rollout", rollouts)):
-        tables.write(name, tables.table(name, rows), tmp_path / f"{name}.parquet")
-    distill = DistillSection(coefficient=2.0, teacher="start", top_k=top_k)
-    loss = LossSection(kl="off", kl_coefficient=0.0, policy_coefficient=0.0, distill=distill)
-    section = UpdateSection(**{**SETTINGS, "token_budget": 1000})
-    subject = Trainer(small / "base", loss, section, 1.0)
-    said = tmp_path / "said.parquet"
-    reply = subject.teach(
-        Teach(
-            rollouts=tmp_path / "rollout.parquet", lessons=tmp_path / "lessons.parquet",
-            top_k=top_k, parent=None, restore=NOWHERE, out=said, fingerprint="f",
-        )
-    )  # fmt: skip
-    taught = [
-        row
-        for row in batch.to_pylist()
-        if row["origin"] == "on_policy" and row["prompt_id"] != left_out
-    ]
-    assert reply.rows == len(taught) > 10
-    assert reply.sha256 == sha256_file(said)
-
-    policy = load_policy(small / "base", torch.float32, 1.0)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=RATE, weight_decay=0.0)
-
-    def everything(prompt: list[int], response: list[int]) -> torch.Tensor:
-        """Logprobs of the whole vocabulary at each token of the response."""
-        hidden = policy.model.base_model(torch.tensor([prompt + response])).last_hidden_state[0]
-        logits = hidden @ policy.model.get_input_embeddings().weight.T
-        return logits.log_softmax(-1)[len(prompt) - 1 : -1]
-
-    total = torch.zeros(())
-    found = {
-        (r["prompt_id"], r["sample_index"]): r for r in tables.read("teacher", said).to_pylist()
-    }
-    assert found.keys() == {(row["prompt_id"], row["sample_index"]) for row in taught}
-    for row in taught:
-        response = row["response_ids"]
-        with torch.no_grad():
-            theirs_TV = everything(wide[row["prompt_id"]], response)
-        ours_TV = everything(row["prompt_ids"], response)
-        sampled = torch.tensor(response)[:, None]
-        one = found[row["prompt_id"], row["sample_index"]]
-        assert one["logprobs"] == pytest.approx(
-            theirs_TV.gather(1, sampled)[:, 0].tolist(), abs=1e-4
-        )
-        if not top_k:
-            gap_T = (ours_TV - theirs_TV).gather(1, sampled)[:, 0]
-            total = total + (gap_T.detach() * ours_TV.gather(1, sampled)[:, 0]).sum()
-            assert one["top_ids"] == []
-            continue
-        top_TK = theirs_TV.topk(top_k, dim=-1)
-        assert one["top_logprobs"] == pytest.approx(top_TK.values.flatten().tolist(), abs=1e-4)
-        p, q = (logprobs.gather(1, top_TK.indices).exp() for logprobs in (ours_TV, theirs_TV))
-        p, q = (
-            torch.cat([part, (1 - part.sum(1, keepdim=True)).clamp_min(1e-6)], 1) for part in (p, q)
-        )
-        total = total + (p * (p / q).log()).sum()
-    tokens = sum(len(row["response_ids"]) for row in batch.to_pylist())
-    (2.0 * total / tokens).backward()
-    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-    optimizer.step()
-    steps = subject.update(
-        Update(
-            parent=subject.base_version, restore=NOWHERE, batch=[file], teacher=[said],
-            iteration=1, state_id="state-1", out=tmp_path / "out",
-        )
-    )  # fmt: skip
-    assert steps.metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
-    assert steps.metrics["distill/share"] == pytest.approx(
-        sum(len(row["response_ids"]) for row in taught)
-        / sum(len(r["response_ids"]) for r in batch.to_pylist() if r["origin"] == "on_policy")
-    )
-    by_hand = {name: value.detach() for name, value in policy.model.named_parameters()}
-    weights = load_file(tmp_path / "out" / "model" / "model.safetensors")
-    # Here and there a gradient is as small as Adam's epsilon, and rounding shows.
-    gaps = torch.cat([(weights[name] - by_hand[name]).flatten() for name in weights])
-    assert float(gaps.square().mean().sqrt()) <= 2e-2 * RATE
 
 
 def test_a_step_of_fine_tuning_follows_those_of_rl(

@@ -1,0 +1,145 @@
+"""The teacher of self-distillation: the small model and real DeepSpeed, beside plain PyTorch."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lessons import asked, lessons
+from safetensors.torch import load_file
+from updates import NOWHERE, RATE, SETTINGS, written
+
+from icpo_core.common.files import sha256_file
+from icpo_core.config import DistillSection, LossSection, UpdateSection
+from icpo_core.store import tables
+from icpo_core.trainer.policy import load_policy
+from icpo_core.trainer.trainer import Trainer
+from icpo_core.workers.jobs import Update
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_a_teacher_speaks_and_is_learned_from(
+    small: Path, stored: list[Path], tmp_path: Path, top_k: int
+) -> None:
+    """Self-distillation alone, beside plain PyTorch: what the start model says of each token behind
+    another prompt, one backward of the reverse KL to it, AdamW."""
+    batch = tables.read("batch", stored[0])[:24]  # three groups
+    file = written(batch, tmp_path / "batch.parquet")
+    wide, left_out = lessons(batch, tmp_path)
+    distill = DistillSection(coefficient=2.0, teacher="start", top_k=top_k)
+    loss = LossSection(kl="off", kl_coefficient=0.0, policy_coefficient=0.0, distill=distill)
+    section = UpdateSection(**{**SETTINGS, "token_budget": 1000})
+    subject = Trainer(small / "base", loss, section, 1.0)
+    said = tmp_path / "said.parquet"
+    reply = subject.teach(asked(tmp_path, said, None, top_k))
+    taught = [
+        row
+        for row in batch.to_pylist()
+        if row["origin"] == "on_policy" and row["prompt_id"] != left_out
+    ]
+    assert reply.rows == len(taught) > 10
+    assert reply.sha256 == sha256_file(said)
+
+    policy = load_policy(small / "base", torch.float32, 1.0)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=RATE, weight_decay=0.0)
+
+    def everything(prompt: list[int], response: list[int]) -> torch.Tensor:
+        """Logprobs of the whole vocabulary at each token of the response."""
+        hidden = policy.model.base_model(torch.tensor([prompt + response])).last_hidden_state[0]
+        logits = hidden @ policy.model.get_input_embeddings().weight.T
+        return logits.log_softmax(-1)[len(prompt) - 1 : -1]
+
+    total = torch.zeros(())
+    found = {
+        (r["prompt_id"], r["sample_index"]): r for r in tables.read("teacher", said).to_pylist()
+    }
+    assert found.keys() == {(row["prompt_id"], row["sample_index"]) for row in taught}
+    for row in taught:
+        response = row["response_ids"]
+        with torch.no_grad():
+            theirs_TV = everything(wide[row["prompt_id"]], response)
+        ours_TV = everything(row["prompt_ids"], response)
+        sampled = torch.tensor(response)[:, None]
+        one = found[row["prompt_id"], row["sample_index"]]
+        assert one["logprobs"] == pytest.approx(
+            theirs_TV.gather(1, sampled)[:, 0].tolist(), abs=1e-4
+        )
+        if not top_k:
+            gap_T = (ours_TV - theirs_TV).gather(1, sampled)[:, 0]
+            total = total + (gap_T.detach() * ours_TV.gather(1, sampled)[:, 0]).sum()
+            assert one["top_ids"] == []
+            continue
+        top_TK = theirs_TV.topk(top_k, dim=-1)
+        assert one["top_logprobs"] == pytest.approx(top_TK.values.flatten().tolist(), abs=1e-4)
+        p, q = (logprobs.gather(1, top_TK.indices).exp() for logprobs in (ours_TV, theirs_TV))
+        p, q = (
+            torch.cat([part, (1 - part.sum(1, keepdim=True)).clamp_min(1e-6)], 1) for part in (p, q)
+        )
+        total = total + (p * (p / q).log()).sum()
+    tokens = sum(len(row["response_ids"]) for row in batch.to_pylist())
+    (2.0 * total / tokens).backward()
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+    optimizer.step()
+    steps = subject.update(
+        Update(
+            parent=subject.base_version, restore=NOWHERE, batch=[file], teacher=[said],
+            iteration=1, state_id="state-1", out=tmp_path / "out",
+        )
+    )  # fmt: skip
+    assert steps.metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    assert steps.metrics["distill/share"] == pytest.approx(
+        sum(len(row["response_ids"]) for row in taught)
+        / sum(len(r["response_ids"]) for r in batch.to_pylist() if r["origin"] == "on_policy")
+    )
+    by_hand = {name: value.detach() for name, value in policy.model.named_parameters()}
+    weights = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    # Here and there a gradient is as small as Adam's epsilon, and rounding shows.
+    gaps = torch.cat([(weights[name] - by_hand[name]).flatten() for name in weights])
+    assert float(gaps.square().mean().sqrt()) <= 2e-2 * RATE
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "ZeRO-3": {"deepspeed": {"zero_optimization": {"stage": 3}}},
+    "LoRA": {"lora": {"rank": 4}},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_teacher_is_the_policy_or_its_start_however_it_is_held(
+    small: Path, stored: list[Path], tmp_path: Path, way: str
+) -> None:
+    """After an update: the policy is what was published, and the start is the base model."""
+    batch = tables.read("batch", stored[0])[:16]
+    lessons(batch, tmp_path)
+    section = UpdateSection(**{**SETTINGS, "learning_rate": 1e-2, **WAYS[way]})
+    distill = DistillSection(coefficient=1.0, teacher="start")
+    loss = LossSection(kl="off", kl_coefficient=0.0, distill=distill)
+    subject = Trainer(small / "base", loss, section, 1.0)
+    start, policy = tmp_path / "start.parquet", tmp_path / "policy.parquet"
+    subject.teach(asked(tmp_path, start, None))
+    subject.update(
+        Update(
+            parent=subject.base_version, restore=NOWHERE, teacher=[start], iteration=1,
+            batch=[written(batch, tmp_path / "batch.parquet")], state_id="1", out=tmp_path / "out",
+        )
+    )  # fmt: skip
+    subject.teach(asked(tmp_path, policy, "1"))
+    again = tmp_path / "again.parquet"
+    subject.teach(asked(tmp_path, again, None))
+    said = [logprobs(path) for path in (start, policy, again)]
+    assert said[2] == pytest.approx(said[0], abs=1e-4)
+    assert max(abs(a - b) for a, b in zip(said[0], said[1], strict=True)) > 0.05
+    for path, model in ((start, small / "base"), (policy, tmp_path / "out" / "model")):
+        told = tmp_path / f"{path.stem}-plain.parquet"
+        plain = Trainer(model, loss, UpdateSection(**SETTINGS), 1.0)
+        plain.teach(asked(tmp_path, told, None))
+        assert logprobs(path) == pytest.approx(logprobs(told), abs=1e-4)
+
+
+def logprobs(path: Path) -> list[float]:
+    """Of all tokens, in the order of the rows."""
+    rows = tables.read("teacher", path).to_pylist()
+    rows.sort(key=lambda row: (row["prompt_id"], row["sample_index"]))
+    return [value for row in rows for value in row["logprobs"]]
