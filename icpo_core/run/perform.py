@@ -44,7 +44,7 @@ def perform(session: Session, stage: str, iteration: int, force: bool = False) -
     run.store.begin(work, afresh=status.done)
     _provide(session, stage, iteration)
     # Off-policy, an evaluation waits for the rollouts under way, and others for it.
-    with nullcontext() if spec.weights(run, iteration) is None else session.engines:
+    with session.engines if spec.samples else nullcontext():
         made = spec.make(session, work)
     manifest = run.store.commit(
         work,

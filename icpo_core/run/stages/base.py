@@ -138,6 +138,8 @@ class Stage:
     made one by one, as those of the stage before are."""
     of_start: bool = False
     """Whether iteration 0, the untrained model, may have it."""
+    samples: bool = False
+    """Whether it has the engines hold a policy, until it is made: one stage at a time."""
     draws: bool = False
     """Whether it draws by the run's seed. An evaluation's seeds are those of every other run."""
     wanted: Callable[[Config], bool] = lambda config: True

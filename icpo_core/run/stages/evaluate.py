@@ -136,6 +136,7 @@ STAGE = Stage(
     make=make,
     due=due,
     of_start=True,
+    samples=True,
     weights=lambda run, iteration: iteration,
     about="Evaluate the policy after an iteration on the run's benchmarks; 0 is the untrained one.",
 )

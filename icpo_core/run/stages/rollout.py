@@ -320,6 +320,7 @@ STAGE = Stage(
     reads=reads,
     settings=settings,
     make=make,
+    samples=True,
     draws=True,
     weights=lambda run, iteration: run.sampling_policy(iteration),
     about="Sample the groups of an iteration, from the weights that its prompts met. Starts an "

@@ -110,21 +110,26 @@ def test_the_next_prompts_are_made_while_the_trainer_works(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("more", [[], ["prompts.fill=2"]], ids=["", "rounds"])
 def test_two_steps_off_policy_the_engines_go_on(tmp_path, more):
-    """Iteration 4 is there before the step of iteration 2 ends, and the one before the last step,
-    though retention keeps one checkpoint. What is sampled is that of any other timing."""
+    """Iteration 4 is there before the step of iteration 2 ends, though retention keeps one
+    checkpoint; and the flow goes on to a checkpoint while iteration 5 is sampled. What is sampled
+    is that of any other timing."""
     changes = ["rollout.off_policy_steps=2", "update.old_logprobs=engine", "run.iterations=5"]
     first = opened(tmp_path / "slow", *changes, *more)
     steps = 0
 
     def hook(mark: str) -> None:
         nonlocal steps
-        if mark == "mid step":
-            steps += 1
-            wanted, deadline = first.paths.manifest("rollout", min(5, steps + 2)), PATIENCE
-            while not wanted.is_file() and deadline > 0:
-                time.sleep(0.01)
-                deadline -= 0.01
-            assert wanted.is_file(), f"step {steps}: nobody samples"
+        steps += mark == "mid step"
+        if mark == "mid step" and steps <= 2:
+            require(first.paths.manifest("rollout", steps + 2))
+        elif mark == "sampled" and first.paths.stage("rollout", 5).is_dir():
+            require(first.paths.manifest("checkpoint", 3))
+
+    def require(wanted: Path) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not wanted.is_file() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert wanted.is_file(), "one waits for the other"
 
     with stubs.stubbed(first, tmp_path / "ledger", hook) as session:
         stubs.train(session)
