@@ -141,12 +141,15 @@ def test_two_steps_off_policy_the_engines_go_on(tmp_path, more):
         versions = first.store.table("rollout", number, "rollout", ["policy_version"])
         assert set(versions["policy_version"].to_pylist()) == {found.inputs["policy"]}
     second = opened(tmp_path / "fast", *changes, *more)
-    with stubs.stubbed(second) as session:
+    with stubs.stubbed(second, tmp_path / "steps") as session:
         for number in loop.iterations(session):  # nobody samples ahead
             for stage in plan.stages_of(second.config, number):
                 perform.perform(session, stage, number)
             checkpoints.settle(session)
     assert stubs.digests(first.paths.root) == stubs.digests(second.paths.root)
+    # Weights that are sampled from two iterations later were kept, and not made again.
+    steps_taken = [one for one in (tmp_path / "steps").read_text().splitlines() if "step" in one]
+    assert steps_taken == [f"step {number}" for number in range(1, 6)]
 
 
 def test_it_comes_to_the_same_without(tmp_path, monkeypatch):
