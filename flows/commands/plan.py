@@ -38,11 +38,11 @@ def add_parser(subparsers: Any) -> None:
 
 def call(arguments: argparse.Namespace) -> int:
     from icpo_core.config import override
-    from icpo_core.run import plan
     from icpo_core.run.run import Run, stored_config
+    from icpo_core.views.standings import plan_of
 
     run = Run.of(override(stored_config(arguments.run), arguments.overrides), arguments.run)
-    steps = plan.plan(run)
+    steps = plan_of(run)
     if arguments.json:
         rows = [
             {

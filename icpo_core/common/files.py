@@ -216,6 +216,15 @@ def model_digest(folder: Path) -> str:
     return canonical_digest(weight_digests(folder))
 
 
+def require_weights(folder: Path, version: str) -> None:
+    """Raise ValueError if a folder holds other weights than those of a digest."""
+    if (found := model_digest(folder)) != version:
+        raise ValueError(
+            f"{folder}: holds weights {found[:12]}, the run recorded {version[:12]}; "
+            "make the update that wrote them again"
+        )
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Hard link a file; copy it where the file system has no links."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,9 @@ class Step:
     out another, this one is made too, though it is done now."""
 
 
+Look = Callable[[Run, str, int], Status]
+
+
 def status(run: Run, stage: str, iteration: int) -> Status:
     """How a stage stands; one that waits for another is `missing`."""
     run = run.at(iteration)
@@ -102,8 +106,10 @@ def status(run: Run, stage: str, iteration: int) -> Status:
         return Status(Standing.STALE, manifest.why_different(found, *same), found)
 
 
-def plan(run: Run, last: int | None = None) -> list[Step]:
+def plan(run: Run, last: int | None = None, look: Look = status) -> list[Step]:
     """Every stage of the run up to iteration `last` (default: all), in order, as it stands.
+
+    `look`: says how a stage stands.
 
     What depends on a stage that must be made is judged by what is there now (`Step.after`): it may
     yet turn out to be the same work, and is then kept.
@@ -113,8 +119,9 @@ def plan(run: Run, last: int | None = None) -> list[Step]:
     first: dict[tuple[str, int], int] = {}  # of each stage: the first step to be made that it needs
     for iteration in range(end + 1):
         for stage in stages_of(run.config_at(iteration), iteration):
-            found = status(run, stage, iteration)
-            waits = [first[one] for one in reads(run, stage, iteration) if one in first]
+            found = look(run, stage, iteration)
+            read = reads(run, stage, iteration) if first else []
+            waits = [first[one] for one in read if one in first]
             after = steps[min(waits)] if waits else None
             place = run.paths.place(after.stage, after.iteration) if after else None
             waits += [] if found.done else [len(steps)]

@@ -7,13 +7,17 @@ Device-seconds count a stage's engines or ranks for as long as it took, busy or 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, astuple, dataclass
+from functools import partial
 from typing import Any
 
 from icpo_core.config import Config
 from icpo_core.run.run import Run
 from icpo_core.run.stages import STAGES
 from icpo_core.store import run_record
+from icpo_core.store.manifest import Manifest
+from icpo_core.views.index import Index, marked
 
 
 @dataclass
@@ -44,6 +48,25 @@ def devices(config: Config, stage: str) -> int:
     return max(1, config.update.ranks) if stage in ("update", "teach") else 0
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What counts of a finished stage."""
+
+    started: float
+    seconds: float
+    tokens: int
+    """Sampled, of rollouts."""
+    attempt: float | None
+
+    @classmethod
+    def of(cls, made: Manifest) -> _Made:
+        tokens = int(_number(made.facts.get("tokens"))) if made.stage == "rollout" else 0
+        attempt = made.facts.get("attempt")
+        return cls(
+            made.started, made.seconds, tokens, None if attempt is None else _number(attempt)
+        )
+
+
 def of_run(run: Run) -> list[Spent]:
     """By stage, in their order, those that a run has; all together last."""
     record = run_record.read(run.paths) or {}
@@ -53,11 +76,9 @@ def of_run(run: Run) -> list[Spent]:
     born = _number(attempts[0].get("started")) if branched else 0.0
     last = len(attempts)
     found = {stage: Spent(stage) for stage in STAGES}
-    for number in run.paths.iterations():
-        for stage, spent in found.items():
-            made = run.store.finished(stage, number)
-            if made is None:
-                continue
+    for number, stages in _read(run):
+        for stage, made in stages.items():
+            spent = found[stage]
             held = made.seconds * devices(run.config_at(number), stage)
             if made.started < born:
                 spent.inherited_seconds += made.seconds
@@ -66,9 +87,8 @@ def of_run(run: Run) -> list[Spent]:
             spent.times += 1
             spent.seconds += made.seconds
             spent.device_seconds += held
-            if stage == "rollout":
-                spent.tokens += int(_number(made.facts.get("tokens")))
-            if _number(made.facts.get("attempt", last)) < last:
+            spent.tokens += made.tokens
+            if made.attempt is not None and made.attempt < last:
                 spent.resumed_seconds += made.seconds
                 spent.resumed_device_seconds += held
     rows = [one for one in found.values() if one.times or one.inherited_seconds]
@@ -78,6 +98,22 @@ def of_run(run: Run) -> list[Spent]:
             if name != "stage":
                 setattr(whole, name, getattr(whole, name) + value)
     return [*rows, whole]
+
+
+def _read(run: Run) -> Iterator[tuple[int, dict[str, _Made]]]:
+    """What every iteration's manifests say, each read again only where it changed."""
+    with Index("cost", run.paths.root, _Made) as index:
+        for number in run.paths.iterations():
+            files = [run.paths.manifest(stage, number) for stage in STAGES]
+            said = index.get(str(number), partial(marked, *files), partial(_said, run, number))
+            yield number, {stage: _Made(*values) for stage, values in said.items()}
+
+
+def _said(run: Run, number: int) -> dict[str, list[Any]]:
+    found = {stage: run.store.finished(stage, number) for stage in STAGES}
+    return {
+        stage: list(astuple(_Made.of(made))) for stage, made in found.items() if made is not None
+    }
 
 
 def _number(value: Any) -> float:

@@ -48,6 +48,10 @@ class Index(Closing):
             self._kept[name] = [before, made]
         return made
 
+    def mark(self, name: str) -> str | None:
+        """The mark of an entry that this look has found or made; None if it is not kept."""
+        return self._kept[name][0] if name in self._kept else None
+
     def close(self) -> None:
         """Keep what this look has found. A folder that cannot be written keeps nothing."""
         if self._kept == self._known or not self._file.is_absolute():
@@ -71,6 +75,29 @@ def marked(*paths: Path | str) -> str:
         except FileNotFoundError:
             seen.append(None)
     return sha256_bytes(json.dumps(seen).encode())[:20]
+
+
+def marked_below(folder: str) -> str | None:
+    """The mark of a folder and of all that lies below it; None where a link lies, or where it
+    changes at this moment."""
+    seen: list[Any] = []
+    folders = [folder]
+    try:
+        for place in folders:
+            with os.scandir(place) as entries:
+                found = sorted(entries, key=lambda one: one.name)
+            for one in found:
+                if one.is_symlink():
+                    return None
+                if one.is_dir():
+                    folders.append(one.path)
+                seen.append((one.path, *_facts(one.stat(follow_symlinks=False))))
+    except NotADirectoryError:
+        return None
+    except FileNotFoundError:
+        if folders != [folder]:
+            return None
+    return sha256_bytes(repr(seen).encode())
 
 
 def _facts(found: os.stat_result) -> tuple[int, int, int]:

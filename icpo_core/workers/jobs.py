@@ -64,6 +64,8 @@ class EngineSettings(Message):
     """Whether it will be told to sleep while the trainer has its devices."""
     address: str = ""
     """Of a server."""
+    hashes: bool = True
+    """Whether it reads the weights that it is to load; not where the run did, for all of them."""
     deterministic: bool = False
     """As `rollout.deterministic`."""
     lora: LoraSection | None = None

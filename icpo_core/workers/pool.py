@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from icpo_core.common import limits
 from icpo_core.common.closing import Closing
+from icpo_core.common.files import require_weights
 from icpo_core.config import Config, EngineSection, LoraSection
 from icpo_core.workers import devices, variables
 from icpo_core.workers.errors import EndedError, WorkerError
@@ -131,6 +132,11 @@ class Fleet:
         kind = self.engine.kind
         return "server" if self.endpoints and kind == "vllm" else kind
 
+    @property
+    def served(self) -> bool:
+        """Whether engines are clients of servers, which hold no weights themselves."""
+        return bool(self.endpoints) and self.kind == "server"
+
     @staticmethod
     def of(config: Config, base: Path) -> Fleet:
         """A run's own. base: folder of its base model."""
@@ -187,6 +193,7 @@ class Engines(Closing):
             seed=fleet.seed,
             sleeps=self._sleeps,
             address=address,
+            hashes=not fleet.served,
             lora=fleet.lora,
             deterministic=fleet.deterministic,
         )
@@ -214,6 +221,8 @@ class Engines(Closing):
         An endpoint that does not answer is left out until the next `load`; WorkerError if none
         does. Raises ValueError if an engine holds other weights afterwards.
         """
+        if self._fleet.served:
+            require_weights(policy, policy_version)  # once a machine, and not in every client
         self.start(policy)
         self._lost.clear()
         job = Load(

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import ValidationError
 
-from icpo_core.common.files import model_digest
+from icpo_core.common.files import model_digest, require_weights
 from icpo_core.common.text import line
 from icpo_core.config import EngineSection, LoraSection
 from icpo_core.engine.answers import (
@@ -83,10 +83,16 @@ class ServedEngine:
     """A vLLM engine behind an address."""
 
     def __init__(
-        self, address: str, model: Path, settings: EngineSection, lora: LoraSection | None = None
+        self,
+        address: str,
+        model: Path,
+        settings: EngineSection,
+        lora: LoraSection | None = None,
+        hashes: bool = True,
     ) -> None:
         """`model`: a folder of the same architecture, for its end-of-sequence ids. lora: it is the
         base model that the server holds, and `load` gives it the adapter beside a folder's weights.
+        hashes: whether `load` reads the weights before the server does; not where the caller did.
 
         Raises EndpointError if nothing answers, ValueError if the server was started otherwise than
         this module's head says, or is another machine's and no key is set.
@@ -97,7 +103,8 @@ class ServedEngine:
         self.policy_version = ""  # whatever the server holds, until `load`
         self.asleep = False
         self._proof: tuple[Path, float | None] | None = None
-        self._base = (model.resolve(), model_digest(model)) if lora is not None else None
+        self._base = model.resolve() if lora is not None else None
+        self._hashes = hashes
         self._adapter = ""  # name of the one that is asked for; empty: the server's own weights
         self._usual: Gap | None = None
         key = endpoint_key(self.address)
@@ -113,11 +120,8 @@ class ServedEngine:
         """
         started = time.perf_counter()
         self.policy_version, self._proof = "", None
-        if (found := model_digest(model)) != policy_version:
-            raise ValueError(
-                f"{model}: holds weights {found[:12]}, the run recorded {policy_version[:12]}; "
-                "make the update that wrote them again"
-            )
+        if self._hashes:
+            require_weights(model, policy_version)
         if self._base is None:
             asyncio.run(self._reload(model.resolve()))
         else:
@@ -130,7 +134,7 @@ class ServedEngine:
         to `prove`."""
         if self._base is None:
             return asyncio.run(self._compare(model.resolve()))
-        found = asyncio.run(self._compare(self._base[0]))
+        found = asyncio.run(self._compare(self._base))
         if found is None or not self._adapter:
             return found
         return Compared(found.tensors, sorted({*found.unread, ADAPTER}), found.other)
@@ -228,7 +232,7 @@ class ServedEngine:
         assert self._base is not None
         folder, name = model / ADAPTER, f"icpo-{policy_version[:12]}"
         if not folder.is_dir():
-            if policy_version != self._base[1]:
+            if policy_version != model_digest(self._base):
                 raise ValueError(
                     f"{model}: has no adapter beside its weights; make the update again, or set "
                     "rollout.lora = merged"
@@ -470,4 +474,5 @@ class ServedEngine:
 
 def server(settings: EngineSettings) -> ServedEngine:
     """This process's end of the server."""
-    return ServedEngine(settings.address, settings.model, settings.engine, settings.lora)
+    given = settings.address, settings.model, settings.engine, settings.lora
+    return ServedEngine(*given, settings.hashes)

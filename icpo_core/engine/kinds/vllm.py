@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from icpo_core.common import limits
-from icpo_core.common.files import model_digest
+from icpo_core.common.files import model_digest, require_weights
 from icpo_core.common.seeds import stable_seed
 from icpo_core.config import EngineSection, LoraSection
 from icpo_core.engine.kinds.base import (
@@ -190,12 +190,7 @@ class VllmEngine:
         started = time.perf_counter()
         if policy_version == self.policy_version:
             return 0.0
-        found = model_digest(model)
-        if found != policy_version:
-            raise ValueError(
-                f"{model}: holds weights {found[:12]}, the run recorded {policy_version[:12]}; "
-                "make the update that wrote them again"
-            )
+        require_weights(model, policy_version)
         self.policy_version = ""  # neither the old nor the new until the reload is through
         if self._base is not None:
             self._load_beside(model, policy_version)

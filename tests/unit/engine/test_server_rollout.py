@@ -17,6 +17,7 @@ import torch
 from places import DEMO
 from safetensors.torch import load_file, save_file
 
+from icpo_core.common import files
 from icpo_core.common.files import model_digest
 from icpo_core.config import EngineSection, LoraSection, load
 from icpo_core.engine.jobs import rollout_shard
@@ -28,9 +29,11 @@ from icpo_core.run import sources
 from icpo_core.run.run import Run
 from icpo_core.run.stages import rollout
 from icpo_core.store import tables
+from icpo_core.workers import pool
 from icpo_core.workers.environment import endpoint_key
-from icpo_core.workers.jobs import Rollout
+from icpo_core.workers.jobs import EngineSettings, Loaded, Rollout
 from icpo_core.workers.placement import place
+from icpo_core.workers.pool import Engines, Fleet
 
 
 class Stub(http.server.ThreadingHTTPServer):
@@ -205,6 +208,43 @@ def test_a_server_leaves_out_ids_that_no_token_has(stub: Stub, small: Path, tmp_
     bodies = [body for path, body in stub.asked if path == "/collective_rpc"]
     assert [body["method"] for body in bodies] == ["reload_weights", "repack", "mask"]
     assert bodies[-1]["kwargs"] == {"ranges": [[99, 128]]}
+
+
+def test_the_weights_are_read_once_for_all_servers(
+    stub: Stub, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the run; its clients are told not to, and have none loaded that it did not read."""
+    config = load(
+        small.parents[1] / "configs" / "demo.toml", [f"rollout.endpoints={[stub.address] * 8}"]
+    )
+    engines = Engines(Fleet.of(config, small / "base"), tmp_path, [])
+    spawned: list[EngineSettings] = []
+    client = SimpleNamespace(
+        alive=True,
+        wait_ready=lambda: None,
+        call=lambda *_: Loaded(reload_seconds=0, proof_gap=None),
+    )
+
+    def command(python: str, module: str, settings: EngineSettings) -> list[str]:
+        spawned.append(settings)
+        return []
+
+    monkeypatch.setattr(pool, "python_command", command)
+    monkeypatch.setattr(pool, "Worker", lambda *_: client)
+    read: list[Path] = []
+    digest = files.sha256_file
+    monkeypatch.setattr(files, "sha256_file", lambda path: read.append(path) or digest(path))
+    with pytest.raises(ValueError, match="holds weights"):
+        engines.load(small / "base", "other", None)
+    assert not spawned
+    version = model_digest(small / "base")
+    read.clear()
+    engines.load(small / "base", version, None)
+    assert len(spawned) == 8
+    one = server.server(spawned[0])
+    one.load(small / "base", version)
+    assert len(read) == 1
+    assert one.policy_version == version
 
 
 def test_masked_ids_have_no_logit() -> None:
