@@ -41,7 +41,9 @@ BOOKKEEPING = 0.4
 BENCHMARK_ROWS = 500
 """Problems of a benchmark that is neither on disk nor known."""
 
-RESTING = ("trainer: weights", "trainer: optimizer", "trainer: reference", "trainer: context")
+RESTING = tuple(
+    f"trainer: {part}" for part in ("weights", "optimizer", "reference", "average", "context")
+)
 """What of the trainer lies on its device while the engine samples."""
 ZERO = resources.CONFIGS / "deepspeed"
 
@@ -175,10 +177,11 @@ def trainer_memory(shape: Shape, config: Config, machine: Machine, ranks: int) -
     b, layer = BYTES[update.dtype], activation_bytes(shape, update)
     tokens = micro_batch_tokens(config, machine)
     parts = state_memory(shape, update, ranks)
-    distill = config.loss.distills and config.loss.distill.teacher == "start"
-    if (config.loss.kl != "off" or distill) and not update.lora.rank:
+    if (config.loss.kl != "off" or config.loss.teacher == "start") and not update.lora.rank:
         sharded = update.deepspeed.get("zero_optimization", {}).get("stage", 0) == 3
         parts["trainer: reference"] = b * shape.parameters / (ranks if sharded else 1)
+    if config.loss.teacher == "average":  # float32, and in its turn what it takes the place of
+        parts["trainer: average"] = trained(shape, update) * (4 + b)
     kept = shape.layers * (shape.width * b if update.gradient_checkpointing else layer)
     # One layer more: the one that is made again, or its gradients.
     parts["trainer: activations"] = tokens * (kept + layer)

@@ -154,6 +154,12 @@ def require_teacher(config: Config) -> None:
         raise ValueError(
             "loss.distill teaches on bare rollouts, and there are none: set rollout.on_policy >= 1"
         )
+    zero = config.update.deepspeed.get("zero_optimization", {}).get("stage", 0)
+    if loss.teacher == "average" and zero == 3:
+        raise ValueError(
+            "loss.distill.teacher = average keeps whole weights on every rank, and ZeRO-3 has none "
+            "whole: set stage 2 in update.deepspeed, or loss.distill.teacher = policy"
+        )
     shows = loss.distill.context == "demonstrations"
     if shows and not (prompts.demonstrations and prompts.k):
         raise ValueError(

@@ -17,8 +17,11 @@ class DistillSection(Section):
 
     coefficient: Annotated[NonNegative, Since(0.0)] = 0.0
     """Weight of the term in the loss; 0: nobody teaches."""
-    teacher: Annotated[Literal["policy", "start"], Since("policy")] = "policy"
-    """Whose weights: `policy`, those that the iteration starts from; `start`, the run's model."""
+    teacher: Annotated[Literal["policy", "start", "average"], Since("policy")] = "policy"
+    """Whose weights: `policy`, those that the iteration starts from; `start`, the run's model;
+    `average`, a slow average of those of all iterations before, from the start on."""
+    decay: Annotated[float, Since(0.9), Field(gt=0.0, lt=1.0)] = 0.9
+    """`average`: the share of itself that it keeps in each iteration."""
     context: Annotated[Literal["demonstrations", "solution"], Since("demonstrations")] = (
         "demonstrations"
     )
@@ -86,3 +89,8 @@ class LossSection(Section):
     def distills(self) -> bool:
         """Whether self-distillation is part of the loss, which needs a teacher's logprobs."""
         return self.distill.coefficient > 0
+
+    @property
+    def teacher(self) -> str | None:
+        """Whose weights teach, by `distill.teacher`; None: nobody does."""
+        return self.distill.teacher if self.distills else None

@@ -159,7 +159,7 @@ def uses_kl(settings: LossSection) -> bool:
 
 def uses_reference(settings: LossSection) -> bool:
     """Whether the base model is needed beside the policy."""
-    return uses_kl(settings) or (settings.distills and settings.distill.teacher == "start")
+    return uses_kl(settings) or settings.teacher == "start"
 
 
 def has_signal(advantages_B: Tensor, settings: LossSection) -> Tensor:

@@ -102,7 +102,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "select.bonus_on = advantage",
-        lambda c: _bonus(c) and c.select.bonus_on == "advantage",
+        # A preset of ours, which says itself that it is nobody's.
+        lambda c: _bonus(c) and c.select.bonus_on == "advantage" and c.preset != "icpo-lean",
         (("select.bonus_on=reward", lambda _: False),),
         "the paper's ICPO† adds the bonus to the reward (docs/method.md says what that does)",
     ),

@@ -15,14 +15,17 @@ import torch
 import torch.distributed as dist
 
 from icpo_core.common.files import read_json, sync, what_the_disk_says, write_json
+from icpo_core.trainer.average import Average
 
 TAG = "deepspeed"
 
 
-def save(engine: Any, folder: Path, state_id: str, shape: dict[str, Any]) -> None:
+def save(
+    engine: Any, folder: Path, state_id: str, shape: dict[str, Any], average: Average | None
+) -> None:
     """Save what every rank holds in `folder`, as the state of this name.
 
-    `shape`: what a saved state fits only if it is the same.
+    `shape`: what a saved state fits only if it is the same. `average`: where one is kept.
     """
     first, several = dist.get_rank() == 0, dist.get_world_size() > 1
     if first:
@@ -36,6 +39,8 @@ def save(engine: Any, folder: Path, state_id: str, shape: dict[str, Any]) -> Non
     if several:
         dist.barrier()
     if first:
+        if average is not None:
+            average.save(folder / TAG)
         files = sorted((folder / TAG).iterdir())
         for file in files:
             sync(file)
@@ -43,7 +48,7 @@ def save(engine: Any, folder: Path, state_id: str, shape: dict[str, Any]) -> Non
         write_json(folder / "state.json", {"state_id": state_id, **shape, "files": names})
 
 
-def load(engine: Any, folder: Path, shape: dict[str, Any]) -> str:
+def load(engine: Any, folder: Path, shape: dict[str, Any], average: Average | None) -> str:
     """Load a saved state; its name. Raises ValueError if it is not whole or does not fit."""
     saved = read_json(folder / "state.json")
     for name in dict.fromkeys([*shape, "undecayed"]):
@@ -59,6 +64,8 @@ def load(engine: Any, folder: Path, shape: dict[str, Any]) -> str:
     engine.checkpoint_engine.load = load_file
     path, _ = engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=shape["lora"] is None)
     assert path is not None
+    if average is not None:
+        average.load(folder / TAG)
     return str(saved["state_id"])
 
 

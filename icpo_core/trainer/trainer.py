@@ -30,7 +30,7 @@ from icpo_core.models.architecture import from_config
 from icpo_core.models.flops import training_flops
 from icpo_core.store.batch import read
 from icpo_core.store.paths import EXPERT_TOKENS
-from icpo_core.trainer import decay, lora, state, teacher, tuning
+from icpo_core.trainer import average, decay, lora, state, teacher, tuning
 from icpo_core.trainer.deepspeed_settings import settings_of
 from icpo_core.trainer.expert_tokens import ExpertTokens
 from icpo_core.trainer.layouts import choose_proven
@@ -114,6 +114,7 @@ class Trainer:
         if self._in_plain_torch():
             self.engine.optimizer.register_step_pre_hook(self._clip)
         self._set_groups()
+        self.average = average.kept(self.loss, self.engine.module)
         if not self._proven:
             self._prove(wanted)
         self.state_id = self.base_version
@@ -224,12 +225,13 @@ class Trainer:
     def teach(self, job: Teach) -> Taught:
         """Write what the teacher of self-distillation says of a part of the rollouts.
 
-        It is the policy in state `parent`, or the base model.
+        It is the policy in state `parent` or its slow average there, or the base model.
         """
         if job.parent is None:
             return teacher.teach(self, job, self._as_reference, [])
         replayed = self._restore(job.parent, job.restore)
-        return teacher.teach(self, job, lambda **given: self.engine(**given), replayed)
+        with self.average.in_place() if self.average else nullcontext():
+            return teacher.teach(self, job, lambda **given: self.engine(**given), replayed)
 
     def _work(self) -> dict[str, Any]:
         """What the last step took through the model, and on what: tokens, FLOPs where the model's
@@ -316,6 +318,8 @@ class Trainer:
             "rows_without_signal": float(sum(map(len, counted)) - used),
         }
         metrics |= tuning.step(self, tuned)
+        if self.average:
+            self.average.follow()
         if not math.isfinite(sum(metrics.get(name, 0.0) for name in MUST_BE_FINITE)):
             raise FloatingPointError(
                 f"loss {metrics.get('loss')} and gradient norm {metrics['grad_norm']} in iteration "
@@ -466,12 +470,14 @@ class Trainer:
     def save(self, job: Save) -> Saved:
         """Save weights and optimizer, the state named `state_id`, in `out`."""
         self._restore(job.state_id, job.restore)
-        state.save(self.engine, job.out, self.state_id, self._shape())
+        state.save(self.engine, job.out, self.state_id, self._shape(), self.average)
         return Saved()
 
     def _shape(self) -> dict[str, Any]:
         """What a saved state fits only if it is the same."""
-        return ({"undecayed": True} if decay.spares(self.settings) else {}) | {
+        more: dict[str, Any] = {"undecayed": True} if decay.spares(self.settings) else {}
+        more |= {"average": self.average.decay} if self.average else {}
+        return more | {
             "ranks": self.ranks,
             "zero_stage": int(self.engine.zero_optimization_stage()),
             "dtype": self.settings.dtype,
@@ -479,7 +485,7 @@ class Trainer:
         }
 
     def _load(self, folder: Path) -> None:
-        self.state_id = state.load(self.engine, folder, self._shape())
+        self.state_id = state.load(self.engine, folder, self._shape(), self.average)
         self._set_groups()
 
     def _set_groups(self) -> None:

@@ -180,9 +180,14 @@ def _method(config: Config) -> str:
         )
     if loss.distills:
         shown = {"demonstrations": "worked examples", "solution": "the problem's solution"}
+        teachers = {
+            "policy": "the same policy",
+            "start": "the start",
+            "average": f"its slow average (decay {loss.distill.decay:g})",
+        }
         said.append(
             f"self-distillation with weight {loss.distill.coefficient:g}: reverse KL to "
-            f"{'the same policy' if loss.distill.teacher == 'policy' else 'the start'} behind "
+            f"{teachers[loss.distill.teacher]} behind "
             f"{shown[loss.distill.context]}; terms with advantages have weight "
             f"{loss.policy_coefficient:g}"
         )

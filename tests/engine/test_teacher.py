@@ -14,7 +14,7 @@ from icpo_core.config import DistillSection, LossSection, UpdateSection
 from icpo_core.store import tables
 from icpo_core.trainer.policy import load_policy
 from icpo_core.trainer.trainer import Trainer
-from icpo_core.workers.jobs import Update
+from icpo_core.workers.jobs import Replay, Restore, Save, Update
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -136,6 +136,68 @@ def test_the_teacher_is_the_policy_or_its_start_however_it_is_held(
         plain = Trainer(model, loss, UpdateSection(**SETTINGS), 1.0)
         plain.teach(asked(tmp_path, told, None))
         assert logprobs(path) == pytest.approx(logprobs(told), abs=1e-4)
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_the_slow_average_teaches_and_comes_back(
+    small: Path, stored: list[Path], tmp_path: Path, lora: int
+) -> None:
+    """After two updates it is decay · (decay · w0 + (1 − decay) · w1) + (1 − decay) · w2; a state
+    holds it, a replay comes to it, and the policy is afterwards what it was."""
+    batch = tables.read("batch", stored[0])[:16]
+    lessons(batch, tmp_path)
+    file = written(batch, tmp_path / "batch.parquet")
+    more = {"learning_rate": 1e-2, "max_logprob_gap": 10.0, "lora": {"rank": lora}}
+    section = UpdateSection(**{**SETTINGS, **more})
+    distill = DistillSection(coefficient=1.0, teacher="average", decay=0.75)
+    loss = LossSection(kl="off", kl_coefficient=0.0, distill=distill)
+    subject = Trainer(small / "base", loss, section, 1.0)
+    said = {name: tmp_path / f"{name}.parquet" for name in ("start", "held", "saved", "replayed")}
+    subject.teach(asked(tmp_path, said["start"], subject.base_version))
+    trained = {n: p for n, p in subject.engine.module.named_parameters() if p.requires_grad}
+    weights = [{name: value.detach().clone() for name, value in trained.items()}]
+    first = Update(
+        parent=subject.base_version, restore=NOWHERE, teacher=[said["start"]], iteration=1,
+        batch=[file], state_id="1", out=tmp_path / "one",
+    )  # fmt: skip
+    second = first.model_copy(
+        update={"parent": "1", "iteration": 2, "state_id": "2", "out": tmp_path / "two"}
+    )
+    for number, job in enumerate((first, second), 1):
+        subject.update(job)
+        weights.append({name: value.detach().clone() for name, value in trained.items()})
+        if number == 1:
+            subject.save(Save(state_id="1", restore=NOWHERE, out=tmp_path / "state"))
+    subject.teach(asked(tmp_path, said["held"], "2"))
+    assert all(torch.equal(value, weights[2][name]) for name, value in trained.items())
+
+    def replay(iteration: int) -> Replay:
+        return Replay(iteration=iteration, batch=[file], teacher=[said["start"]])
+
+    ways = {
+        "saved": Restore(folder=tmp_path / "state", replay=[replay(2)]),
+        "replayed": Restore(folder=None, replay=[replay(1), replay(2)]),
+    }
+    for name, restore in ways.items():
+        again = Trainer(small / "base", loss, section, 1.0)
+        job = asked(tmp_path, said[name], "2")
+        again.teach(job.model_copy(update={"restore": restore}))
+        assert logprobs(said[name]) == logprobs(said["held"])
+
+    with torch.no_grad():
+        for name, value in trained.items():
+            zero, one, two = (step[name] for step in weights)
+            value.copy_(0.75 * (0.75 * zero + 0.25 * one) + 0.25 * two)
+    subject.average = None
+    by_hand = tmp_path / "by-hand.parquet"
+    subject.teach(asked(tmp_path, by_hand, "2"))
+    assert logprobs(by_hand) == pytest.approx(logprobs(said["held"]), abs=1e-4)
+    assert logprobs(by_hand) != pytest.approx(logprobs(said["start"]), abs=0.02)
+
+    other = distill.model_copy(update={"decay": 0.5})
+    changed = Trainer(small / "base", loss.model_copy(update={"distill": other}), section, 1.0)
+    with pytest.raises(ValueError, match=r"saved with average 0\.75, this trainer has 0\.5"):
+        changed.teach(asked(tmp_path, by_hand, "2").model_copy(update={"restore": ways["saved"]}))
 
 
 def logprobs(path: Path) -> list[float]:

@@ -43,7 +43,7 @@ def reads(reader: Reader) -> Inputs:
         "base": reader.run.base_version,
         **reader.run.model_settings,
     }
-    if config.loss.distill.teacher == "policy" and before:
+    if config.loss.distill.teacher != "start" and before:
         inputs["state"] = reader.fingerprint("update", before)
     shows = config.loss.distill.context == "demonstrations"
     return inputs | (pool_of(config) if shows else problems_of(config))
@@ -113,7 +113,7 @@ def _restore(session: Session, iteration: int) -> Restore:
 
 def _needs(run: Run, iteration: int) -> int | None:
     teaches = run.config_at(iteration).loss.distill.teacher
-    return iteration - 1 if teaches == "policy" else None
+    return iteration - 1 if teaches != "start" else None
 
 
 STAGE = Stage(

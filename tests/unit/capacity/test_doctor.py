@@ -75,7 +75,7 @@ PUBLISHED = sorted(path.stem for path in (ROOT / "configs" / "presets").glob("*.
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
-def test_presets_are_published_methods(preset: str) -> None:
+def test_presets_need_no_note(preset: str) -> None:
     assert notes(f"preset={preset}") == []
 
 

@@ -80,6 +80,7 @@ def test_alone_it_needs_no_expert_and_its_own_solution_no_demonstrations(tmp_pat
         ("loss.distill.coefficient=1", {"update"}),
         ("loss.policy_coefficient=0.5", {"update"}),
         ("loss.distill.teacher=start", {"teach", "update"}),
+        ("loss.distill.teacher=average", {"teach", "update"}),
         ("loss.distill.context=solution", {"teach", "update"}),
         ("loss.distill.top_k=5", {"teach", "update"}),
         ("update.learning_rate=0.1", {"update"}),
@@ -190,3 +191,11 @@ def test_settings_that_nothing_would_come_of(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         stubs.configuration(tmp_path, "run", *changes)
+
+
+def test_a_slow_average_is_of_whole_weights(tmp_path: Path) -> None:
+    zero = "update.deepspeed.zero_optimization.stage=3"
+    asked = [*TAUGHT, "loss.distill.teacher=average"]
+    with pytest.raises(ValueError, match="ZeRO-3 has none whole: set stage 2"):
+        stubs.configuration(tmp_path, "run", *asked, zero)
+    assert stubs.configuration(tmp_path, "run", *asked).loss.teacher == "average"
