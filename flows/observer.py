@@ -8,6 +8,7 @@ from collections.abc import Callable
 from prefect.logging import get_run_logger
 
 from icpo.flows.services.alarms import Alarms
+from icpo.flows.services.judging import Pool
 from icpo.flows.ui.progress import Watcher
 from icpo.tasks import stages
 from icpo.tasks.artifacts import Publisher
@@ -15,7 +16,7 @@ from icpo_core.common.text import plain
 from icpo_core.run import metrics
 from icpo_core.run.run import Run
 from icpo_core.run.session import Observer, current
-from icpo_core.workers.jobs import Rollout, Sampled
+from icpo_core.workers.jobs import Judge, Rollout, Sampled
 
 
 class FlowObserver(Observer):
@@ -26,6 +27,8 @@ class FlowObserver(Observer):
         """Sends the artifacts."""
         self.watcher = Watcher()
         """What the terminal shows."""
+        self.pool: Pool | None = None
+        """Judges parts of the rollouts elsewhere."""
         self._logger = get_run_logger()
 
     def begins(self, first: int) -> None:
@@ -37,6 +40,13 @@ class FlowObserver(Observer):
 
     def part(self, job: Rollout, do: Callable[[], Sampled]) -> Sampled:
         return stages.part(job, do)
+
+    def judge(self, job: Judge) -> bool:
+        return self.pool is not None and self.pool.judge(job)
+
+    def ends(self) -> None:
+        if self.pool is not None:
+            self.pool.close()
 
     def ids(self) -> dict[str, str]:
         return stages.ids()

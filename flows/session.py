@@ -13,7 +13,7 @@ from icpo.flows.prefect_compat.clients import clients
 from icpo.flows.prefect_compat.settings import stop_retrying
 from icpo.flows.prefect_compat.stale import close_stale
 from icpo.flows.prefect_compat.temporary_server import end_is_noticed
-from icpo.flows.services import slots
+from icpo.flows.services import judging, slots
 from icpo.tasks.logs import Forwarder
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
@@ -29,6 +29,7 @@ async def opened(run: Run) -> AsyncIterator[tuple[Session, FlowObserver]]:
         async with clients(), slots.held(slots.needed(run.config)):
             observer = FlowObserver(run)
             with (
+                judging.opened(run, observer.short) as observer.pool,
                 Session(run, observer) as session,
                 Forwarder(session.logs, get_run_logger()),
                 observer.publisher,

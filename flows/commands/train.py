@@ -14,6 +14,7 @@ from icpo.flows.ui.waiting import Waiting
 from icpo_core.common.console import Console
 
 if TYPE_CHECKING:
+    from icpo_core.config import Config
     from icpo_core.run.run import Run
 
 
@@ -141,6 +142,8 @@ def _train(arguments: argparse.Namespace, run: Run, waiting: Waiting) -> None:
     trust.require(run)
     for note in sources.require(run):
         Console(stderr=True).print(f"{run.config.model.path}: {note}", soft_wrap=True)
+    if run.config.verify.pool:
+        _require_pool(run.config, arguments.plain)
     for note in published.notes(run.config):
         Console(stderr=True).print(note, soft_wrap=True, highlight=False)
     require_free(run.paths.lock)
@@ -164,6 +167,16 @@ def _train(arguments: argparse.Namespace, run: Run, waiting: Waiting) -> None:
                 highlight=False,
             )
         raise
+
+
+def _require_pool(config: Config, plain: bool) -> None:
+    if plain:
+        words = f"verify.pool = {config.verify.pool} is Prefect's: with --plain all is judged here"
+        Console(stderr=True).print(words, soft_wrap=True, highlight=False)
+        return
+    from icpo.flows.services import judging
+
+    judging.require_server(config)
 
 
 def _flow(arguments: argparse.Namespace) -> None:

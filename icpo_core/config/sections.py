@@ -285,6 +285,12 @@ class VerifySection(Section):
     """Memory limit of one judge, MiB."""
     max_failure_rate: Annotated[Probability, Operational] = 0.05
     """Share of timeouts and errors past which the run stops."""
+    pool: Annotated[str, Operational] = ""
+    """Prefect work pool whose workers judge the parts of the rollouts, one flow run a part. Empty:
+    this machine judges. They need run.directory at the same path (docs/scale.md)."""
+    pool_seconds: Annotated[Positive, Operational] = 600.0
+    """How long a part may be with the pool, the wait for a worker included; then this machine
+    judges it."""
     rules: TrainingRules = TrainingRules()
 
 

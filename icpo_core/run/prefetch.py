@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -32,11 +32,13 @@ class Done:
 class Ahead:
     """Results by the stage, iteration and part that they are for, made one after another."""
 
-    def __init__(self, further: int = 0) -> None:
-        """further: iterations before the newest that may still be taken."""
+    def __init__(self, further: int = 0, elsewhere: Mapping[str, int] | None = None) -> None:
+        """further: iterations before the newest that may still be taken. elsewhere: how many are
+        made at once of a stage that another machine makes."""
         self._further = further
         self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
+        self._elsewhere = elsewhere or {}
+        self._pools: dict[str, ThreadPoolExecutor] = {}
         self._held: dict[Place, tuple[str, Future[Done]]] = {}
 
     def start(
@@ -50,9 +52,10 @@ class Ahead:
         place, young = (stage, iteration, part), range(iteration - self._further, iteration + 1)
         self._drop(lambda old: old == place or (old[0] == stage and old[1] not in young))
         with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(1, "ahead")
-            future = self._pool.submit(_timed, make)
+            whose = stage if stage in self._elsewhere else "ahead"
+            if whose not in self._pools:
+                self._pools[whose] = ThreadPoolExecutor(self._elsewhere.get(whose, 1), whose)
+            future = self._pools[whose].submit(_timed, make)
             self._held[place] = source, future
 
     def look(self, stage: str, iteration: int, part: str) -> Any:
@@ -95,9 +98,9 @@ class Ahead:
     def close(self) -> None:
         """Drop what nobody took. Waits for what is under way, so end what that works with first."""
         with self._lock:
-            pool, self._pool = self._pool, None
+            pools, self._pools = self._pools, {}
             self._held.clear()
-        if pool is not None:
+        for pool in pools.values():
             pool.shutdown(cancel_futures=True)
 
 

@@ -38,10 +38,13 @@ from icpo_core.run.trackers import Tracker, open_trackers
 from icpo_core.store import run_record
 from icpo_core.workers import devices
 from icpo_core.workers.errors import EndedError
-from icpo_core.workers.jobs import Rollout, Sampled
+from icpo_core.workers.jobs import Judge, Rollout, Sampled
 from icpo_core.workers.pool import WorkerPool, Workers
 
 _CURRENT: ContextVar[Session | None] = ContextVar("session", default=None)
+
+AWAY = 32
+"""Parts that are judged elsewhere at once: a thread waits for each."""
 
 MakeWorkers = Callable[[Config, Path, Path], Workers]
 """Given configuration, base model's folder and the folder of logs."""
@@ -60,6 +63,13 @@ class Observer:
     def part(self, job: Rollout, do: Callable[[], Sampled]) -> Sampled:
         """Frame of a part of the rollouts, in the engine's thread: calls `do`."""
         return do()
+
+    def judge(self, job: Judge) -> bool:
+        """Have a part judged elsewhere; whether the reply is there. Raises EndedError."""
+        return False
+
+    def ends(self) -> None:
+        """The session ends: what is elsewhere is waited for no more."""
 
     def ids(self) -> dict[str, str]:
         """What the manifest of the stage at work says of the frame that it is made in."""
@@ -196,7 +206,8 @@ class Session(Closing):
         self.observer = observer or Observer()
         self.attempt = 0
         """Number of this attempt at the run, from 1."""
-        self.ahead = Ahead(max(0, run.config.rollout.off_policy_steps - 1))
+        elsewhere = {"verify": AWAY} if run.config.verify.pool else {}
+        self.ahead = Ahead(max(0, run.config.rollout.off_policy_steps - 1), elsewhere)
         """What is made before a stage asks for it."""
         self.sampler = Sampler()
         """What is sampled off-policy."""
@@ -291,6 +302,7 @@ class Session(Closing):
         """End workers and judges, wait for the mirror, give the lock back."""
         for tools in self._tools.values():
             tools.interrupt_judges()
+        self.observer.ends()
         if self.sampler.busy:
             self.interrupt()
         self.sampler.close()

@@ -11,7 +11,13 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from icpo_core.config import EngineSection, LoraSection, LossSection, UpdateSection
+from icpo_core.config import (
+    EngineSection,
+    LoraSection,
+    LossSection,
+    UpdateSection,
+    VerifySection,
+)
 
 
 class Message(BaseModel):
@@ -314,3 +320,29 @@ class Teach(Job[Taught]):
 ENGINE_JOBS: tuple[type[Job[Any]], ...] = (Load, Sleep, Rollout, Sample, Score)
 TRAINER_JOBS: tuple[type[Job[Any]], ...] = (Update, Save, Teach)
 JOBS: dict[str, type[Job[Any]]] = {job.__name__: job for job in ENGINE_JOBS + TRAINER_JOBS}
+
+
+# --- a job of whoever judges elsewhere --------------------------------------------------------
+
+
+class Judged(Message):
+    """Verdicts on a part of the rollouts are written."""
+
+    rows: int
+    content: str
+    """Digest of the rows without volatile columns."""
+
+
+class Judge(Job[Judged]):
+    """Judge a part of the rollouts. Its reply lies beside `out`, written last."""
+
+    reply = Judged
+    prompts: Path
+    rollouts: Path
+    contents: tuple[str, str]
+    """Of the rows of both without volatile columns."""
+    verify: VerifySection
+    sources: dict[str, str]
+    """sha256 of one's own verifiers, by the key that names each."""
+    out: Path
+    fingerprint: str

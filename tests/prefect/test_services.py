@@ -9,15 +9,18 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import stub_worker
 import stubs
@@ -25,12 +28,18 @@ from console_lines import without_waiting
 from fixtures_prefect import Services, free_port, project, wait
 from prefect import flow
 from prefect.automations import AutomationCore
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.workers.process import ProcessWorker
 
 from icpo.flows.services import slots
 from icpo.flows.services.alarms import stays, tell_published
+from icpo.flows.stage import STAGE_FLOWS
+from icpo_core.common.lock import holder
 from icpo_core.config import Config, load
+from icpo_core.run.perform import perform
+from icpo_core.run.prefetch import Ahead
 from icpo_core.run.run import Run
 
 USER, PASSWORD = "team", "horse:battery-staple"
@@ -276,6 +285,90 @@ def test_a_sweep_runs_on_the_workers(services: Services, root: Path, tmp_path: P
         assert one.state.is_completed()
         assert "sweep:sweep" in one.tags
         assert one.deployment_id is not None
+
+
+SLOW = """
+import os, time
+
+def parity(response, answer, row):
+    while os.path.exists({hold!r}):
+        time.sleep(0.05)
+    return "{{" in response and int(response.split("{{")[1][0]) % 2 == 0
+"""
+
+
+def test_a_dead_worker_costs_its_part_alone(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers judge the parts of a run (`verify.pool`). One is killed, with all that it
+    started, while it judges; the verdicts are those of a run without a pool."""
+    hold, own = tmp_path / "hold", tmp_path / "my_reward.py"
+    own.write_text(SLOW.format(hold=str(hold)))
+    more = ["evaluate.every=0", f"verify.verifier={own}:parity", "verify.seconds=120"]
+    alone, pooled = (Run.of(stubs.configuration(tmp_path, name, *more)) for name in "ab")
+    monkeypatch.setattr(Ahead, "start", lambda *_: None)
+    for run, stages in (
+        (alone, ("prompts", "rollout", "verify")),
+        (pooled, ("prompts", "rollout")),
+    ):
+        with stubs.stubbed(run) as session:
+            session.keep_config()
+            for stage in stages:
+                perform(session, stage, 1)
+    monkeypatch.undo()
+
+    hold.touch()
+    template = ProcessWorker.get_default_base_job_template()
+    with services.client() as client:
+        cpu = WorkPoolCreate(name="cpu", type="process", base_job_template=template)
+        client.create_work_pool(cpu)
+    words = ["worker", "start", "--pool", "cpu", "--limit", "1"]
+    soon = {"PREFECT_WORKER_QUERY_SECONDS": "1", "ICPO_HOME": str(services.folder)}
+    workers = [
+        psutil.Popen(
+            [str(Path(sys.executable).with_name("prefect")), *words],
+            env=services.environment | soon, cwd=services.folder,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+
+    def ended(worker: psutil.Popen) -> None:
+        for each in [*worker.children(recursive=True), worker]:
+            each.kill()
+
+    def at_work() -> list[int]:
+        locks = pooled.paths.root.glob("logs/*/judged/*/*.lock")
+        return [int(found.split()[1]) for path in locks if (found := holder(path))]
+
+    def strike() -> None:
+        wait(lambda: len(at_work()) == 2, 120, "both workers to judge", services.logs)
+        above = {one.pid for one in psutil.Process(at_work()[0]).parents()}
+        [struck] = [one for one in workers if one.pid in above]
+        ended(struck)
+        hold.unlink()
+
+    def online() -> bool:
+        with services.client() as client:
+            return len(client.read_workers_for_work_pool("cpu")) == 2
+
+    try:
+        wait(online, 60, "two workers", services.logs)
+        api = temporary_settings({PREFECT_API_URL: f"{services.page}/api"})
+        with api, ThreadPoolExecutor(1) as thread:
+            striking = thread.submit(strike)
+            asyncio.run(STAGE_FLOWS["verify"](str(pooled.paths.root), 1, ["verify.pool=cpu"]))
+            striking.result()
+    finally:
+        for worker in workers:
+            if worker.is_running():
+                ended(worker)
+            worker.wait()
+    with services.client() as client:
+        found = [one for one in client.read_flow_runs(limit=200) if "b" in one.tags]
+    assert sorted(one.state_name for one in found) == ["Completed", "Completed", "Crashed"]
+    one, other = (run.store.manifest("verify", 1) for run in (alone, Run.read(pooled.paths.root)))
+    assert one.content() == other.content()
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,12 @@ class _Sampling:
         self.loaded = False
         rollout = self.config.rollout
         alongside = rollout.shards > 1 or rollout.off_policy_steps > 0 or self.config.in_rounds
-        self.chain = verify.Chain(session, work, self.prompts) if alongside else None
+        self.chain = None
+        if alongside:
+            asked = work.inputs["prompts"]
+            self.chain = verify.Chain(
+                session, work.iteration, work.fingerprint, asked, self.prompts
+            )
 
     @property
     def cursor(self) -> int:

@@ -6,6 +6,7 @@ they all are: the engines sample one part while another is judged (`Chain`).
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ import pyarrow.compute as pc
 
 from icpo_core.config import Config, plugin_sources, slice_of
 from icpo_core.method import verdicts
+from icpo_core.run import judging
 from icpo_core.run.session import Session
 from icpo_core.run.stages.base import Inputs, Made, Reader, Stage, folder_of, reporter
 from icpo_core.run.timeline import Recorder
 from icpo_core.store import manifest, tables
+from icpo_core.store.manifest import Manifest
 from icpo_core.store.tables import Written
 from icpo_core.store.work import Work
 from icpo_core.workers import devices
@@ -49,8 +52,11 @@ def make(session: Session, work: Work) -> Made:
     prompts = store.table("prompts", work.iteration, "prompts")
     found = store.manifest("rollout", work.iteration)
     assert found is not None
-    kept, noted, folder = set(store.parts(work)), Recorder(), folder_of(session, work)
+    noted, folder = Recorder(), folder_of(session, work)
     sources = {key: value for key, value in work.inputs.items() if value and key.startswith(OWN)}
+    if session.run.config.verify.pool:
+        _judge_elsewhere(session, work, found)
+    kept = set(store.parts(work))
     taken, judged, known = 0, [], {}
     for index, record in enumerate(found.files):
         path = folder / record.name
@@ -77,6 +83,17 @@ def make(session: Session, work: Work) -> Made:
     return Made(facts | {"parts_ahead": taken, "spans": noted.facts()}, known=known)
 
 
+def _judge_elsewhere(session: Session, work: Work, rollouts: Manifest) -> None:
+    """Have all parts that are missing judged at once, by other machines."""
+    store, kept = session.run.store, {path.name for path in session.run.store.parts(work)}
+    prompts = store.file("prompts", work.iteration, "prompts.parquet")
+    chain = Chain(session, work.iteration, rollouts.fingerprint, work.inputs["prompts"], prompts)
+    for record in rollouts.files:
+        if record.name not in kept:
+            chain.follow(store.file("rollout", work.iteration, record.name))
+    session.ahead.settle("verify", work.iteration)
+
+
 class Chain:
     """Has parts of the rollouts judged in the background, as soon as they are written.
 
@@ -84,35 +101,54 @@ class Chain:
     is made from just what it would make it from, and makes the rest.
     """
 
-    def __init__(self, session: Session, rollouts: Work, prompts: Path) -> None:
-        """`rollouts`: the work that makes them; `prompts`: its file."""
-        self._session, self._rollouts, self._prompts = session, rollouts, prompts
-        self._config = session.tools(rollouts.iteration).config
+    def __init__(
+        self, session: Session, iteration: int, source: str, asked: str | None, prompts: Path
+    ) -> None:
+        """`source`: fingerprint of the rollouts; `asked`: digest of their prompts; `prompts`: those
+        prompts' file."""
+        self._session, self._iteration, self._prompts = session, iteration, prompts
+        self._source, self._asked = source, asked
+        self._config = session.tools(iteration).config
         self._sources = plugin_sources(self._config, "verify")
-        self._judges = session.tools(rollouts.iteration).judges("verify", self._sources)
+        self._judges = session.tools(iteration).judges("verify", self._sources)
+        self._alone = threading.Lock()  # one part is in memory at a time
 
     def follow(self, part: Path, final: bool = False) -> None:
         """Judge a part of the rollouts. final: keep verdicts although some failed."""
         do = partial(self._judge, part, final)
-        iteration, source = self._rollouts.iteration, self._rollouts.fingerprint
-        self._session.ahead.start("verify", iteration, part.name, source, do)
+        self._session.ahead.start("verify", self._iteration, part.name, self._source, do)
 
     def _judge(self, part: Path, final: bool) -> Written | None:
         """What was written; None if the verdicts are there already, or are left to the stage:
         engines on the CPU take its time from the judges, so what then failed is judged again."""
-        store, iteration = self._session.run.store, self._rollouts.iteration
-        rollouts = tables.read("rollout", part)
-        inputs = {
-            "prompts": self._rollouts.inputs["prompts"],
-            "rollouts": tables.content_digest("rollout", rollouts),
-            **self._sources,
-        }
+        store, run = self._session.run.store, self._session.run
+        with self._alone:
+            content = tables.content_digest("rollout", tables.read("rollout", part))
+        inputs = {"prompts": self._asked, "rollouts": content, **self._sources}
         own = manifest.fingerprint(
-            "verify", iteration, STAGE.version, inputs, settings(self._config), None
+            "verify", self._iteration, STAGE.version, inputs, settings(self._config), None
         )
-        file = store.part("verify", iteration, part.name, own)
+        file = store.part("verify", self._iteration, part.name, own)
         if file is None:
             return None
+        if run.config.verify.pool:
+            out = self._session.logs / "judged" / run.paths.iteration(self._iteration).name
+            job = judging.job(
+                self._config.verify,
+                self._sources,
+                self._prompts,
+                part,
+                content,
+                out / part.name,
+                own,
+            )
+            if self._session.observer.judge(job) and (found := judging.take(job, file)):
+                return found
+        with self._alone:
+            return self._judge_here(part, final, file, own)
+
+    def _judge_here(self, part: Path, final: bool, file: Path, own: str) -> Written | None:
+        rollouts = tables.read("rollout", part)
         table = verdicts.verdicts(tables.read("prompts", self._prompts), rollouts, self._judges)
         failed = verdicts.failure_rate(table)
         limit = self._config.verify.max_failure_rate
@@ -125,11 +161,11 @@ class Chain:
     def verdicts(self, part: Path) -> pa.Table:
         """On a part that was followed, waited for. What failed while engines were at work is given
         another try. Raises ValueError if too many failed."""
-        file = self._session.run.paths.stage("verify", self._rollouts.iteration) / part.name
-        self._session.ahead.look("verify", self._rollouts.iteration, part.name)
+        file = self._session.run.paths.stage("verify", self._iteration) / part.name
+        self._session.ahead.look("verify", self._iteration, part.name)
         if not file.is_file():
             self.follow(part, final=True)
-            self._session.ahead.look("verify", self._rollouts.iteration, part.name)
+            self._session.ahead.look("verify", self._iteration, part.name)
         return tables.read("verdicts", file)
 
 

@@ -89,6 +89,8 @@ READERS: dict[str, frozenset[str]] = {
     "verify.max_failure_rate": NOBODY,
     "verify.trusted": NOBODY,
     "verify.retries": NOBODY,
+    "verify.pool": NOBODY,
+    "verify.pool_seconds": NOBODY,
     "update.hostfile": NOBODY,
     "update.rendezvous": NOBODY,
     "update.max_logprob_gap": NOBODY,
