@@ -20,7 +20,7 @@ tokens, on any engine, which computes its cache anew; a group is learned from wh
 has ended. A rollout is then up to k + longest / budget updates old when it is learned from.
 
 Lengths are log-normal, or have the shape of real ones: the solutions of MATH's 7,500 training
-problems, in characters, scaled to the same mean (nobody published DAPO's lengths; the longest,
+problems, in characters, scaled to the same mean (no quantiles of DAPO's were found; the longest,
 20,480 tokens, is its paper's, arXiv 2503.14476). `--run` takes those of a run's own rollouts.
 Half of the variance (of the logarithm) is between problems, the rest within a group.
 """
