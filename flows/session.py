@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 import httpx
+from prefect import runtime
+from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
 
 from icpo.flows.observer import FlowObserver
@@ -27,6 +30,7 @@ async def opened(run: Run) -> AsyncIterator[tuple[Session, FlowObserver]]:
     """
     with end_is_noticed():
         async with clients(), slots.held(slots.needed(run.config)):
+            await _tag(run.config.run.name)
             observer = FlowObserver(run)
             with (
                 judging.opened(run, observer.short) as observer.pool,
@@ -42,3 +46,10 @@ async def opened(run: Run) -> AsyncIterator[tuple[Session, FlowObserver]]:
                     # The server is gone for good. What is left to say to it is not waited for.
                     stop_retrying()
                     raise
+
+
+async def _tag(name: str) -> None:
+    """Let this flow run be found by the run's name in the UI, among its stages and parts."""
+    flow_run = runtime.flow_run
+    async with get_client() as client:
+        await client.update_flow_run(UUID(flow_run.id), tags=sorted({*flow_run.tags, name}))

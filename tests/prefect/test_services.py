@@ -366,7 +366,11 @@ def test_a_dead_worker_costs_its_part_alone(
             worker.wait()
     with services.client() as client:
         found = [one for one in client.read_flow_runs(limit=200) if "b" in one.tags]
-    assert sorted(one.state_name for one in found) == ["Completed", "Completed", "Crashed"]
+    judged = sorted(one.state_name for one in found if one.name.startswith("judge it-0001 part"))
+    assert judged == ["Completed", "Completed", "Crashed"]
+    assert [one.name for one in found if not one.name.startswith("judge")] == [
+        "verify it-0001 of b"
+    ]
     one, other = (run.store.manifest("verify", 1) for run in (alone, Run.read(pooled.paths.root)))
     assert one.content() == other.content()
 
