@@ -57,6 +57,49 @@ def finished(paths: RunPaths) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def silent(services: Services) -> FlowRun:
+    """A run that lives only in Prefect's books: started, some heartbeats, no process."""
+    from prefect.events import Event
+    from prefect.events.clients import PrefectEventsClient
+    from prefect.states import Running
+    from prefect.utilities.asyncutils import run_coro_as_sync
+
+    with services.client() as client:
+        made = client.read_deployment_by_name("icpo/train")
+        run = client.create_flow_run_from_deployment(
+            made.id, parameters={}, state=Running(), name="silent"
+        )
+
+    def beat(age: float) -> Event:
+        return Event(
+            event="prefect.flow-run.heartbeat",
+            resource={
+                "prefect.resource.id": f"prefect.flow-run.{run.id}",
+                "prefect.resource.name": "silent",
+            },
+            related=[
+                {
+                    "prefect.resource.id": f"prefect.flow.{run.flow_id}",
+                    "prefect.resource.role": "flow",
+                    "prefect.resource.name": "icpo",
+                }
+            ],
+            occurred=datetime.now(UTC) - timedelta(seconds=age),
+        )  # fmt: skip
+
+    async def send() -> None:
+        # Several, as a run sends them: the server may lose one to a locked database. None is much
+        # older: the server looks for silence every 90 s, and forgets one that ended 60 s before.
+        for age in (60, 45, 30):
+            async with PrefectEventsClient(f"{services.page}/api") as events:
+                await events.emit(beat(age))
+
+    run_coro_as_sync(send())
+    return run
+
+
+@pytest.mark.usefixtures("silent")  # from here on: the server needs a minute for it
 def test_cancelled_runs_leave_no_process_and_go_on(services: Services, tmp_path: Path) -> None:
     services.wait_quiet()
     paths = RunPaths(tmp_path / "runs" / "cancelled")
@@ -176,45 +219,8 @@ def named(services: Services, name: str) -> list[FlowRun]:
     return [FlowRun.model_validate(one) for one in found]
 
 
-def test_a_silent_run_is_marked_as_crashed(services: Services) -> None:
-    """A run that lives only in Prefect's books: started, some heartbeats, no process."""
-    from prefect.events import Event
-    from prefect.events.clients import PrefectEventsClient
-    from prefect.states import Running
-    from prefect.utilities.asyncutils import run_coro_as_sync
-
-    with services.client() as client:
-        made = client.read_deployment_by_name("icpo/train")
-        run = client.create_flow_run_from_deployment(
-            made.id, parameters={}, state=Running(), name="silent"
-        )
-
-    def beat(age: float) -> Event:
-        return Event(
-            event="prefect.flow-run.heartbeat",
-            resource={
-                "prefect.resource.id": f"prefect.flow-run.{run.id}",
-                "prefect.resource.name": "silent",
-            },
-            related=[
-                {
-                    "prefect.resource.id": f"prefect.flow.{run.flow_id}",
-                    "prefect.resource.role": "flow",
-                    "prefect.resource.name": "icpo",
-                }
-            ],
-            occurred=datetime.now(UTC) - timedelta(seconds=age),
-        )  # fmt: skip
-
-    async def send() -> None:
-        # Several, as a run sends them: the server may lose one to a locked database. The last is
-        # as old as it must be: the server waits for the next one from when this one happened.
-        for age in (135, 105, 75):
-            async with PrefectEventsClient(f"{services.page}/api") as events:
-                await events.emit(beat(age))
-
-    run_coro_as_sync(send())
-    done = services.ended(run)
+def test_a_silent_run_is_marked_as_crashed(services: Services, silent: FlowRun) -> None:
+    done = services.ended(silent)
     assert done.state_name == "Crashed"
     assert "No heartbeat for 90 s" in (done.state.message or "")
     # By now many a background task was tried again (`_logging` in flows/services/services.py).
