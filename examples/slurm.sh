@@ -18,9 +18,9 @@ config=${1:-icpo.toml}
 # The environment, and where the run lies: a file system that all nodes see.
 # source /shared/icpo/.venv/bin/activate
 
+for signal in USR1 TERM; do trap "kill -$signal \$!" $signal; done
 icpo train "$config" --plain "${@:2}" &
 run=$!
-for signal in USR1 TERM; do trap "kill -$signal $run" $signal; done
 
 # `wait` returns when a trap was run; the run is then still ending.
 wait $run; status=$?
