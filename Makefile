@@ -65,8 +65,8 @@ heavy: setup
 unit: setup
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile tests/unit
 
-# One of the engines' files goes with Prefect's, so that both sides last alike.
-WITH_PREFECT := tests/engine/test_trainer.py
+# Two of the engines' files go with Prefect's, so that both sides last alike.
+WITH_PREFECT := tests/engine/test_trainer.py tests/engine/test_wheel.py
 
 .PHONY: test-engine test-prefect
 test-engine: FILES := $(filter-out $(WITH_PREFECT),$(wildcard tests/engine/test_*.py))

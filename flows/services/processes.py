@@ -16,6 +16,8 @@ from uuid import uuid4
 
 TOKEN = "ICPO_SERVICE"
 POLL_SECONDS = 0.1
+ALONE_SECONDS = 10.0
+"""For what it has to say after the last of its runs."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,22 @@ class Service:
         return found
 
     def end(self, seconds: float) -> bool:
-        """Ask the process to end, wait, kill what is left; whether there was anything to end."""
+        """Ask the process to end, wait, kill what is left; whether there was anything to end.
+
+        It has `seconds` as long as others live that came of it, as the runs of a worker, and
+        `ALONE_SECONDS` from when it is alone: now and then a worker of Prefect's never ends.
+        """
         if not self.members():
             return False
         if self.alive:
             os.killpg(self.pid, signal.SIGTERM)
         deadline = time.monotonic() + seconds
+        alone = time.monotonic() + ALONE_SECONDS
         while (left := self.members()) and time.monotonic() < deadline and self.alive:
+            if left != [self.pid]:
+                alone = time.monotonic() + ALONE_SECONDS
+            elif time.monotonic() > alone:
+                break
             time.sleep(POLL_SECONDS)
         for pid in left:
             try:
