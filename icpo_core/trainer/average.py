@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from icpo_core.config import LossSection
 
 FILE = "average.safetensors"
 """Beside the other files of a state."""
+MEND = "remove its folder `state` to train from the states before it"
 
 
 def kept(loss: LossSection, module: nn.Module) -> Average | None:
@@ -61,7 +63,13 @@ class Average:
         save_file({name: value.cpu() for name, value in self._held.items()}, folder / FILE)
 
     def load(self, folder: Path) -> None:
-        """Read it from a state's folder."""
-        found = load_file(folder / FILE)
+        """Read it from a state's folder. Raises ValueError if damaged, or of other weights."""
+        try:
+            found = load_file(folder / FILE)
+        except SafetensorError as error:
+            raise ValueError(f"{folder / FILE}: damaged ({error}); {MEND}") from error
+        shapes = {name: value.shape for name, value in found.items()}
+        if shapes != {name: value.shape for name, value in self._held.items()}:
+            raise ValueError(f"{folder / FILE}: not of these weights; {MEND}")
         for name, value in self._held.items():
             value.copy_(found[name])

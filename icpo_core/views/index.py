@@ -32,7 +32,8 @@ class Index(Closing):
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             stored = read_json(self._file)
             if stored["of"] == self._head:
-                self._known = dict(stored["entries"])
+                pairs = dict(stored["entries"]).items()
+                self._known = {name: kept for name, kept in pairs if len(kept) == 2}
 
     def get(self, name: str, mark: Callable[[], str | None], make: Callable[[], Any]) -> Any:
         """What `make` says, a JSON value: that of an earlier look, if `mark` says the same as then.

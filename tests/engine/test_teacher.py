@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lessons import asked, lessons
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from updates import NOWHERE, RATE, SETTINGS, written
 
 from icpo_core.common.files import sha256_file
@@ -193,6 +193,17 @@ def test_the_slow_average_teaches_and_comes_back(
     subject.teach(asked(tmp_path, by_hand, "2"))
     assert logprobs(by_hand) == pytest.approx(logprobs(said["held"]), abs=1e-4)
     assert logprobs(by_hand) != pytest.approx(logprobs(said["start"]), abs=0.02)
+
+    kept = tmp_path / "state" / "deepspeed" / "average.safetensors"
+    whole = kept.read_bytes()
+    save_file({"nobody": torch.zeros(2)}, tmp_path / "strange")
+    strange = (tmp_path / "strange").read_bytes()
+    for content, words in ((whole[:-9], "damaged"), (b"", "damaged"), (strange, "not of these")):
+        kept.write_bytes(content)
+        again = Trainer(small / "base", loss, section, 1.0)
+        with pytest.raises(ValueError, match=rf"{words}.*remove its folder `state`"):
+            again.teach(asked(tmp_path, by_hand, "2").model_copy(update={"restore": ways["saved"]}))
+    kept.write_bytes(whole)
 
     other = distill.model_copy(update={"decay": 0.5})
     changed = Trainer(small / "base", loss.model_copy(update={"distill": other}), section, 1.0)

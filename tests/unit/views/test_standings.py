@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -110,3 +111,17 @@ def test_cost_by_the_index_is_that_of_the_manifests(
     assert less[-1].times == whole[-1].times - 1
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
     assert cost.of_run(Run.read(root)) == less
+
+
+@pytest.mark.parametrize("rubbish", ["", "[]", '{"of": 1}', "x", "entries"])
+def test_an_index_of_rubbish_is_made_anew(
+    rubbish: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    wanted = said(standings.plan_of(Run.read(trained)))
+    [file] = (tmp_path / "caches").rglob("plan-*.json")
+    stored = json.loads(file.read_text())
+    for entries in ([], {"0": 5}, {"0": []}, {"0": ["a", "b", "c"]}, {"0": None}):
+        text = json.dumps(stored | {"entries": entries}) if rubbish == "entries" else rubbish
+        file.write_text(text)
+        assert said(standings.plan_of(Run.read(trained))) == wanted
