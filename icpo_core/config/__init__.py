@@ -181,6 +181,7 @@ class Config(Section):
         combinations.require_steering(self)
         combinations.require_pool(self)
         combinations.require_verdicts(self)
+        combinations.require_partial(self)
         combinations.require_tuning(self)
         combinations.require_teacher(self)
         rewards = [reward.name for reward in self.verify.rewards]
@@ -256,9 +257,10 @@ class Config(Section):
                 "engine: set both alike, or only one"
             )
         ratio_to_sampler = update.old_logprobs == "engine" or self.loss.correction != "off"
-        if rollout.off_policy_steps and not ratio_to_sampler:
+        behind = "off_policy_steps" if rollout.off_policy_steps else "partial_tokens"
+        if rollout.updates_behind and not ratio_to_sampler:
             raise ValueError(
-                f"rollout.off_policy_steps = {rollout.off_policy_steps} learns from rollouts of "
+                f"rollout.{behind} = {getattr(rollout, behind)} learns from rollouts of "
                 "weights before, whose probabilities must count: set update.old_logprobs = engine, "
                 "or loss.correction = truncate"
             )

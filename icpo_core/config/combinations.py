@@ -118,6 +118,35 @@ def require_verdicts(config: Config) -> None:
             )
 
 
+def require_partial(config: Config) -> None:
+    """Refuse partial rollouts that are cut nowhere, or whose groups cannot wait."""
+    rollout, cut = config.rollout, config.rollout.partial_tokens
+    if not cut:
+        return
+    if cut >= rollout.max_tokens or rollout.max_tokens % cut:
+        near = max(
+            (
+                n
+                for n in range(1, min(cut, rollout.max_tokens // 2) + 1)
+                if rollout.max_tokens % n == 0
+            ),
+            default=1,
+        )
+        raise ValueError(
+            f"rollout.partial_tokens = {cut} must divide rollout.max_tokens = "
+            f"{rollout.max_tokens}: set {near}, or leave it out"
+        )
+    for key, asks in (
+        ("rollout.steer = failed", rollout.steer == "failed"),
+        ("prompts.fill", config.prompts.fill > 0),
+    ):
+        if asks:
+            raise ValueError(
+                f"{key} goes by the verdicts on whole groups within an iteration, and "
+                "rollout.partial_tokens lets them end in a later one: leave out either"
+            )
+
+
 def require_tuning(config: Config) -> None:
     """Refuse fine-tuning on what is not there, or what its group needs."""
     select, rollout = config.select, config.rollout

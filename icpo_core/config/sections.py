@@ -199,6 +199,11 @@ class RolloutSection(Section):
     while the last k updates before it are made; which weights those were is in every row. Needs
     engines and trainer on devices of their own, and update.old_logprobs = engine or a
     loss.correction."""
+    partial_tokens: Annotated[int, Field(ge=0), Since(0)] = 0
+    """Partial rollouts: tokens of a response that an iteration samples at most; 0: all of it. What
+    is longer goes on in the next iteration, from that one's policy, and its group is learned from
+    when all of it has ended. A divisor of `max_tokens`; needs update.old_logprobs = engine or a
+    loss.correction."""
     engines: Annotated[int, Field(ge=0), Operational] = 1
     """vLLM engines on this machine; 0: as many as its devices hold, or one without devices."""
     endpoints: Annotated[list[str], Operational, Outward()] = []
@@ -228,6 +233,13 @@ class RolloutSection(Section):
     start_seconds: Annotated[float, Field(gt=0.0), Operational] = 900.0
     """Wall-clock limit of the engine's start."""
     engine: EngineSection = EngineSection()
+
+    @property
+    def updates_behind(self) -> int:
+        """Updates that may lie between the weights that sampled a token and those that learn from
+        it."""
+        carried = self.max_tokens // self.partial_tokens - 1 if self.partial_tokens else 0
+        return self.off_policy_steps + carried
 
 
 class RewardSection(Section):

@@ -15,9 +15,11 @@ from typing import Any
 import pyarrow as pa
 
 from icpo_core.common.seeds import stable_seed
+from icpo_core.engine import partial
 from icpo_core.engine.kinds.base import SHOWN, Completion, Engine, Gap, Request, require_alike
 from icpo_core.models.tokens import end_of_trace
 from icpo_core.store import tables
+from icpo_core.store.paths import UNFINISHED, unfinished_of
 from icpo_core.store.tables import ROUND, TRIES, Origin
 from icpo_core.workers.jobs import (
     Done,
@@ -61,8 +63,22 @@ def rollout_shard(engine: Engine, tokenizer: Any, job: Rollout, say: Say) -> Sam
         whole = stable_seed(job.seed, "part", job.iteration, *part)
     keys: list[tuple[str, int, Origin]] = []
     requests: list[Request] = []
-    traces: list[dict[str, Any]] = []
+    ready: list[dict[str, Any]] = []  # nothing is sampled for them: traces, and what has ended
+    begun = partial.begun(job, [prompt["prompt_id"] for _, prompt in prompts])
+    before: dict[tuple[str, int], dict[str, Any]] = {}
     for place, prompt in prompts:
+        if (left := begun.get(prompt["prompt_id"])) is not None:
+            for row in left:
+                if row["finish_reason"] != partial.GOES_ON:
+                    ready.append(row)
+                    continue
+                key = row["prompt_id"], row["sample_index"]
+                before[key] = row
+                keys.append((*key, row["origin"]))
+                row_seed = stable_seed(job.seed, "rollout", job.iteration, *key)
+                seed = row_seed if whole is None else whole
+                requests.append(Request(partial.shown(prompt, row), seed))
+            continue
         sources = [(Origin.ON_POLICY, prompt["policy_prompt_ids"])] * job.on_policy
         experts = job.expert if steered is None or place in steered else 0
         if in_context and (expert_ids := _expert_ids(prompt, job.attempt)) is not None:
@@ -72,19 +88,28 @@ def rollout_shard(engine: Engine, tokenizer: Any, job: Rollout, say: Say) -> Sam
             row_seed = stable_seed(job.seed, "rollout", job.iteration, prompt["prompt_id"], index)
             requests.append(Request(ids, row_seed if whole is None else whole))
         if not in_context and experts:
-            row = _trace(prompt, job.first + job.on_policy, tokenizer, engine, job.max_tokens)
-            traces += [row] if row else []
+            trace = _trace(prompt, job.first + job.on_policy, tokenizer, engine, job.max_tokens)
+            ready += [trace] if trace else []
     started = time.perf_counter()
     if whole is not None and "seed" not in signature(engine.sample).parameters:
         raise ValueError("this engine has no seed for a part: set rollout.seeding = rollout")
     more = {} if whole is None else {"seed": whole}
-    samples = engine.sample(requests, job.temperature, job.max_tokens, on_progress=say, **more)
+    most = job.partial_tokens or job.max_tokens
+    samples = engine.sample(requests, job.temperature, most, on_progress=say, **more)
     sampling = time.perf_counter() - started
     rows = as_rows(keys, requests, samples, tokenizer, engine.policy_version)
+    if job.partial_tokens:
+        partial.joined(rows, before, job, tokenizer)
     failed = {row["prompt_id"] for row in rows if row["finish_reason"] == "error"}
-    rows = [row for row in rows + traces if row["prompt_id"] not in failed]
+    rows = [row for row in rows + ready if row["prompt_id"] not in failed]
     rows = sorted(rows, key=lambda row: (row["prompt_id"], row["sample_index"]))
-    table = tables.table("rollout", rows)
+    if job.partial_tokens:  # first what goes on: the part says that all is there
+        rows, left_over = partial.parted(rows)
+        goes_on = partial.table(UNFINISHED, left_over)
+        tables.write(UNFINISHED, goes_on, unfinished_of(job.out), job.fingerprint)
+        table = partial.table("rollout", rows)
+    else:
+        table = tables.table("rollout", rows)
     if job.round is not None:
         table = table.append_column(ROUND, pa.array([job.round] * len(rows), pa.int32()))
     written = tables.write("rollout", table, job.out, job.fingerprint)

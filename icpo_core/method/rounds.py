@@ -23,7 +23,7 @@ from icpo_core.config import Config
 from icpo_core.method.expert_bonus import gamma
 from icpo_core.method.rows import join
 from icpo_core.method.selection import delta, signal
-from icpo_core.store.tables import BATCH, TRIES
+from icpo_core.store.tables import BATCH, BEGUN, TRIES
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,19 @@ class Rounds:
         """Those that may be steered."""
         if not self.config.rollout.expert:
             return
-        chance = share(self.config, self.iteration)
         for group in groups:
             name = self.prompts["prompt_id"][group].as_py()
-            draw = generator(self.config.run.seed, "steer", self.iteration, name).random()
+            begun = self._begun(group)
+            draw = generator(self.config.run.seed, "steer", begun, name).random()
+            chance = share(self.config, begun)
             if draw < chance * (1.0 - self.rates.get(name, 0.0)):
                 yield group
+
+    def _begun(self, group: int) -> int:
+        """Iteration in which a group was begun: with partial rollouts, maybe an earlier one."""
+        there = BEGUN in self.prompts.column_names
+        begun: int = self.prompts[BEGUN][group].as_py() if there else self.iteration
+        return begun
 
     def _failed(self, outlines: pa.Table, verdicts: pa.Table) -> Round | None:
         """Expert rollouts for the groups of the last batch that need them and have a try left."""

@@ -56,6 +56,9 @@ def row(run: Run, iteration: int) -> dict[str, float]:
                 figures["rollout/off_policy_steps"] = float(found.facts["off_policy_steps"])
             if "ids_without_token" in found.facts:
                 figures["rollout/ids_without_token"] = float(found.facts["ids_without_token"])
+            for name in ("unfinished", "carried_tokens"):
+                if name in found.facts:
+                    figures[f"rollout/{name}"] = float(found.facts[name])
             for name in ("lost_prompts", "lost_traces"):
                 if found.facts.get(name):
                     figures[f"rollout/{name}"] = float(found.facts[name])

@@ -24,8 +24,15 @@ EXPERT_TOKENS = "expert_tokens.parquet"
 and updates of earlier versions have none."""
 
 
-PARTS = {"rollout": "*.parquet", "verdicts": "*.parquet", "teacher": "part-*.parquet"}
+UNFINISHED = "unfinished"
+"""Table of rollouts that go on in the next iteration: a file beside each part of `rollout`."""
+PARTS = {"rollout": "part-*.parquet", "verdicts": "*.parquet", "teacher": "part-*.parquet"}
 """Tables with a file a shard, `part-00000-of-00002.parquet`; those of others bear their names."""
+
+
+def unfinished_of(part: Path) -> Path:
+    """Where the groups are that go on, beside a part of the rollouts."""
+    return part.with_name(part.name.replace("part", UNFINISHED, 1))
 
 
 def pattern_of(table: str) -> str:

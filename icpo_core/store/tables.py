@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from icpo_core.common.files import atomic_path
+from icpo_core.store.paths import UNFINISHED
 from icpo_core.store.versions import SCHEMA_MINOR, SCHEMA_VERSION, is_newer
 
 
@@ -63,6 +64,16 @@ _KEYS = [
     _field("origin", pa.string()),
 ]
 
+_ROLLOUT = [
+    *_KEYS,
+    _field("response", pa.string()),
+    _field("response_ids", _IDS),
+    # Natural logarithm, of the distribution sampled from (temperature applied); null for traces.
+    _field("logprobs", _LOGPROBS, nullable=True),
+    _field("finish_reason", pa.string()),
+    _field("seed", pa.int64()),
+    _field("policy_version", pa.string()),
+]
 _GENERATION = [
     _field("benchmark", pa.string()),
     _field("prompt_id", pa.string()),
@@ -100,19 +111,9 @@ TABLES: dict[str, pa.Schema] = {
             _field("trace", pa.string(), nullable=True),
         ]
     ),
-    "rollout": pa.schema(
-        [
-            *_KEYS,
-            _field("response", pa.string()),
-            _field("response_ids", _IDS),
-            # Natural logarithm, of the distribution sampled from (temperature applied); null for
-            # traces.
-            _field("logprobs", _LOGPROBS, nullable=True),
-            _field("finish_reason", pa.string()),
-            _field("seed", pa.int64()),
-            _field("policy_version", pa.string()),
-        ]
-    ),
+    "rollout": pa.schema(_ROLLOUT),
+    # Partial rollouts: all rows of groups of which one goes on in the next iteration.
+    UNFINISHED: pa.schema(_ROLLOUT),
     "verdicts": pa.schema(
         [
             *_KEYS,
@@ -216,6 +217,11 @@ TRIES = "tries"
 demonstrations; fewer where the pool is used up."""
 ROUND = "round"
 """Which of an iteration's rounds a rollout was sampled in, from 0."""
+SEGMENTS = "segments"
+"""Who sampled which tokens of a partial rollout, one stretch behind another: the iteration, the
+updates that had made its policy, and how many tokens. `policy_version` is that of the last."""
+BEGUN = "begun"
+"""Iteration in which a problem's group was begun, where a rollout may go on in the next."""
 PLACE = "place"
 """Row of a rollout's problem in the prompts, where a batch is in parts: an update learns from all
 of them in that order, however many there are."""
@@ -226,14 +232,20 @@ _TRY = pa.struct(
         _field("demo_ids", pa.list_(pa.field("element", pa.string(), nullable=False))),
     ]
 )
+_SEGMENT = pa.struct(
+    [_field("iteration", pa.int32()), _field("policy", pa.int32()), _field("tokens", pa.int32())]
+)
+_SEGMENTS = _field(SEGMENTS, pa.list_(pa.field("element", _SEGMENT, nullable=False)))
 MORE: dict[str, dict[str, pa.Field]] = {
     "problems": {EXTRA: _field(EXTRA, pa.string(), nullable=True)},
     "prompts": {
         EXTRA: _field(EXTRA, pa.string(), nullable=True),
         BATCH: _field(BATCH, pa.int32()),
+        BEGUN: _field(BEGUN, pa.int32()),
         TRIES: _field(TRIES, pa.list_(pa.field("element", _TRY, nullable=False))),
     },
-    "rollout": {ROUND: _field(ROUND, pa.int32())},
+    "rollout": {ROUND: _field(ROUND, pa.int32()), SEGMENTS: _SEGMENTS},
+    UNFINISHED: {SEGMENTS: _SEGMENTS},
     "verdicts": {REWARD: _field("", pa.float32(), nullable=True)},
     "batch": {PLACE: _field(PLACE, pa.int32())},
 }

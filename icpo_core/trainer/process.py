@@ -66,7 +66,7 @@ def main() -> None:
             settings.loss,
             update,
             settings.temperature,
-            settings.off_policy_steps,
+            settings.updates_behind,
         )
         ready = TrainerReady(state_id=trainer.state_id, ranks=trainer.ranks)
         return ready, {

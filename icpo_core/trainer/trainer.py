@@ -68,11 +68,11 @@ class Trainer:
         loss: LossSection,
         update: UpdateSection,
         temperature: float,
-        off_policy_steps: int = 0,
+        updates_behind: int = 0,
     ) -> None:
-        """off_policy_steps: updates that may lie between the weights that sampled and these."""
+        """updates_behind: updates that may lie between the weights that sampled and these."""
         self.model, self.loss, self.settings = model, loss, update
-        self.temperature, self.off_policy_steps = temperature, off_policy_steps
+        self.temperature, self.updates_behind = temperature, updates_behind
         self.policy_source = plugins.source_digest(loss.policy)
         self.policy_loss = policy_loss(loss.policy, self.policy_source)
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
@@ -305,7 +305,7 @@ class Trainer:
         for shares, (_, total) in zip(plans, steps, strict=True):
             self._accumulate(rows, shares[self.rank], total, old, figures)
             # To the weights before, a gap is what was learned since (in the first iteration none).
-            if not norms and not (self.off_policy_steps and iteration > 1):
+            if not norms and not (self.updates_behind and iteration > 1):
                 self._check_gap(figures.means())
             norms.append(self._optimizer_step())
         used = sum(map(len, kept))

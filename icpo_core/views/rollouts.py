@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from icpo_core.run.run import Run
 from icpo_core.store import tables
-from icpo_core.store.tables import BATCH, REWARD, ROUND, TRIES
+from icpo_core.store.tables import BATCH, BEGUN, REWARD, ROUND, TRIES
 
 Key = tuple[str, int, str]
 """prompt_id, sample_index and origin, which name a rollout within its iteration."""
@@ -84,7 +84,7 @@ def read(run: Run, iteration: int, prompt: str | None = None, texts: bool = True
     files = store.table_files("rollout", iteration, "rollout")
     prompts = store.table("prompts", iteration, "prompts")
     names = prompts["prompt_id"].to_pylist()
-    if BATCH in prompts.column_names:  # some are drawn, and then not needed
+    if {BATCH, BEGUN} & set(prompts.column_names):  # some are not needed, or go on
         sampled = store.table("rollout", iteration, "rollout", ["prompt_id"])["prompt_id"]
         there = set(sampled.unique().to_pylist())
         names = [name for name in names if name in there]

@@ -93,7 +93,8 @@ class TrainerSettings(Message):
     loss: LossSection
     update: UpdateSection
     temperature: float
-    off_policy_steps: int
+    updates_behind: int
+    """As `RolloutSection.updates_behind`."""
     rendezvous: Path | None = None
     """File through which the ranks of one machine find each other. None: a rank that is alone, or
     ranks on several machines, which find each other by an address."""
@@ -175,8 +176,14 @@ class Rollout(Job[Sampled]):
     """For the rows, where an iteration is sampled in rounds."""
     temperature: float
     max_tokens: int
+    partial_tokens: int = 0
+    """Tokens of a response in this iteration, if not all of it; the rest is left unfinished."""
+    begun: list[Path] = []
+    """Parts of table `unfinished` that the iteration before left."""
     seed: int
     iteration: int
+    policy: int = 0
+    """Updates that made the policy, for the rows of a partial rollout."""
     policy_version: str
     out: Path
     fingerprint: str

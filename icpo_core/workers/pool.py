@@ -428,7 +428,7 @@ class WorkerPool(Closing):
             loss=config.loss,
             update=update,
             temperature=config.rollout.temperature,
-            off_policy_steps=config.rollout.off_policy_steps,
+            updates_behind=config.rollout.updates_behind,
         )
         log = self._logs / "trainer.log"
         if placement.ranks == 1:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from icpo.data.arithmetic import bare_prompt, one_shot_prompt
 from icpo_core.common.files import link_or_copy, model_digest, read_json, write_json
 from icpo_core.config import EngineSection
+from icpo_core.engine.jobs import rollout_shard
 from icpo_core.engine.kinds.base import Completion, Request, require_alike
 from icpo_core.engine.kinds.vllm import VllmEngine
 from icpo_core.method.problems import read_problems
@@ -218,6 +219,70 @@ def test_a_seed_makes_a_part_again(engine: VllmEngine, prompts: list[list[int]])
     assert engine.sample(requests, 1.0, 48, seed=6) != first
     of_one_prompt = [tuple(one.response_ids) for one in first[:4]]
     assert len(set(of_one_prompt)) > 1
+
+
+def test_a_partial_rollout_goes_on_under_the_next_policy(
+    engine: VllmEngine,
+    base: dict[str, torch.Tensor],
+    small: Path,
+    prompts: list[list[int]],
+    tmp_path: Path,
+) -> None:
+    """Each token has the logprob of the policy that sampled it, behind all that was there."""
+    far = base
+    for number in range(40):
+        far = moved(far, number)
+    later = Published(tmp_path / "later", small / "base", far)
+    tokenizer = AutoTokenizer.from_pretrained(small / "base")
+    asked = [
+        {
+            "prompt_id": f"p{place}", "problem": "", "answer": "", "source": "",
+            "policy_prompt": "", "policy_prompt_ids": prompts[place], "expert_prompt": "",
+            "expert_prompt_ids": prompts[8 + place], "demo_ids": [], "trace": None,
+        }
+        for place in range(8)
+    ]  # fmt: skip
+    tables.write("prompts", tables.table("prompts", asked), tmp_path / "prompts.parquet")
+    first = sample_job(later, tmp_path).model_copy(
+        update={
+            "prompts": tmp_path / "prompts.parquet", "on_policy": 3, "expert": 1, "max_tokens": 24,
+            "partial_tokens": 12, "temperature": 2.0, "out": tmp_path / "part-1.parquet",
+        }
+    )  # fmt: skip
+    then = first.model_copy(
+        update={
+            "iteration": 2, "policy": 1, "out": tmp_path / "part-2.parquet",
+            "begun": [tmp_path / "unfinished-1.parquet"],
+        }
+    )  # fmt: skip
+    engine.load(small / "base", model_digest(small / "base"))
+    rollout_shard(engine, tokenizer, first, lambda done, all_: None)
+    engine.load(later.folder, later.version)
+    rollout_shard(engine, tokenizer, then, lambda done, all_: None)
+    rows = tables.read("rollout", then.out).to_pylist()
+    policies = load_policy(small / "base", torch.float32, 1.0), later.policy
+    went_on, apart = 0, []
+    for row in rows:
+        place = int(row["prompt_id"][1:])
+        shown = prompts[place if row["origin"] == "on_policy" else 8 + place]
+        told = [
+            said(one, [shown + row["response_ids"]], 2.0)[0][len(shown) - 1 :] for one in policies
+        ]
+        # What is whole of a group that is taken over was sampled before.
+        mine = [told[one["policy"]][i] for i, one in by_token(row["segments"])]
+        assert largest_gap([row["logprobs"]], [mine]) <= TOLERANCE
+        assert row["response"] == tokenizer.decode(row["response_ids"], skip_special_tokens=True)
+        assert len(row["response_ids"]) == 24 or row["response_ids"][-1] == EOS
+        if {one["policy"] for one in row["segments"]} == {0, 1}:
+            went_on += 1
+            apart.append(largest_gap([row["logprobs"][12:]], [told[0][12:]]))
+    assert went_on >= 8
+    assert max(apart) > 100 * TOLERANCE  # or the policies would be too alike to tell
+    assert tables.read("unfinished", tmp_path / "unfinished-2.parquet").num_rows == 0
+
+
+def by_token(segments: list[dict[str, int]]) -> list[tuple[int, dict[str, int]]]:
+    return list(enumerate(one for one in segments for _ in range(one["tokens"])))
 
 
 def test_ten_reloads(

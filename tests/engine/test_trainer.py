@@ -432,11 +432,11 @@ def test_one_step_off_policy_the_gap_is_what_was_learned_since(
     section = UpdateSection(
         **{**SETTINGS, "learning_rate": 1e-3, "max_logprob_gap": None, "old_logprobs": "engine"}
     )
-    subject = Trainer(small / "base", PLAIN, section, 1.0, off_policy_steps=1)
+    subject = Trainer(small / "base", PLAIN, section, 1.0, updates_behind=1)
     update(subject, stored[:1], tmp_path / "first")
     with pytest.raises(ValueError, match="engine and trainer disagree"):
         update(subject, stored[1:2], tmp_path / "none", "state-1", 1)
-    subject = Trainer(small / "base", PLAIN, section, 1.0, off_policy_steps=1)
+    subject = Trainer(small / "base", PLAIN, section, 1.0, updates_behind=1)
     update(subject, stored[:1], tmp_path / "again")
     second = update(subject, stored[1:2], tmp_path / "second", "state-1", 2)
     assert second.metrics[0]["engine_gap/mean"] > 1e-4
@@ -505,7 +505,7 @@ def test_one_process_learns_on_where_another_stopped(
         loss=PLAIN,
         update=UpdateSection(**SETTINGS, threads=1, deterministic=True),
         temperature=1.0,
-        off_policy_steps=0,
+        updates_behind=0,
     )
     weights = []
     for number, file in enumerate(stored[:2], 1):

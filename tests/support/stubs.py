@@ -92,7 +92,11 @@ class StubEngine:
             answer = _solve(prompt.rpartition("Q:")[2].partition("\n")[0])
             text = f"\\boxed{{{answer if draw.random() < 0.5 else draw.integers(10)}}}"
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"] + self.eos_ids
-            samples.append(Completion(ids, draw.uniform(-1, 0, len(ids)).tolist(), "stop"))
+            reason = "stop"
+            if len(ids) > max_tokens:  # a partial rollout: the end of it, or it goes on
+                reason = "stop" if draw.random() < 0.7 else "length"
+                ids = ids[-max_tokens:] if reason == "stop" else ids[:max_tokens]
+            samples.append(Completion(ids, draw.uniform(-1, 0, len(ids)).tolist(), reason))
             if on_progress:
                 on_progress(number + 1, len(requests))
             self.hook("sampled")

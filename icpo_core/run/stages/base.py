@@ -64,9 +64,10 @@ class Reader:
         return self._digest(stage, at, digest)
 
     def parts(self, stage: str) -> dict[str, str]:
-        """Digest of each file of a stage of this iteration, by name; nothing before it is there."""
+        """Digest of each part of the table of a stage's name, of this iteration, by name; nothing
+        before it is there."""
         found = self.run.store.finished(stage, self.iteration)
-        return {one.name: one.digest for one in found.files} if found else {}
+        return {one.name: one.digest for one in found.table(stage)} if found else {}
 
     def fingerprint(self, stage: str, iteration: int) -> str | None:
         """Fingerprint of a stage, by which the trainer's state after it is known."""

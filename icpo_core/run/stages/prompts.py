@@ -19,6 +19,8 @@ from icpo_core.run.sources import sources
 from icpo_core.run.stages.base import CURSOR, Inputs, Made, Reader, Stage, folder_of
 from icpo_core.run.timeline import Recorder
 from icpo_core.store import tables
+from icpo_core.store.paths import UNFINISHED
+from icpo_core.store.tables import BEGUN
 from icpo_core.store.work import Work
 
 JOINED = r"@it-\d+/\d+$"
@@ -37,7 +39,32 @@ def reads(reader: Reader) -> Inputs:
                 for number in _young(reader.run.config, reader.iteration)
             ]
         )
+    if carries(reader.run, reader.iteration):
+        before = reader.iteration - 1
+        inputs[UNFINISHED] = reader.table("rollout", UNFINISHED, before)
     return inputs | ({CURSOR: reader.cursor()} if reader.run.config.prompts.fill else {})
+
+
+def carries(run: Run, iteration: int) -> bool:
+    """Whether an iteration goes on with what the one before left unfinished. Where a branch has
+    just switched partial rollouts on or off, there is nothing, or it is left."""
+    before = iteration - 1
+    now = run.config_at(iteration).rollout.partial_tokens > 0
+    return now and before > 0 and run.config_at(before).rollout.partial_tokens > 0
+
+
+def _with_begun(run: Run, iteration: int, drawn: pa.Table) -> pa.Table:
+    """The problems whose groups go on, and those that were drawn now. One that was drawn again
+    while its group goes on is left out."""
+    begun = pa.array([iteration] * drawn.num_rows, pa.int32())
+    new = drawn.append_column(tables.MORE["prompts"][BEGUN], begun)
+    if not carries(run, iteration):
+        return new
+    left = run.store.table("rollout", iteration - 1, UNFINISHED, ["prompt_id"])["prompt_id"]
+    before = run.store.table("prompts", iteration - 1, "prompts")
+    old = before.filter(pc.is_in(before["prompt_id"], left.unique()))
+    again = pc.is_in(new["prompt_id"], old["prompt_id"].combine_chunks())
+    return pa.concat_tables([old, new.filter(pc.invert(again))], promote_options="default")
 
 
 def _young(config: Config, iteration: int) -> range:
@@ -68,6 +95,8 @@ def settings(config: Config) -> dict[str, Any]:
     part: dict[str, Any] = {"prompts": slice_of(config.prompts), "rollout.expert_source": source}
     if config.rollout.expert_tries > 1:
         part["rollout.expert_tries"] = config.rollout.expert_tries
+    if config.rollout.partial_tokens:
+        part["rollout.partial_tokens"] = config.rollout.partial_tokens
     return part
 
 
@@ -80,6 +109,8 @@ def make(session: Session, work: Work) -> Made:
     else:
         grown = _grown(session.run, work.iteration)
         table = tools.prompt_maker.batch(work.iteration, _cursor(work), grown)
+    if tools.config.rollout.partial_tokens:
+        table = _with_begun(session.run, work.iteration, table)
     _require_rows(table, tokens.rows(session.run.base_model))
     path = folder_of(session, work) / "prompts.parquet"
     written = tables.write("prompts", table, path, work.fingerprint)

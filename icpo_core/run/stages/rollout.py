@@ -31,9 +31,11 @@ from icpo_core.run.stages.base import (
     load_policy,
     reporter,
 )
+from icpo_core.run.stages.prompts import carries
 from icpo_core.run.timeline import Recorder
 from icpo_core.store import tables
-from icpo_core.store.tables import Origin, Written
+from icpo_core.store.paths import UNFINISHED, unfinished_of
+from icpo_core.store.tables import SEGMENTS, Origin, Written
 from icpo_core.store.work import Work
 from icpo_core.workers.jobs import Rollout, Sampled
 
@@ -44,8 +46,10 @@ TAKES_PART = ("errs", "delta", "truncated")
 
 
 def reads(reader: Reader) -> Inputs:
+    before, goes_on = reader.iteration - 1, carries(reader.run, reader.iteration)
     return {
         "prompts": reader.content("prompts"),
+        **({UNFINISHED: reader.table("rollout", UNFINISHED, before)} if goes_on else {}),
         "policy": reader.policy(reader.run.sampling_policy(reader.iteration)),
         **reader.run.model_settings,
         **({HISTORY: _history(reader)} if _by_pass_rate(reader.run.config) else {}),
@@ -129,7 +133,19 @@ class _Sampling:
         self.prompts = self.run.store.file("prompts", work.iteration, "prompts.parquet")
         self.sampled_from = session.run.sampling_policy(work.iteration)
         self.version = session.run.policy(self.sampled_from).version
-        self.kept, self.wanted = set(self.run.store.parts(work)), list[Path]()
+        there = {path.name for path in self.run.store.parts(work)}
+        partial_tokens = self.config.rollout.partial_tokens
+        # A part is there if what goes on of it is, too.
+        self.kept = {
+            path
+            for path in self.run.store.parts(work)
+            if path.name.startswith("part")
+            and (not partial_tokens or unfinished_of(path).name in there)
+        }
+        self.wanted = list[Path]()
+        self.begun = list[Path]()
+        if carries(self.run, work.iteration):
+            self.begun = self.run.store.table_files("rollout", work.iteration - 1, UNFINISHED)
         self._seen: list[tuple[pa.Table, pa.Table]] = []  # of `wanted`, in its order
         self.asked = self.steered = 0
         self.known: dict[str, Written] = {}
@@ -190,6 +206,9 @@ class _Sampling:
                 round=number if self.config.in_rounds else None,
                 temperature=rollout.temperature,
                 max_tokens=rollout.max_tokens,
+                partial_tokens=rollout.partial_tokens,
+                begun=self.begun,
+                policy=self.sampled_from,
                 seed=self.config.run.seed,
                 seeding=rollout.seeding,
                 iteration=work.iteration,
@@ -239,6 +258,12 @@ class _Sampling:
 
         return around
 
+    @property
+    def files(self) -> list[Path]:
+        """All parts so far, with what goes on beside them."""
+        goes_on = self.config.rollout.partial_tokens > 0
+        return self.wanted + [unfinished_of(path) for path in self.wanted if goes_on]
+
     def judged(self) -> tuple[pa.Table, pa.Table]:
         """Outlines of all rollouts so far, and the verdicts on them."""
         assert self.chain is not None
@@ -251,7 +276,7 @@ class _Sampling:
 
     def _count_traces(self) -> None:
         """Say, once a session, that solutions of the data set are too long to stand whole."""
-        parts = [pq.read_table(path, columns=["origin"], partitioning=None) for path in self.wanted]
+        parts = [pq.read_table(path, columns=["origin"], partitioning=None) for path in self.files]
         there = sum(table["origin"].to_pylist().count(Origin.TRACE) for table in parts)
         lost = self.steered - there
         if lost:
@@ -269,8 +294,10 @@ class _Sampling:
         for path in self.kept - set(self.wanted):  # of a round that an earlier attempt came to
             path.unlink()
             self.kept.remove(path)
+        if self.config.rollout.partial_tokens:
+            facts = {**(facts or {}), **going_on(self.wanted, self.work.iteration)}
         sampled = sum(reply.tokens for reply in self.replies)
-        if self.config.rollout.endpoints and (missing := self.asked - groups_in(self.wanted)):
+        if self.config.rollout.endpoints and (missing := self.asked - groups_in(self.files)):
             self.facts["lost_prompts"] = missing
         if absent := _absent(self.run.base_model):
             self.facts["ids_without_token"] = sum(without_token(p, absent) for p in self.wanted)
@@ -280,7 +307,7 @@ class _Sampling:
             {
                 **self.facts,
                 **(facts or {}),
-                "tokens": sampled + sum(map(_tokens, self.kept)),
+                "tokens": sampled + sum(_tokens(path, self.work.iteration) for path in self.kept),
                 "sampled_tokens": sampled,
                 "sampling_seconds": sum(reply.sampling_seconds for reply in self.replies),
                 "spans": self.noted.facts(),
@@ -300,9 +327,34 @@ def groups_in(parts: list[Path]) -> int:
     return len({one for table in ids for one in table["prompt_id"].unique().to_pylist()})
 
 
-def _tokens(part: Path) -> int:
+def _tokens(part: Path, iteration: int) -> int:
+    """Tokens that an iteration has sampled of a part, with what goes on of it."""
+    if SEGMENTS in pq.read_schema(part).names:
+        both = _sampled_by(part), _sampled_by(unfinished_of(part))
+        return sum(one.get(iteration, 0) for one in both)
     responses = pq.read_table(part, columns=["response_ids"], partitioning=None)["response_ids"]
     return pc.sum(pc.list_value_length(responses)).as_py() or 0
+
+
+def _sampled_by(part: Path) -> dict[int, int]:
+    """Tokens of a part of partial rollouts, by the iteration that sampled them."""
+    column = pq.read_table(part, columns=[SEGMENTS], partitioning=None)[SEGMENTS]
+    found: dict[int, int] = {}
+    for one in pc.list_flatten(column).to_pylist():
+        found[one["iteration"]] = found.get(one["iteration"], 0) + one["tokens"]
+    return found
+
+
+def going_on(parts: Sequence[Path], iteration: int) -> dict[str, float]:
+    """Facts of partial rollouts: groups that go on in the next iteration, and the share of the
+    tokens of those that have ended which earlier iterations sampled."""
+    by: dict[int, int] = {}
+    for part in parts:
+        for number, tokens in _sampled_by(part).items():
+            by[number] = by.get(number, 0) + tokens
+    whole, now = sum(by.values()), by.get(iteration, 0)
+    open_ = groups_in([unfinished_of(part) for part in parts])
+    return {"unfinished": open_, "carried_tokens": (whole - now) / whole if whole else 0.0}
 
 
 @cache

@@ -64,7 +64,7 @@ def make(session: Session, work: Work) -> Made:
     verdicts = store.table("verify", iteration, "verdicts")
     found = store.manifest("rollout", iteration)
     assert found is not None
-    names = [record.name for record in found.files]
+    names = [record.name for record in found.table("rollout")]
 
     @lru_cache(maxsize=1)
     def rollouts(name: str) -> pa.Table:

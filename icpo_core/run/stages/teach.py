@@ -70,7 +70,7 @@ def make(session: Session, work: Work) -> Made:
     known = {LESSONS: tables.write("lessons", lessons, folder / LESSONS, work.fingerprint)}
     rollouts = run.store.manifest("rollout", work.iteration)
     assert rollouts is not None
-    names = {record.name for record in rollouts.files}
+    names = {record.name for record in rollouts.table("rollout")}
     for name in kept - names - {LESSONS}:  # a copy that somebody else put there
         (folder / name).unlink()
     noted = Recorder()

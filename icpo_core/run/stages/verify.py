@@ -52,13 +52,14 @@ def make(session: Session, work: Work) -> Made:
     prompts = store.table("prompts", work.iteration, "prompts")
     found = store.manifest("rollout", work.iteration)
     assert found is not None
+    parts_ = found.table("rollout")
     noted, folder = Recorder(), folder_of(session, work)
     sources = {key: value for key, value in work.inputs.items() if value and key.startswith(OWN)}
     if session.run.config.verify.pool:
         _judge_elsewhere(session, work, found)
     kept = set(store.parts(work))
     taken, judged, known = 0, [], {}
-    for index, record in enumerate(found.files):
+    for index, record in enumerate(parts_):
         path = folder / record.name
         done = session.ahead.take("verify", work.iteration, record.name, found.fingerprint)
         if path in kept:
@@ -70,7 +71,7 @@ def make(session: Session, work: Work) -> Made:
         with noted.span("judges", record.name):
             part = store.file("rollout", work.iteration, record.name)
             judges = tools.judges("verify", sources)
-            say = reporter(session, work, index, len(found.files))
+            say = reporter(session, work, index, len(parts_))
             table = verdicts.verdicts(prompts, tables.read("rollout", part), judges, say)
         limit = tools.config.verify.max_failure_rate
         verdicts.require_few_failures(table, limit, str(folder))
@@ -88,7 +89,7 @@ def _judge_elsewhere(session: Session, work: Work, rollouts: Manifest) -> None:
     store, kept = session.run.store, {path.name for path in session.run.store.parts(work)}
     prompts = store.file("prompts", work.iteration, "prompts.parquet")
     chain = Chain(session, work.iteration, rollouts.fingerprint, work.inputs["prompts"], prompts)
-    for record in rollouts.files:
+    for record in rollouts.table("rollout"):
         if record.name not in kept:
             chain.follow(store.file("rollout", work.iteration, record.name))
     session.ahead.settle("verify", work.iteration)

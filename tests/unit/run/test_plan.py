@@ -62,6 +62,8 @@ READERS: dict[str, frozenset[str]] = {
     # An expert prompt a try; batches that are drawn, sampled and selected from.
     "rollout.expert_tries": frozenset({"prompts", "rollout"}),
     "prompts.fill": frozenset({"prompts", "rollout", "select"}),
+    # Problems whose groups go on stand in the next prompts: see test_partial.
+    "rollout.partial_tokens": frozenset({"prompts", "rollout"}),
     # Evaluation samples on the same engine and is judged by the same pool.
     "rollout.engine": frozenset({"rollout", "evaluate"}),
     "rollout.lora": frozenset({"rollout", "evaluate"}),
@@ -195,7 +197,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # samples from needs an adapter: `test_what_an_engine_samples_from`; where ranks meet, a hostfile.
 ELSEWHERE = {
     "rollout.off_policy_steps", "evaluate.verifier", "rollout.lora", "update.rendezvous", *ROUNDS,
-    *TOGETHER,
+    *TOGETHER, "rollout.partial_tokens",
 }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def test_where_ranks_of_several_machines_meet_can_be_said(root: Path, tmp_path: 
     demo = root / "configs" / "demo.toml"
     config = load(demo, [f"update.hostfile={hosts}", place])
     settings = TrainerSettings(
-        model=tmp_path, loss=config.loss, update=config.update, temperature=1.0, off_policy_steps=0
+        model=tmp_path, loss=config.loss, update=config.update, temperature=1.0, updates_behind=0
     )
     command = launch(None, 2, hosts, tmp_path, settings, config.update.rendezvous)
     assert {"--master_addr=10.0.0.1", "--master_port=29500"} <= set(command)
