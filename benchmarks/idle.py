@@ -15,9 +15,9 @@ iteration is sampled after the one before it, and begins when the update k befor
 flow judges and selects when it is sampled and the update before is made. An engine is idle while
 it has no sequence: one that has few counts as at work, so read the speed beside the shares.
 
-Partial rollouts are simulated, not built: a response goes on in the next iteration after `--budget`
-tokens, on any engine, which computes its cache anew; a group is learned from when all of it
-has ended. A rollout is then up to k + longest / budget updates old when it is learned from.
+Partial rollouts (`rollout.partial_tokens`): a response goes on in the next iteration after
+`--budget` tokens, on any engine, which computes its cache anew; a group is learned from when all of
+it has ended. A rollout is then up to k + longest / budget updates old when it is learned from.
 
 Lengths are log-normal, or have the shape of real ones: the solutions of MATH's 7,500 training
 problems, in characters, scaled to the same mean (no quantiles of DAPO's were found; the longest,
