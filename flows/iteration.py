@@ -3,6 +3,8 @@ iteration's prompts and rollouts."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prefect import Task, flow, runtime
 from prefect.context import FlowRunContext
 
@@ -16,11 +18,11 @@ from icpo_core.run.session import Session, current
 # sleeps in whole seconds.
 @flow(
     name="iteration",
-    flow_run_name="it-{number:04d}",
+    flow_run_name="it-{number:04d} of {run.name}",
     validate_parameters=False,
     persist_result=False,
 )
-async def iteration(run: str, number: int) -> None:
+async def iteration(run: Path, number: int) -> None:
     """Make what is missing of an iteration. `run`: path of the run that is open here."""
     # It returns nothing: of all that a subflow returns, each number, Prefect keeps track until the
     # flow ends.

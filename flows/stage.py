@@ -50,7 +50,7 @@ def _stage_flow(stage: str) -> Flow[..., Coroutine[Any, Any, list[Reference]]]:
             made = []
             for number in range(iteration, (last or iteration) + 1):
                 if STAGES[stage].due(session.run.config_at(number), number):
-                    made.append(TASKS[stage](str(session.run.paths.root), number, force))
+                    made.append(TASKS[stage](session.run.paths.root, number, force))
                     observer.publisher.publish(number)
             checkpoints.settle(session)
             return made

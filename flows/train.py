@@ -37,8 +37,8 @@ async def train(
     Returns the run's folder. Raises ValueError for a user's mistake.
     """
     async with opened(Run.named(config, overrides, run or None)) as (session, _):
-        root = str(session.run.paths.root)
+        root = session.run.paths.root
         number_anew()
         for number in loop.iterations(session, rerun):
             await iteration(root, number)
-        return root
+        return str(root)

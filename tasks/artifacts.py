@@ -1,11 +1,16 @@
 """What the Prefect UI shows of an iteration beside its runs, under keys that stay the same.
 
+On the page of an iteration, and of a stage that is made alone:
+
     RUN-metrics    table: rollouts, reward, advantage and length by origin
     RUN-rollouts   the best, the worst and a rejected rollout, in full
-    RUN-plot       the curves of the run so far
     RUN-files      every file of the iteration, with rows, bytes and digest
     RUN-timeline   what ran when in the iteration, and what waited
     RUN-progress   of the stage that is sampling now
+
+On the page of the training run, which it grows on:
+
+    RUN-plot       the curves of the run so far
 
 Every artifact costs the Prefect server a write, so a thread of its own makes and sends them while
 the next iteration is at work. They are a view: one that cannot be sent is said in the log and lost.
@@ -68,9 +73,11 @@ class Publisher:
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._reported: tuple[str, int, float] = ("", 0, 0.0)
         self._progress_id: UUID | None = None
+        self._plot_id: UUID | None = None
 
     def __enter__(self) -> Publisher:
         self._logger = get_run_logger()
+        self._flow_run = UUID(runtime.flow_run.id)
         # In a copy of this context the thread finds the flow run's settings and its client.
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._work,), name="artifacts", daemon=True
@@ -125,9 +132,12 @@ class Publisher:
             picture = base64.b64encode(curves.of_runs({name: rows}).encode())
             # Not an image artifact: the UI would spell the picture's address out below it.
             link = f"![the run so far](data:image/svg+xml;base64,{picture.decode()})"
-            self._create(
-                "plot", "markdown", f"{code(name)} until iteration {number}", flow_run, link
-            )
+            about = f"{code(name)} until iteration {number}"
+            if self._plot_id is None:
+                self._plot_id = self._create("plot", "markdown", about, self._flow_run, link)
+            else:
+                news = ArtifactUpdate(data=link, description=about)
+                self._client.update_artifact(self._plot_id, news)
         # A store of this thread's own: the run's is the flow's.
         when = pages.timeline_of(Store(paths), number)
         self._create("timeline", "markdown", f"{what}: what ran when", flow_run, when)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from prefect import Task, task
@@ -54,7 +55,7 @@ def _stage_task(stage: str) -> Task[..., Reference]:
     # No tags: for a tag, Prefect asks the server for a concurrency slot before every run.
     @task(
         name=stage,
-        task_run_name=stage + " it-{iteration:04d}",
+        task_run_name=stage + " it-{iteration:04d} of {run.name}",
         cache_policy=NO_CACHE,
         persist_result=False,
         retries=RETRIES,
@@ -62,7 +63,7 @@ def _stage_task(stage: str) -> Task[..., Reference]:
         retry_jitter_factor=0.5,
         retry_condition_fn=_retry,
     )
-    def stage_task(run: str, iteration: int, force: bool = False) -> Reference:
+    def stage_task(run: Path, iteration: int, force: bool = False) -> Reference:
         # `run` is for people to read: it is the run that this context has open.
         session = current()
         outcome = perform(session, stage, iteration, force)
@@ -92,6 +93,7 @@ def part(job: Rollout, do: Callable[[], Sampled]) -> Sampled:
         return do()
     name = f"rollout it-{job.iteration:04d} part {job.shard:02d}"
     name += f" round {job.round}" if job.round else ""
+    name += f" of {current().run.paths.root.name}"
     settings: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
     sampled: Sampled = task(name="rollout part", task_run_name=name, **settings)(do)()
     return sampled

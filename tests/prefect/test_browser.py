@@ -141,20 +141,22 @@ def test_train_from_the_form_to_completed(
     assert Store(RunPaths(runs / "browser")).finished("checkpoint", 3)
     page.go(f"{services.page}/runs/flow-run/{trained.id}", "Subflow Runs")
     tab(page, "Subflow Runs")
-    page.wait_text("it-0003")
+    page.wait_text("it-0003 of browser")
     keep(page, "run")
     assert [one.name for one in services.subflows(trained)] == [
-        "it-0000", "it-0001", "it-0002", "it-0003"
-    ]  # fmt: skip
+        f"it-{number:04d} of browser" for number in range(4)
+    ]
+    tab(page, "Artifacts")
+    page.wait_text("browser-plot")
 
 
 def test_the_artifacts_of_an_iteration(services: Services, page: Page, trained: FlowRun) -> None:
     page.go(f"{services.page}/runs/flow-run/{trained.id}", "Subflow Runs")
     tab(page, "Subflow Runs")
-    page.click("a", "it-0003")
-    page.wait_text("rollout it-0003")
+    page.click("a", "it-0003 of browser")
+    page.wait_text("rollout it-0003 of browser")
     tab(page, "Artifacts")
-    for kind in ("metrics", "rollouts", "plot", "files"):
+    for kind in ("metrics", "rollouts", "timeline", "files"):
         page.wait_text(f"browser-{kind}")
     keep(page, "artifacts")
     page.click("a", "browser-rollouts")

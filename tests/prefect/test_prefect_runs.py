@@ -170,8 +170,9 @@ def test_a_retry_does_nothing_finished_again(services: Services, killed: dict[st
     began = [one for one in services.subflows(killed["run"]) if one.start_time]
     names = [(one.name, one.state_name) for one in began]
     assert names == [
-        ("it-0000", "Completed"), ("it-0001", "Completed"), ("it-0002", "Crashed"),
-        ("it-0002", "Completed"), ("it-0003", "Completed"),
+        ("it-0000 of killed", "Completed"), ("it-0001 of killed", "Completed"),
+        ("it-0002 of killed", "Crashed"), ("it-0002 of killed", "Completed"),
+        ("it-0003 of killed", "Completed"),
     ]  # fmt: skip
 
 
@@ -193,7 +194,8 @@ def test_parts_and_logs_of_workers_are_in_the_ui(
         assert any(line.startswith("engine: sample ") for line in lines())
     names = [task["name"] for task in tasks]
     assert names[:4] == [
-        "prompts it-0003", "rollout it-0003", "rollout it-0003 part 00", "rollout it-0003 part 01"
+        "prompts it-0003 of killed", "rollout it-0003 of killed",
+        "rollout it-0003 part 00 of killed", "rollout it-0003 part 01 of killed",
     ]  # fmt: skip
 
 
@@ -202,11 +204,16 @@ def test_artifacts_have_stable_keys(services: Services, killed: dict[str, Any]) 
         found = client.read_artifacts(limit=200)
     runs = {one.id: one.name for one in services.subflows(killed["run"])}
     mine = {(one.key, runs[one.flow_run_id]) for one in found if one.flow_run_id in runs}
-    for key in ("metrics", "rollouts", "plot", "timeline", "files"):
-        assert (f"killed-{key}", "it-0003") in mine
+    for key in ("metrics", "rollouts", "timeline", "files"):
+        assert (f"killed-{key}", "it-0003 of killed") in mine
+    # The plot is on the training run's own page, and there is one, which grew.
+    [plot] = [
+        one for one in found if one.key == "killed-plot" and one.flow_run_id == killed["run"].id
+    ]
+    assert "until iteration 3" in plot.description
     [table] = [
         one for one in found
-        if one.key == "killed-metrics" and runs.get(one.flow_run_id) == "it-0003"
+        if one.key == "killed-metrics" and runs.get(one.flow_run_id) == "it-0003 of killed"
     ]  # fmt: skip
     assert [row["origin"] for row in table.data] == ["expert", "on_policy"]
 
@@ -302,12 +309,16 @@ def test_off_policy_samples_while_it_trains_and_ends_at_a_word(
     assert rollout.started < update.started + update.seconds
     assert update.started < rollout.started + rollout.seconds
     [again] = [one for one in named(services, "train off") if one.state_name == "Completed"]
-    [second] = [one for one in services.subflows(again) if one.name == "it-0003"]
+    [second] = [one for one in services.subflows(again) if one.name == "it-0003 of off"]
     with services.client() as client:
         asked = {"task_runs": {"flow_run_id": {"any_": [str(second.id)]}}}
         tasks = client.request("POST", "/task_runs/filter", json=asked).json()
     mine = {task["name"] for task in tasks}
-    assert {"rollout it-0004", "rollout it-0004 part 01", "update it-0003"} <= mine
+    assert {
+        "rollout it-0004 of off",
+        "rollout it-0004 part 01 of off",
+        "update it-0003 of off",
+    } <= mine
 
 
 @pytest.mark.parametrize(("sent", "status"), [("SIGKILL", -9), ("SIGTERM", 143)])
