@@ -18,6 +18,7 @@ from icpo.flows.prefect_compat.stale import close_stale
 from icpo.flows.prefect_compat.temporary_server import end_is_noticed
 from icpo.flows.services import judging, slots
 from icpo.tasks.logs import Forwarder
+from icpo_core.common.files import what_the_disk_says
 from icpo_core.run.run import Run
 from icpo_core.run.session import Session
 
@@ -45,6 +46,11 @@ async def opened(run: Run) -> AsyncIterator[tuple[Session, FlowObserver]]:
                 except httpx.TransportError:
                     # The server is gone for good. What is left to say to it is not waited for.
                     stop_retrying()
+                    raise
+                except OSError as error:
+                    # In the UI, too, one line says what to do; Prefect adds how it came to it.
+                    if (said := what_the_disk_says(error)) is not None:
+                        get_run_logger().error(said)
                     raise
 
 

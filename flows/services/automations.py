@@ -35,6 +35,9 @@ NIGHTLY = "icpo-eval/nightly"
 MADE = "icpo-made:"
 """Tag that holds the digest of what `icpo up` made, so that a person's change is seen."""
 
+TOLD = "Its message is sent to the notification block."
+UNTOLD = "Nobody is told: it stands in the event feed, and `icpo up --notify TYPE/NAME` sends it."
+
 BODY = """{{ automation.name }}
 
 {{ event.resource.name }}: {{ event.event }}
@@ -78,7 +81,7 @@ def automations(block: UUID | None) -> list[AutomationCore]:
         tell = SendNotification(block_document_id=block, subject=name, body=BODY) if block else None
         return AutomationCore(
             name=name,
-            description=description,
+            description=f"{description} {TOLD if block else UNTOLD}",
             trigger=trigger,
             actions=[*actions, *([tell] if tell else [])] or [DoNothing()],
         )
