@@ -136,6 +136,11 @@ class Config(Section):
         if fades and value("rollout", "steer_horizon", None) is None:
             iterations = value("run", "iterations", RunSection().iterations)
             raw["rollout"] = {**raw["rollout"], "steer_horizon": iterations}
+        distill = value("loss", "distill", {})
+        if isinstance(distill, dict) and distill.get("schedule", "constant") != "constant":
+            iterations = value("run", "iterations", RunSection().iterations)
+            horizon = distill.get("horizon") or iterations
+            raw["loss"] = {**raw["loss"], "distill": {**distill, "horizon": horizon}}
         engine = value("rollout", "engine", {})
         heads = {
             "update": value("update", "head_dtype", None),

@@ -178,7 +178,22 @@ def require_teacher(config: Config) -> None:
                 "loss.policy_coefficient = 0 leaves nothing to learn from: set "
                 "loss.distill.coefficient, or leave it out"
             )
+        if loss.distill.schedule != "constant":
+            raise ValueError(
+                "loss.distill.schedule is about a teacher, and there is none: set "
+                "loss.distill.coefficient, or leave it out"
+            )
         return
+    if loss.distill.schedule == "constant" and loss.distill.horizon is not None:
+        raise ValueError(
+            "loss.distill.horizon is for a schedule that is not constant, linear or cosine: set "
+            "that, or leave it out"
+        )
+    if loss.distill.schedule != "constant" and loss.policy_coefficient == 0:
+        raise ValueError(
+            "loss.distill.schedule fades to nothing, and loss.policy_coefficient = 0 has nothing "
+            "beside it: leave out either"
+        )
     if not config.rollout.on_policy:
         raise ValueError(
             "loss.distill teaches on bare rollouts, and there are none: set rollout.on_policy >= 1"

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from icpo_core.common.annealing import gamma
 from icpo_core.common.keys import Since
 from icpo_core.common.plugins import Pluggable
 from icpo_core.config.sections import CountOrNone, NonNegative, Positive, Section
@@ -17,6 +18,11 @@ class DistillSection(Section):
 
     coefficient: Annotated[NonNegative, Since(0.0)] = 0.0
     """Weight of the term in the loss; 0: nobody teaches."""
+    schedule: Annotated[Literal["constant", "linear", "cosine"], Since("constant")] = "constant"
+    """How the weight changes: not, or from its value in the first iteration down to 0 after
+    `horizon`."""
+    horizon: Annotated[int | None, Field(ge=1), Since(None)] = None
+    """Iterations until the weight is 0. Unset: the run's iterations, as they were at its start."""
     teacher: Annotated[Literal["policy", "start", "average"], Since("policy")] = "policy"
     """Whose weights: `policy`, those that the iteration starts from; `start`, the run's model;
     `average`, a slow average of those of all iterations before, from the start on."""
@@ -89,6 +95,15 @@ class LossSection(Section):
     def distills(self) -> bool:
         """Whether self-distillation is part of the loss, which needs a teacher's logprobs."""
         return self.distill.coefficient > 0
+
+    def at(self, iteration: int) -> LossSection:
+        """The loss of an iteration, counted from 1: the teacher's weight fades by its schedule."""
+        distill = self.distill
+        if distill.schedule == "constant":
+            return self
+        share = gamma(distill.schedule, iteration - 1, distill.horizon, 0.0)
+        taught = distill.model_copy(update={"coefficient": distill.coefficient * share})
+        return self.model_copy(update={"distill": taught})
 
     @property
     def teacher(self) -> str | None:

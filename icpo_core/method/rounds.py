@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from icpo_core.common.annealing import gamma
 from icpo_core.common.seeds import generator
 from icpo_core.config import Config
-from icpo_core.method.expert_bonus import gamma
 from icpo_core.method.rows import join
 from icpo_core.method.selection import delta, signal
 from icpo_core.store.tables import BATCH, BEGUN, TRIES

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from icpo_core.common.annealing import gamma
 from icpo_core.common.seeds import generator
 from icpo_core.config import SelectSection
 from icpo_core.method.advantages import advantages
-from icpo_core.method.expert_bonus import gamma
 from icpo_core.method.overlong import penalty
 from icpo_core.method.rows import ORIGINS, Bools, Floats, Ints, Rows, join, outline
 from icpo_core.store.tables import PLACE, TABLES, RejectReason

@@ -72,6 +72,8 @@ class Trainer:
     ) -> None:
         """updates_behind: updates that may lie between the weights that sampled and these."""
         self.model, self.loss, self.settings = model, loss, update
+        self.now = loss
+        """The loss in the iteration at work."""
         self.temperature, self.updates_behind = temperature, updates_behind
         self.policy_source = plugins.source_digest(loss.policy)
         self.policy_loss = policy_loss(loss.policy, self.policy_source)
@@ -219,7 +221,8 @@ class Trainer:
 
     def _rows(self, job: Update | Replay) -> list[Row]:
         """Of a stored batch, with what the teacher says of them."""
-        said = teacher.read(job.teacher) if self.loss.distills else None
+        taught = self.loss.at(job.iteration).distills
+        said = teacher.read(job.teacher) if taught else None
         return rows_of(read(job.batch), self.loss.expert_context, said)
 
     def teach(self, job: Teach) -> Taught:
@@ -277,6 +280,7 @@ class Trainer:
     def _step(self, rows: list[Row], iteration: int, tuned: Path | None = None) -> dict[str, float]:
         """The optimizer steps of one iteration, a step of fine-tuning last; its metrics, means over
         all tokens they count."""
+        self.now = self.loss.at(iteration)
         groups = list(dict.fromkeys(row.group for row in rows))
         size = self.settings.mini_batch or max(1, len(groups))
         mini_of = {group: place // size for place, group in enumerate(groups)}
@@ -329,7 +333,7 @@ class Trainer:
 
     def _with_signal(self, rows: list[Row], members: list[int]) -> list[int]:
         advantages = torch.tensor([rows[i].advantage for i in members])
-        useful = has_signal(advantages, self.loss).tolist()
+        useful = has_signal(advantages, self.now).tolist()
         return [i for i, one in zip(members, useful, strict=True) if one]
 
     def _plan(self, rows: list[Row], members: list[int]) -> list[list[list[int]]]:
@@ -375,7 +379,7 @@ class Trainer:
             )
             inputs = self._inputs(micro, [old.get(i) for i in members], logprobs_N, entropy_N)
             self.expert_tokens.add(rows, members, inputs.logprobs_BT)
-            outputs = icpo_loss(inputs, self.loss, totals, self.policy_loss)
+            outputs = icpo_loss(inputs, self.now, totals, self.policy_loss)
             add_gap(outputs, inputs)
             figures.add(outputs)
             # DeepSpeed averages gradients over ranks; the loss is already divided by global totals.

@@ -185,8 +185,9 @@ def _method(config: Config) -> str:
             "start": "the start",
             "average": f"its slow average (decay {loss.distill.decay:g})",
         }
+        fades = f", fading ({loss.distill.schedule})" if loss.distill.horizon else ""
         said.append(
-            f"self-distillation with weight {loss.distill.coefficient:g}: reverse KL to "
+            f"self-distillation with weight {loss.distill.coefficient:g}{fades}: reverse KL to "
             f"{teachers[loss.distill.teacher]} behind "
             f"{shown[loss.distill.context]}; terms with advantages have weight "
             f"{loss.policy_coefficient:g}"

@@ -22,6 +22,8 @@ from icpo_core.store.work import Work
 from icpo_core.workers.jobs import Restore, Teach
 
 LESSONS = "lessons.parquet"
+WEIGHT = ("coefficient", "schedule", "horizon")
+"""Keys of `loss.distill` that say how much the term weighs, which is the update's."""
 FORWARD = (
     "dtype",
     "head_dtype",
@@ -51,7 +53,8 @@ def reads(reader: Reader) -> Inputs:
 
 def settings(config: Config) -> dict[str, Any]:
     distill, update = slice_of(config.loss.distill), slice_of(config.update)
-    distill.pop("coefficient", None)
+    for key in WEIGHT:
+        distill.pop(key, None)
     return {
         "loss.distill": distill,
         "prompts": slice_of(config.prompts),
@@ -124,6 +127,7 @@ STAGE = Stage(
     make=make,
     draws=True,
     wanted=lambda config: config.loss.distills,
+    due=lambda config, iteration: iteration > 0 and config.loss.at(iteration).distills,
     state=_needs,
     about="What the teacher of self-distillation says of the bare rollouts of an iteration "
     "(`loss.distill`). Starts a trainer for it and ends it; parts that are whole are kept.",

@@ -26,7 +26,7 @@ SOURCE = "loss.policy"
 
 def reads(reader: Reader) -> Inputs:
     before = reader.iteration - 1
-    taught = reader.run.config.loss.distills
+    taught = reader.run.config.loss.at(reader.iteration).distills
     tuned = reader.run.config.select.tuning_buffer > 0
     return {
         **({"tuning": reader.table("select", "tuning")} if tuned else {}),

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import SHARED
 
+from icpo_core.common.annealing import gamma
 from icpo_core.method.advantages import Groups, advantages
-from icpo_core.method.expert_bonus import gamma
 
 GOLDEN = SHARED / "golden" / "released_code.json"
 CASES = json.loads(GOLDEN.read_text())["advantage_cases"] if GOLDEN.is_file() else []

@@ -194,10 +194,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Reruns other stages than its own, or says nothing where training is judged by `math`: see
 # `test_one_step_off_policy_…`, and test_own_reward. What makes rounds: test_rounds. What an engine
-# samples from needs an adapter: `test_what_an_engine_samples_from`; where ranks meet, a hostfile.
+# samples from needs an adapter: `test_what_an_engine_samples_from`; where ranks meet, a hostfile;
+# what fades, a teacher: test_teach.
 ELSEWHERE = {
     "rollout.off_policy_steps", "evaluate.verifier", "rollout.lora", "update.rendezvous", *ROUNDS,
-    *TOGETHER, "rollout.partial_tokens",
+    *TOGETHER, "rollout.partial_tokens", "loss.distill.schedule", "loss.distill.horizon",
 }  # fmt: skip
 
 

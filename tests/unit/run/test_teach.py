@@ -78,6 +78,7 @@ def test_alone_it_needs_no_expert_and_its_own_solution_no_demonstrations(tmp_pat
     ("change", "stale"),
     [
         ("loss.distill.coefficient=1", {"update"}),
+        ("loss.distill.schedule=cosine", {"update"}),
         ("loss.policy_coefficient=0.5", {"update"}),
         ("loss.distill.teacher=start", {"teach", "update"}),
         ("loss.distill.teacher=average", {"teach", "update"}),
@@ -94,6 +95,17 @@ def test_what_is_made_again(change: str, stale: set[str], taught: Run) -> None:
     other = Run.of(override(taught.config, [change]), taught.paths.root)
     steps = [step for step in plan.plan(other, last=1) if step.iteration == 1]
     assert {s.stage for s in steps if s.status.standing is Standing.STALE} == stale
+
+
+def test_a_teacher_that_fades_is_asked_no_more(tmp_path: Path) -> None:
+    """Its weight is 0.5 and 0.25, and then there is no such stage."""
+    run = ran(tmp_path, *TAUGHT, "loss.distill.schedule=linear", "loss.distill.horizon=2")
+    loss = run.config.loss
+    assert [loss.at(number).distill.coefficient for number in (1, 2, 3)] == [0.5, 0.25, 0.0]
+    assert [run.paths.stage("teach", number).exists() for number in (1, 2, 3)] == [1, 1, 0]
+    assert all(step.status.done for step in plan.plan(run))
+    unset = override(run.config, ["loss.distill.horizon=none"])
+    assert unset.loss.distill.horizon == 3  # as many as the run has iterations
 
 
 def test_a_run_that_had_no_teacher_does_not_get_one_unasked(tmp_path: Path) -> None:
@@ -184,6 +196,9 @@ def test_replayed_updates_learn_from_what_was_said(zygote: Zygote, whole: Whole)
         (["loss.policy_coefficient=0"], "set loss.distill.coefficient"),
         ([*TAUGHT, "rollout.on_policy=0"], "set rollout.on_policy >= 1"),
         ([*ALONE, "prompts.k=0"], "loss.distill.context = solution"),
+        (["loss.distill.schedule=linear"], "is about a teacher, and there is none"),
+        ([*TAUGHT, "loss.distill.horizon=3"], "horizon is for a schedule that is not constant"),
+        ([*ALONE, "loss.distill.schedule=linear"], "fades to nothing"),
     ],
 )
 def test_settings_that_nothing_would_come_of(

@@ -1,7 +1,9 @@
-"""RS: the annealed expert bonus on rewards.
+"""How a weight fades over a run: the annealed expert bonus (RS), the share of steered groups, the
+teacher of self-distillation.
 
-R_shaped = R + α·γ(t) for accepted correct expert rollouts (paper, section on annealed expert-bonus
-reward shaping). The authors' released code never advances t and so stays at γ = 1 (`constant`).
+RS is R_shaped = R + α·γ(t) for accepted correct expert rollouts (paper, section on annealed
+expert-bonus reward shaping). The authors' released code never advances t and so stays at γ = 1
+(`constant`).
 """
 
 from __future__ import annotations
