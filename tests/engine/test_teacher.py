@@ -100,6 +100,38 @@ def test_a_teacher_speaks_and_is_learned_from(
     assert float(gaps.square().mean().sqrt()) <= 2e-2 * RATE
 
 
+def test_a_teacher_fades(small: Path, stored: list[Path], tmp_path: Path) -> None:
+    """In the second of two iterations a weight that falls linearly is half of what it was, and in
+    the third nothing is left of it: as runs that had just that weight at all times, to the bit."""
+    batch = tables.read("batch", stored[0])[:16]
+    lessons(batch, tmp_path)
+    file, said = written(batch, tmp_path / "batch.parquet"), tmp_path / "said.parquet"
+    fades = {"coefficient": 2.0, "teacher": "start", "schedule": "linear", "horizon": 2}
+    versions = {}
+    for name, distill, iteration in (
+        ("1", fades, 1), ("2", fades, 2), ("3", fades, 3),
+        ("whole", {"coefficient": 2.0, "teacher": "start"}, 1),
+        ("half", {"coefficient": 1.0, "teacher": "start"}, 1), ("none", {}, 1),
+    ):  # fmt: skip
+        loss = LossSection(kl="off", kl_coefficient=0.0, distill=DistillSection(**distill))
+        subject = Trainer(small / "base", loss, UpdateSection(**SETTINGS), 1.0)
+        taught = name not in ("3", "none")
+        if taught:
+            subject.teach(asked(tmp_path, said, None))
+        reply = subject.update(
+            Update(
+                parent=subject.base_version, restore=NOWHERE, batch=[file],
+                teacher=[said] if taught else [], iteration=iteration, state_id=name,
+                out=tmp_path / name,
+            )
+        )  # fmt: skip
+        versions[name] = reply.policy_version
+    assert versions["1"] == versions["whole"]
+    assert versions["2"] == versions["half"]
+    assert versions["3"] == versions["none"]
+    assert len(set(versions.values())) == 3
+
+
 WAYS: dict[str, dict[str, Any]] = {
     "ZeRO-3": {"deepspeed": {"zero_optimization": {"stage": 3}}},
     "LoRA": {"lora": {"rank": 4}},
