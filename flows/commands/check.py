@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 from rich.text import Text
 
 from icpo_core.common.console import Console
@@ -29,6 +28,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
     from icpo_core.run import integrity
 
     paths = RunPaths(arguments.run)

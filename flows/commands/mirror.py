@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
-from rich.progress import Progress
 
 from icpo_core.common.console import Console
 
@@ -112,6 +111,8 @@ def _report(mirror: Mirror, left_out: list[str], what: str, as_json: bool) -> in
 
 @contextmanager
 def _bar(what: str, silent: bool) -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import Progress
+
     with Progress(console=Console(stderr=True), transient=True, disable=silent) as progress:
         task = progress.add_task(what)
         yield lambda done, all_: progress.update(task, completed=done, total=all_)

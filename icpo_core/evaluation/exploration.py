@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rapidfuzz.distance import Levenshtein
 
 from icpo_core.evaluation.benchmarks import Benchmark
 from icpo_core.evaluation.evaluator import Evaluation, Evaluator
@@ -142,6 +141,8 @@ def distance(bare: pa.Table, other: pa.Table) -> float:
     """Mean over problems of the mean normalised edit distance (as `diagnostics.diversity` has it)
     between a rollout of one table and one of the other, of another number. The tables are sorted
     by problem and number. Past `DIVERSITY_PAIRS` pairs it looks at evenly spaced ones."""
+    from rapidfuzz.distance import Levenshtein
+
     first, second = (as_text(one["response_ids"]) for one in (bare, other))
     problems = pc.count_distinct(bare["prompt_id"]).as_py()
     n = len(first) // problems

@@ -13,7 +13,6 @@ from itertools import combinations, pairwise
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rapidfuzz.distance import Levenshtein
 
 from icpo_core.grading.grade import VerdictStatus
 from icpo_core.method.rows import Rows
@@ -101,6 +100,8 @@ def _most_pairs(groups: int) -> int:
 
 def _means(responses: pa.ChunkedArray, groups: np.ndarray, most: int) -> dict[int, float]:
     """By group; those with fewer than two responses have none."""
+    from rapidfuzz.distance import Levenshtein  # whoever only reads figures goes without
+
     texts = as_text(responses)
     means = {}
     for first, last in pairwise([0, *(np.flatnonzero(np.diff(groups)) + 1), len(groups)]):

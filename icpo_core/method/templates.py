@@ -21,8 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
-
 from icpo_core.config import PromptsSection
 
 THINKING_SWITCH = "enable_thinking"
@@ -95,6 +93,8 @@ class Template:
 
     def _turns(self, turn: str) -> str:
         """A user's turn, after the system message if there is one, in the chat template."""
+        import jinja2  # whoever only plans goes without
+
         messages = [{"role": "user", "content": turn}]
         if self._system:
             messages.insert(0, {"role": "system", "content": self._system})

@@ -15,8 +15,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from icpo_core.common.files import read_json
 from icpo_core.models.folder import load_tokenizer
 
@@ -135,6 +133,8 @@ class Tokens:
         """Ids of what the chat template writes around a prompt."""
         if self.tokenizer is None or not getattr(self.tokenizer, "chat_template", None):
             return []
+        import jinja2  # whoever only plans goes without
+
         found: list[int] = []
         for switch in ({}, {"enable_thinking": True}, {"enable_thinking": False}):
             try:
@@ -184,6 +184,8 @@ def turn_end(tokenizer: Any) -> int | None:
     """The special token with which the chat template ends an assistant's turn; None without one."""
     if not getattr(tokenizer, "chat_template", None):
         return None
+    import jinja2
+
     turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": _SAID}]
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False)
