@@ -12,6 +12,7 @@ from prefect.deployments import run_deployment
 from icpo.flows.train import train
 from icpo_core.run import plan
 from icpo_core.run.sweep import Member, Sweep
+from icpo_core.views import sweep as view
 
 Say = Callable[[Member, str], None]
 
@@ -59,8 +60,10 @@ async def sweep(folder: str, jobs: int = 0) -> list[str]:
 def missing(given: Sweep, root: Path) -> list[Member]:
     """The runs that are not finished. Raises ValueError, before any begins, for a configuration
     that cannot be, or a run that would become another."""
-    found = []
+    found, kept = [], view.kept(root)
     for member in given.members(root):
+        if member.name in kept and not (root / member.name).exists():
+            continue
         run = member.run()
         steps = plan.plan(run)
         plan.require_same(run, steps)

@@ -60,6 +60,7 @@ def call(arguments: argparse.Namespace) -> int:
         if failed := _train(arguments, given, folder):
             raise ValueError(f"{folder}: {len(failed)} runs failed: {', '.join(sorted(failed))}")
     found = view.rows(given, folder)
+    view.keep(given, folder)
     (folder / "sweep.md").write_text(view.markdown(found), "utf-8")
     view.draw(found, folder / "sweep.svg")
     if arguments.json:

@@ -1,4 +1,8 @@
-"""A sweep compared, from its runs' stored figures alone: a table with intervals, and a picture."""
+"""A sweep compared, from its runs' stored figures alone: a table with intervals, and a picture.
+
+What finished runs came to is kept in `figures.json` beside `sweep.json`. With it the runs' folders
+may go: they are compared as before, and not made again.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from icpo_core.common.files import atomic_path
+from pydantic import TypeAdapter, ValidationError
+
+from icpo_core.common.files import atomic_path, read_json, write_json
 from icpo_core.evaluation.scores import student
 from icpo_core.run import metrics
 from icpo_core.run.run import Run
@@ -21,6 +27,7 @@ from icpo_core.views.curves import COLOURS, Line, Panel, picture
 GOOD = 0.9
 """Share of the family's best final accuracy that a run is measured by getting to."""
 LEVEL = 0.95
+FIGURES = "figures.json"
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Finished:
     accuracy: dict[int, float]
     """Mean over benchmarks, by iteration."""
     cost: dict[int, Cost]
+    """By iteration, where there is an accuracy."""
     entropy: float | None
     """Of the last update, nats."""
     iterations: int
@@ -119,9 +127,9 @@ def interval(values: list[float]) -> tuple[float, float]:
 def rows(sweep: Sweep, folder: Path) -> list[Row]:
     """Of the runs that are finished, by family and variant. Raises ValueError if there is none."""
     found: dict[tuple[str, str], list[Finished]] = {}
+    runs_ = _finished(sweep, folder)
     for member in sweep.members(folder):
-        run = finished(folder / member.name)
-        if run is not None and run.whole:
+        if (run := runs_.get(member.name)) is not None:
             found.setdefault((member.family, member.variant), []).append(run)
     if not found:
         raise ValueError(f"{folder}: no run of this sweep is finished")
@@ -132,6 +140,42 @@ def rows(sweep: Sweep, folder: Path) -> list[Row]:
         first = mine.get(next(iter(sweep.variants)), [])
         made += [Row(family, name, runs, GOOD * best, first) for name, runs in mine.items()]
     return made
+
+
+_KEPT = TypeAdapter(dict[str, Finished])
+
+
+def kept(folder: Path) -> dict[str, Finished]:
+    """What runs of a sweep came to, by name, whether or not they are still there. Raises ValueError
+    if the file is damaged."""
+    path = folder / FIGURES
+    if not path.is_file():
+        return {}
+    try:
+        return _KEPT.validate_python(read_json(path))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise ValueError(
+            f"{path}: is damaged ({'.'.join(map(str, wrong['loc']))}: {wrong['msg']}); remove it, "
+            "and it is made again of the runs that are there"
+        ) from None
+
+
+def keep(sweep: Sweep, folder: Path) -> None:
+    """Write down what the finished runs came to."""
+    write_json(folder / FIGURES, _KEPT.dump_python(_finished(sweep, folder), mode="json"))
+
+
+def _finished(sweep: Sweep, folder: Path) -> dict[str, Finished]:
+    """The runs that are finished, by name; of those that are not there, what is kept."""
+    found, old = {}, kept(folder)
+    for member in sweep.members(folder):
+        run = finished(folder / member.name)
+        if run is None or not run.whole:
+            run = old.get(member.name)
+        if run is not None:
+            found[member.name] = run
+    return found
 
 
 def finished(root: Path) -> Finished | None:
@@ -159,7 +203,8 @@ def finished(root: Path) -> Finished | None:
             accuracy[at] = mean(values)
     if not accuracy:
         return None
-    return Finished(config.run.seed, accuracy, cost, entropy, config.run.iterations)
+    spent = {at: cost[at] for at in accuracy}
+    return Finished(config.run.seed, accuracy, spent, entropy, config.run.iterations)
 
 
 def _finite(value: float) -> float | None:

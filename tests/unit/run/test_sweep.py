@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 from statistics import mean
 
@@ -107,6 +108,22 @@ def test_it_trains_what_is_missing_and_compares_from_the_store(
         cli.main(["sweep", str(folder), "-o", "run.iterations=3"])
     assert ended.value.code == 2
     assert "go on with it alone" in capsys.readouterr().err
+    # Runs may go: what they came to is kept, and they are not made again.
+    written = (folder / "sweep.md").read_text()
+    for gone in folder.glob("demo-*-seed[01]"):
+        shutil.rmtree(gone)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sweep", str(folder), "--plain"])
+    assert ended.value.code == 0
+    assert "0 of 4 runs are to be made" in " ".join(capsys.readouterr().err.split())
+    assert (folder / "sweep.md").read_text() == written
+    assert not list(folder.glob("demo-*"))
+    (folder / view.FIGURES).write_text('{"demo": {"seed": "none"}}')
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sweep", str(folder), "--table"])
+    assert ended.value.code == 2
+    assert "figures.json: is damaged" in capsys.readouterr().err
 
 
 def test_a_sweep_does_not_become_another(tmp_path: Path) -> None:
