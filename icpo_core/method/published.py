@@ -14,6 +14,9 @@ from icpo_core.config import Config
 GSPO_CLIP = 1e-2
 """Ratios of whole sequences lie so near 1 that a clip above this never bites."""
 
+OURS = ("icpo-lean", "icpo-taught")
+"""Presets that say themselves that they are nobody's."""
+
 Test = Callable[[Config], bool]
 
 
@@ -102,8 +105,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "select.bonus_on = advantage",
-        # A preset of ours, which says itself that it is nobody's.
-        lambda c: _bonus(c) and c.select.bonus_on == "advantage" and c.preset != "icpo-lean",
+        lambda c: _bonus(c) and c.select.bonus_on == "advantage" and c.preset not in OURS,
         (("select.bonus_on=reward", lambda _: False),),
         "the paper's ICPO† adds the bonus to the reward (docs/method.md says what that does)",
     ),

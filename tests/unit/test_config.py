@@ -34,13 +34,15 @@ def test_every_preset_fits_the_demo(preset: str) -> None:
     config = load(DEMO, [f"preset={preset}"])
     assert config.preset == preset
     grouped = 0 if config.select.tuning_buffer else config.rollout.expert
-    assert config.rollout.on_policy + grouped == (4 if preset == "icpo-lean" else 8)
+    assert config.rollout.on_policy + grouped == (
+        4 if preset in ("icpo-lean", "icpo-taught") else 8
+    )
 
 
 def test_presets_are_those_of_the_design() -> None:
     assert set(PRESET_NAMES) == {
-        "grpo", "icpo", "icpo-rs", "icpo-lean", "icpo-no-errs", "luffy", "relift", "dr-grpo",
-        "dapo", "gspo", "cispo",
+        "grpo", "icpo", "icpo-rs", "icpo-lean", "icpo-taught", "icpo-no-errs", "luffy", "relift",
+        "dr-grpo", "dapo", "gspo", "cispo",
     }  # fmt: skip
 
 

@@ -684,12 +684,14 @@ def test_presets_are_the_published_methods():
     names = sorted(path.stem for path in PRESETS.glob("*.toml"))
     assert names == [
         "cispo", "dapo", "dr-grpo", "grpo", "gspo", "icpo", "icpo-lean", "icpo-no-errs", "icpo-rs",
-        "luffy", "relift",
+        "icpo-taught", "luffy", "relift",
     ]  # fmt: skip
     configs = {name: preset(name) for name in names}
     groups = {n: (c.rollout.on_policy, c.rollout.expert) for n, c in configs.items()}
-    ours = {"icpo", "icpo-lean", "icpo-rs", "icpo-no-errs"}
-    mixed = dict.fromkeys(ours | {"luffy"}, (7, 1)) | {"relift": (8, 1), "icpo-lean": (3, 1)}
+    lean = {"icpo-lean", "icpo-taught"}
+    ours = {"icpo", "icpo-rs", "icpo-no-errs"} | lean
+    mixed = dict.fromkeys(ours | {"luffy"}, (7, 1)) | {"relift": (8, 1)}
+    mixed |= dict.fromkeys(lean, (3, 1))
     assert groups == {n: mixed.get(n, (8, 0)) for n in names}
     assert {n: c.select.tuning_buffer for n, c in configs.items() if c.select.tuning_buffer} == {
         "relift": 64
@@ -698,10 +700,13 @@ def test_presets_are_the_published_methods():
     plain = {n for n, c in configs.items() if c.select.errs == "off"}
     assert plain == {"icpo-no-errs", "luffy", "relift"}
     assert {n: c.select.bonus_on for n, c in configs.items() if c.select.bonus != "off"} == {
-        "icpo-rs": "reward", "icpo-lean": "advantage",
+        "icpo-rs": "reward", "icpo-lean": "advantage", "icpo-taught": "advantage",
     }  # fmt: skip
     distilled = {n: c.loss.distill.top_k for n, c in configs.items() if c.loss.distills}
-    assert distilled == {"icpo-lean": 16}
+    assert distilled == dict.fromkeys(lean, 16)
+    assert {n: configs[n].loss.distill.teacher for n in lean} == {
+        "icpo-lean": "policy", "icpo-taught": "average",
+    }  # fmt: skip
     assert configs["icpo-rs"].select.horizon == configs["icpo-rs"].run.iterations
     assert {n: configs[n].loss.expert_lambda for n in ours} == dict.fromkeys(ours, 0.01)
     assert configs["luffy"].loss.expert_lambda == 0.1
