@@ -83,12 +83,12 @@ def read(run: Run, iteration: int, prompt: str | None = None, texts: bool = True
     store, decode = run.store, _decoder(run) if texts else lambda ids, stored: ""
     files = store.table_files("rollout", iteration, "rollout")
     prompts = store.table("prompts", iteration, "prompts")
-    names = prompts["prompt_id"].to_pylist()
+    names = all_ = prompts["prompt_id"].to_pylist()
     if {BATCH, BEGUN} & set(prompts.column_names):  # some are not needed, or go on
         sampled = store.table("rollout", iteration, "rollout", ["prompt_id"])["prompt_id"]
         there = set(sampled.unique().to_pylist())
         names = [name for name in names if name in there]
-    wanted = names if prompt is None else [names[_place(names, prompt)]]
+    wanted = names if prompt is None else [all_[_place(all_, names, prompt)]]
 
     def keyed(stage: str, table: str, *columns: str) -> dict[Key, dict[str, Any]]:
         if store.finished(stage, iteration) is None:
@@ -187,15 +187,22 @@ def parts(verdict: dict[str, Any]) -> dict[str, float | None]:
     }
 
 
-def _place(names: list[str], wanted: str) -> int:
-    """Place of the prompt of a number (from 1) or of the beginning of its id."""
-    if wanted.isdigit() and 1 <= int(wanted) <= len(names):
-        return int(wanted) - 1
-    found = [at for at, one in enumerate(names) if wanted != "0" and one.startswith(wanted)]
+def _place(names: list[str], there: list[str], wanted: str) -> int:
+    """Place of the prompt of a number (from 1) or of the beginning of its id, if it is there."""
+    numbered = wanted.isdigit() and 1 <= int(wanted) <= len(names)
+    found = [int(wanted) - 1] if numbered else []
+    found = found or [
+        at for at, one in enumerate(names) if wanted != "0" and one.startswith(wanted)
+    ]
     if len(found) != 1:
         raise ValueError(
             f"--prompt {wanted}: {len(found) or 'no'} prompts of this iteration have an id that "
             f"begins so; give a number from 1 to {len(names)} or more of the id"
+        )
+    if names[found[0]] not in there:
+        raise ValueError(
+            f"--prompt {wanted}: no rollouts of it are in this iteration: it was not needed, or "
+            "goes on in a later one; `icpo show` without --prompt lists those that are"
         )
     return found[0]
 

@@ -146,6 +146,12 @@ def test_show_has_the_groups_that_ended(run: Run) -> None:
         there = {row["prompt_id"] for row in ended(run, iteration)}
         assert {group.prompt_id for group in shown} == there
         assert all(len(group.rollouts) == 4 for group in shown)
+        for group in shown:  # by the number that it is shown with
+            [one] = rollouts.read(run, iteration, str(group.number))
+            assert one == group
+        for row in left(run, iteration)[:1]:
+            with pytest.raises(ValueError, match="goes on in a later one"):
+                rollouts.read(run, iteration, row["prompt_id"])
     assert integrity.check(run.paths) == []
 
 
