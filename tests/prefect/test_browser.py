@@ -163,7 +163,7 @@ def test_the_artifacts_of_an_iteration(services: Services, page: Page, trained: 
     page.wait_text("Response")
     page.wait_text("advantage")
     keep(page, "rollouts")
-    page.go(f"{services.page}/runs/flow-run/{services.subflows(trained)[-1].id}", "Artifacts")
+    page.go(f"{services.page}/runs/flow-run/{trained.id}", "Artifacts")
     tab(page, "Artifacts")
     page.click("a", "browser-plot")
     page.wait("document.querySelector('img') && document.querySelector('img').naturalWidth > 100")

@@ -440,11 +440,11 @@ os._exit(0)  # with those threads Python's own end is what aborts
 
 def test_tables_join_parts_in_order(store: Store) -> None:
     store.begin(work())
-    for name in ("b", "a"):
+    for name in ("part-b", "part-a", "unfinished-a"):
         part(name, work(), store)
     store.commit(work(), 0.0, 0.0, {})
     table = store.table("rollout", 1, "rollout")
     assert isinstance(table, pa.Table)
-    assert table["prompt_id"].to_pylist() == ["a", "b"]
+    assert table["prompt_id"].to_pylist() == ["part-a", "part-b"]
     with pytest.raises(ValueError, match="icpo stage verify"):
         store.table("verify", 1, "verdicts")
