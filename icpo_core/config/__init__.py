@@ -137,10 +137,10 @@ class Config(Section):
             iterations = value("run", "iterations", RunSection().iterations)
             raw["rollout"] = {**raw["rollout"], "steer_horizon": iterations}
         distill = value("loss", "distill", {})
-        if isinstance(distill, dict) and distill.get("schedule", "constant") != "constant":
+        fades = isinstance(distill, dict) and distill.get("schedule", "constant") != "constant"
+        if fades and distill.get("horizon") is None:
             iterations = value("run", "iterations", RunSection().iterations)
-            horizon = distill.get("horizon") or iterations
-            raw["loss"] = {**raw["loss"], "distill": {**distill, "horizon": horizon}}
+            raw["loss"] = {**raw["loss"], "distill": {**distill, "horizon": iterations}}
         engine = value("rollout", "engine", {})
         heads = {
             "update": value("update", "head_dtype", None),

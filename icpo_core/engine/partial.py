@@ -24,13 +24,34 @@ GOES_ON = "unfinished"
 
 
 def begun(job: Rollout, names: Iterable[str]) -> dict[str, list[Row]]:
-    """What the iteration before left of some problems, by problem."""
+    """What the iteration before left of some problems, by problem. Raises ValueError for a row that
+    no iteration leaves: a run may be somebody else's."""
     wanted, found = pa.array(list(names), pa.string()), dict[str, list[Row]]()
     for path in job.begun:
         part = tables.read(UNFINISHED, path)
         for row in part.filter(pc.is_in(part["prompt_id"], wanted)).to_pylist():
+            if not _whole(row, job):
+                raise ValueError(
+                    f"{path}: rollout {row['sample_index']} of problem {row['prompt_id']} is not "
+                    "as an iteration leaves it; make that iteration's rollouts again: `icpo stage "
+                    f"rollout RUN --iteration {job.iteration - 1} --force`"
+                )
             found.setdefault(row["prompt_id"], []).append(row)
     return found
+
+
+def _whole(row: Row, job: Rollout) -> bool:
+    """Whether each token has its logprob and is in a segment, and one that goes on was cut where
+    this run cuts."""
+    tokens, segments = len(row["response_ids"]), row.get(SEGMENTS)
+    goes_on: bool = row["finish_reason"] == GOES_ON
+    if row["origin"] == Origin.TRACE:
+        return not goes_on
+    if row["logprobs"] is None or len(row["logprobs"]) != tokens or segments is None:
+        return False
+    cut = tokens % job.partial_tokens == 0 and 0 < tokens < job.max_tokens
+    named: int = sum(one["tokens"] for one in segments)
+    return named == tokens and (cut or not goes_on)
 
 
 def shown(prompt: Row, row: Row) -> list[int]:

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from icpo_core.common.files import atomic_path, read_json, write_json
+from icpo_core.common.text import line
 from icpo_core.evaluation.scores import student
 from icpo_core.run import metrics
 from icpo_core.run.run import Run
@@ -63,6 +64,17 @@ class Finished:
     @property
     def whole(self) -> bool:
         return self.iterations in self.accuracy
+
+    @property
+    def sound(self) -> bool:
+        """Whether what was read of a file is what a finished run comes to."""
+        spent = [value for one in self.cost.values() for value in vars(one).values()]
+        known = [*self.accuracy.values(), *spent, *([] if self.entropy is None else [self.entropy])]
+        return (
+            self.whole
+            and self.cost.keys() == self.accuracy.keys()
+            and all(map(math.isfinite, known))
+        )
 
     def reaches(self, accuracy: float) -> int | None:
         """The first evaluated iteration with an accuracy; None: never."""
@@ -152,13 +164,19 @@ def kept(folder: Path) -> dict[str, Finished]:
     if not path.is_file():
         return {}
     try:
-        return _KEPT.validate_python(read_json(path))
+        found = _KEPT.validate_python(read_json(path))
+        wrong = next((name for name, one in found.items() if not one.sound), None)
     except ValidationError as error:
-        wrong = error.errors()[0]
+        first = error.errors()[0]
+        wrong = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except RecursionError:
+        wrong = "nested too deeply"
+    if wrong is not None:
         raise ValueError(
-            f"{path}: is damaged ({'.'.join(map(str, wrong['loc']))}: {wrong['msg']}); remove it, "
-            "and it is made again of the runs that are there"
-        ) from None
+            f"{path}: is damaged ({line(wrong)}); remove it, and it is made again of the runs that "
+            "are there"
+        )
+    return found
 
 
 def keep(sweep: Sweep, folder: Path) -> None:

@@ -46,11 +46,11 @@ def reads(reader: Reader) -> Inputs:
 
 
 def carries(run: Run, iteration: int) -> bool:
-    """Whether an iteration goes on with what the one before left unfinished. Where a branch has
-    just switched partial rollouts on or off, there is nothing, or it is left."""
-    before = iteration - 1
-    now = run.config_at(iteration).rollout.partial_tokens > 0
-    return now and before > 0 and run.config_at(before).rollout.partial_tokens > 0
+    """Whether an iteration goes on with what the one before left unfinished. Where a branch cuts
+    elsewhere, or has just begun to cut, it is left: its pieces would not come to `max_tokens`."""
+    now, before = (run.config_at(number).rollout for number in (iteration, max(0, iteration - 1)))
+    same = (now.partial_tokens, now.max_tokens) == (before.partial_tokens, before.max_tokens)
+    return now.partial_tokens > 0 and iteration > 1 and same
 
 
 def _with_begun(run: Run, iteration: int, drawn: pa.Table) -> pa.Table:

@@ -5,6 +5,7 @@ Runs of the stand-ins, whose answers are longer than an iteration samples of the
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from killing import Zygote
 from whole import Whole, never_killed, require_whole
 
 from icpo_core.config import override
-from icpo_core.run import integrity, metrics, plan
+from icpo_core.engine import partial
+from icpo_core.run import branch, integrity, metrics, plan
 from icpo_core.run.run import Run
+from icpo_core.store import tables
 from icpo_core.store.paths import UNFINISHED
 from icpo_core.store.work import Standing
 from icpo_core.views import rollouts
+from icpo_core.workers.jobs import Rollout
 
 PARTIAL = ["rollout.partial_tokens=4", "rollout.max_tokens=12", "update.old_logprobs=engine"]
 LONG = [*PARTIAL, "run.iterations=5"]
@@ -175,6 +179,42 @@ def test_another_cut_makes_prompts_and_rollouts_again(run: Run) -> None:
     stale = [step for step in plan.plan(other) if step.status.standing is Standing.STALE]
     assert {step.stage for step in stale} == {"prompts", "rollout"}
     assert {step.status.reason for step in stale} == {"rollout.partial_tokens 4 -> 6"}
+
+
+def test_a_branch_that_cuts_elsewhere_leaves_what_went_on(run: Run, tmp_path: Path) -> None:
+    assert left(run, 3)
+    shutil.copytree(run.paths.root, tmp_path / "run")
+    source = Run.read(tmp_path / "run")
+    made = Run.read(branch.create(source, "other", "prompts", 4, ["rollout.partial_tokens=6"]))
+    with stubs.stubbed(made) as session:
+        stubs.train(session)
+    for iteration in (4, 5):
+        for row in ended(made, iteration) + left(made, iteration):
+            assert len(row["response_ids"]) <= 12
+            assert row["segments"][0]["iteration"] >= 4
+
+
+@pytest.mark.parametrize("what", ["logprobs", "segments", "tokens", "column"])
+def test_what_no_iteration_leaves_is_one_line(what: str, run: Run, tmp_path: Path) -> None:
+    """Somebody else's run: every digest fits, and the rows do not."""
+    [path, *_] = run.store.table_files("rollout", 1, UNFINISHED)
+    data = tables.read(UNFINISHED, path)
+    rows = data.to_pylist()
+    row = next(row for row in rows if row["finish_reason"] == UNFINISHED)
+    row |= {
+        "logprobs": {"logprobs": None}, "segments": {"segments": []}, "column": {},
+        "tokens": {"response_ids": [5] * 99, "logprobs": [0.0] * 99},
+    }[what]  # fmt: skip
+    table = partial.table(UNFINISHED, rows)
+    table = table.drop_columns(["segments"]) if what == "column" else table
+    tables.write(UNFINISHED, table, tmp_path / "unfinished.parquet")
+    job = Rollout(
+        prompts=tmp_path, shard=0, shards=1, on_policy=3, expert=1, expert_source="in_context",
+        temperature=1.0, max_tokens=12, partial_tokens=4, begun=[tmp_path / "unfinished.parquet"],
+        seed=0, iteration=2, policy_version="", out=tmp_path / "part.parquet", fingerprint="",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"is not as an iteration leaves it; make that .* again"):
+        partial.begun(job, [row["prompt_id"]])
 
 
 @pytest.fixture(scope="module")

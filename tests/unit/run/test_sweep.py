@@ -21,6 +21,7 @@ from icpo_core.run.sweep import Sweep, grid, variant
 from icpo_core.views import sweep as view
 
 DEMO = str(DEMO_FILE)
+COSTS = ("tokens", "seconds", "device_seconds")
 
 
 def test_a_grid_is_every_choice_of_every_axis() -> None:
@@ -119,11 +120,18 @@ def test_it_trains_what_is_missing_and_compares_from_the_store(
     assert "0 of 4 runs are to be made" in " ".join(capsys.readouterr().err.split())
     assert (folder / "sweep.md").read_text() == written
     assert not list(folder.glob("demo-*"))
-    (folder / view.FIGURES).write_text('{"demo": {"seed": "none"}}')
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["sweep", str(folder), "--table"])
-    assert ended.value.code == 2
-    assert "figures.json: is damaged" in capsys.readouterr().err
+    empty = {"seed": 0, "accuracy": {}, "cost": {}, "entropy": None, "iterations": 2}
+    endless = empty | {"accuracy": {2: 1.0}, "cost": {2: dict.fromkeys(COSTS, math.inf)}}
+    lost = empty | {"accuracy": {2: 1.0}}
+    rubbish = [json.dumps({"demo": one}) for one in ({"seed": "none"}, empty, endless, lost)]
+    for content in (*rubbish, "{", "[" * 100_000, ""):
+        (folder / view.FIGURES).write_text(content)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["sweep", str(folder), "--table"])
+        assert ended.value.code == 2, content
+        said = capsys.readouterr().err
+        assert "figures.json" in said
+        assert said.count("\n") == 1
 
 
 def test_a_sweep_does_not_become_another(tmp_path: Path) -> None:

@@ -106,6 +106,16 @@ def test_a_teacher_that_fades_is_asked_no_more(tmp_path: Path) -> None:
     assert all(step.status.done for step in plan.plan(run))
     unset = override(run.config, ["loss.distill.horizon=none"])
     assert unset.loss.distill.horizon == 3  # as many as the run has iterations
+    with pytest.raises(ValueError, match="horizon"):
+        override(run.config, ["loss.distill.horizon=0"])
+
+
+def test_a_run_that_gets_longer_fades_as_it_began(tmp_path: Path) -> None:
+    fades = [*TAUGHT, "loss.distill.schedule=linear", "run.iterations=2"]
+    run = ran(tmp_path, *fades)
+    again = Run.named(str(run.paths.root), ["run.iterations=4"])
+    assert again.config.loss.distill.horizon == 2
+    assert all(step.status.done for step in plan.plan(again, last=2)), run
 
 
 def test_a_run_that_had_no_teacher_does_not_get_one_unasked(tmp_path: Path) -> None:
