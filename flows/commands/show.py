@@ -72,7 +72,7 @@ def call(arguments: argparse.Namespace) -> int:
         return 0
     console.print(_overview(arguments.run, number, groups))
     console.print(
-        f"One prompt with all it got: icpo show {arguments.run} --iteration {number} --prompt 1",
+        f"One prompt with all it got: icpo show {arguments.run} --iteration {number} --prompt {groups[0].number if groups else 1}",
         highlight=False,
         soft_wrap=True,
     )
