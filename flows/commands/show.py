@@ -71,8 +71,10 @@ def call(arguments: argparse.Namespace) -> int:
         _one(console, groups[0], arguments.full)
         return 0
     console.print(_overview(arguments.run, number, groups))
+    first = groups[0].number if groups else 1
     console.print(
-        f"One prompt with all it got: icpo show {arguments.run} --iteration {number} --prompt {groups[0].number if groups else 1}",
+        f"One prompt with all it got: icpo show {arguments.run} --iteration {number} "
+        f"--prompt {first}",
         highlight=False,
         soft_wrap=True,
     )
