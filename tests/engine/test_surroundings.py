@@ -35,7 +35,7 @@ def test_a_single_rank_is_alone_and_listens_nowhere_but_here(
         loss=PLAIN,
         update=UpdateSection(**SETTINGS, threads=1),
         temperature=1.0,
-        off_policy_steps=0,
+        updates_behind=0,
     )
     command = python_command(None, "icpo_core.trainer.process", settings)
     worker = Worker("trainer", command, tmp_path / "log", 120.0)
