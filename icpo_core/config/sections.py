@@ -152,6 +152,9 @@ class EngineSection(Section):
     """No CUDA graphs and no compilation: a shorter start."""
     prefix_caching: bool = True
     """Share the prompt's KV cache within a group."""
+    block_size: Annotated[int | None, Field(ge=1), Since(None)] = None
+    """Tokens in a block of the KV cache: prompts share whole blocks. Unset: vLLM's own, which is
+    128 on a CPU, so that a prompt of fewer tokens shares nothing; 32 is the least there."""
 
 
 class RolloutSection(Section):

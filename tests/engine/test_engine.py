@@ -25,7 +25,7 @@ from icpo_core.workers.process import Worker, python_command
 
 # Seen: 3e-5 at most, of tokens as unlikely as e^-20.
 TOLERANCE = 1e-4
-SECTION = EngineSection(dtype="float32", max_model_len=512, cpu_kv_cache_gib=1)
+SECTION = EngineSection(dtype="float32", max_model_len=512, cpu_kv_cache_gib=1, block_size=32)
 STEP = 3e-4
 EOS = 1
 
@@ -209,14 +209,22 @@ def test_a_seed_makes_a_row_whatever_is_beside_it(
 # What weights it holds.
 
 
-def test_a_seed_makes_a_part_again(engine: VllmEngine, prompts: list[list[int]]) -> None:
-    """One generator for all (`rollout.seeding = "part"`): the same rows whatever was sampled
+@pytest.mark.parametrize("seeding", ["part", "rollout"])
+def test_a_seed_makes_a_part_again(
+    engine: VllmEngine, prompts: list[list[int]], seeding: str
+) -> None:
+    """One generator for all, or one a rollout: the same rows to the last bit whatever was sampled
     before, also where prefixes of these prompts are cached."""
-    requests = [Request(ids, 5) for ids in prompts for _ in range(4)]
-    first = engine.sample(requests, 1.0, 48, seed=5)
-    engine.sample([Request(ids, 1) for ids in prompts[::-1]], 1.0, 16)
-    assert engine.sample(requests, 1.0, 48, seed=5) == first
-    assert engine.sample(requests, 1.0, 48, seed=6) != first
+
+    def part(seed: int) -> list[Completion]:
+        requests = [Request(ids * 6, seed + own) for ids in prompts for own in range(4)]
+        assert len(requests[-1].prompt_ids) > 64, "two blocks"
+        return engine.sample(requests, 1.0, 48, seed=seed if seeding == "part" else None)
+
+    first = part(5)
+    engine.sample([Request(ids * 6, 1) for ids in prompts[::-1]], 1.0, 16)
+    assert part(5) == first
+    assert part(6) != first
     of_one_prompt = [tuple(one.response_ids) for one in first[:4]]
     assert len(set(of_one_prompt)) > 1
 

@@ -149,6 +149,7 @@ class VllmEngine:
             max_num_seqs=settings.max_num_seqs,
             enforce_eager=settings.enforce_eager,
             enable_prefix_caching=settings.prefix_caching,
+            block_size=settings.block_size,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",  # no sampling defaults of the model's own
             skip_tokenizer_init=True,
@@ -317,11 +318,12 @@ class VllmEngine:
             )
 
         params: Any
+        # Who is drawn when, and a logprob's last bits, hang on what is cached, so nothing is: a
+        # part that is made again comes to the same rows.
+        self._forget(self.policy_version)
         if seed is None:
             params = [asked(requests[at].seed) for at in order]
         else:
-            # Who is drawn when hangs on what is cached, so nothing is.
-            self._forget(self.policy_version)
             self.llm.collective_rpc("reseed", kwargs={"seed": seed & 0x7FFFFFFFFFFFFFFF})
             params = asked(None)
         outputs = self._run([requests[at].prompt_ids for at in order], params, on_progress)
