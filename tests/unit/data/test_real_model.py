@@ -2,25 +2,28 @@
 
 import importlib.util
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from icpo.data import additions, real_model
+from icpo.data import additions, real_model, stories
 
 
-def test_every_addition_is_in_one_set_with_its_solution(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["additions", "--out", str(tmp_path)])
-    additions.main()
+@pytest.mark.parametrize("task", [additions, stories])
+def test_every_sum_is_in_one_set_with_its_solution(task: ModuleType, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", task.__name__, "--out", str(tmp_path)]
+    subprocess.run(words, check=True, capture_output=True)
     seen = []
     for name, size in additions.SET_SIZES.items():
-        lines = (tmp_path / f"additions-{name}.jsonl").read_text().splitlines()
+        (file,) = tmp_path.glob(f"*-{name}.jsonl")
+        lines = file.read_text().splitlines()
         assert len(lines) == size
         for row in map(json.loads, lines):
-            left, right = map(int, row["problem"].removeprefix("What is ").rstrip("?").split(" + "))
+            left, right = map(int, re.findall(r"\d+", row["problem"]))
             assert int(row["answer"]) == left + right
             assert row["solution"].endswith(f"\\boxed{{{left + right}}}.")
             seen.append((left, right))
