@@ -285,7 +285,7 @@ def main() -> None:
     )
     parser.add_argument("--longest", type=int, default=20_480, help="tokens")
     parser.add_argument("--sigma", type=float, default=1.0, help="of the log-normal's logarithm")
-    parser.add_argument("--budget", type=int, default=8192, help="tokens, of partial rollouts")
+    parser.add_argument("--budget", type=int, default=5120, help="tokens, of partial rollouts")
     parser.add_argument("--cache", type=int, default=400_000, help="tokens that an engine caches")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", type=Path, help="take the lengths from its rollouts")
