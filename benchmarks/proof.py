@@ -1,12 +1,13 @@
 """Weights that an engine should not hold: does the comparison of tensors say so, and only then?
 
-    python -m benchmarks.proof [--trials 50] [--json FILE]
+    python -m benchmarks.proof [--model FOLDER] [--trials 50] [--json FILE]
 
-Small random models, in float32 and bfloat16, with a tied head and with one of their own, learn by
-steps of Adam's size. After each step the engine is given the weights with something left behind in
-them: one tensor, a layer, or embedding and head as they were a step before, or all weights as two
-steps before. It is compared with the right folder (a plant: caught or not), then given the right
-weights, compared and asked for its logprobs (an honest reload: a false alarm or not).
+Small random models, or a real one (`make real` makes one), in float32 and bfloat16, with a tied
+head and with one of their own, learn by steps of Adam's size. After each step the engine is given
+the weights with something left behind in them: one tensor, a layer, or embedding and head as they
+were a step before, or all weights as two steps before. It is compared with the right folder (a
+plant: caught or not), then given the right weights, compared and asked for its logprobs (an honest
+reload: a false alarm or not).
 """
 
 from __future__ import annotations
@@ -34,18 +35,25 @@ ROWS, LENGTH = 8, 48
 Weights = dict[str, Any]
 
 
-def model_of(folder: Path, tied: bool, seed: int) -> Any:
-    """The small model's shape with random weights in float32; its files but the weights in
-    `folder`."""
+def model_of(folder: Path, tied: bool, seed: int, real: Path | None) -> Any:
+    """The small model's shape with random weights in float32, or a real model; its files but the
+    weights in `folder`."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    shutil.copytree(SMALL, folder, ignore=shutil.ignore_patterns("*.safetensors", "recipe.json"))
+    source = real or SMALL
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors", "recipe.json"))
     torch.manual_seed(seed)
-    config = AutoConfig.from_pretrained(SMALL)
+    config = AutoConfig.from_pretrained(source)
     config.tie_word_embeddings = tied
     config.save_pretrained(folder)
-    return AutoModelForCausalLM.from_config(config)
+    if real is None:
+        return AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_pretrained(real, config=config, dtype=torch.float32)
+    if not tied:
+        embedding = model.get_input_embeddings().weight
+        model.lm_head.weight = torch.nn.Parameter(embedding.detach().clone())
+    return model
 
 
 def stale(kind: str, history: list[Weights], draw: random.Random) -> Weights:
@@ -65,7 +73,7 @@ def stale(kind: str, history: list[Weights], draw: random.Random) -> Weights:
     return {name: before[name] if name in left else value for name, value in now.items()}
 
 
-def trials(dtype: str, tied: bool, number: int, out: Path) -> None:
+def trials(dtype: str, tied: bool, number: int, out: Path, real: Path | None) -> None:
     """Plants and honest reloads of one model, in this process."""
     from icpo_core.config import EngineSection
     from icpo_core.engine.kinds import vllm
@@ -82,7 +90,7 @@ def trials(dtype: str, tied: bool, number: int, out: Path) -> None:
     counts = {"same": 0, "plants": 0, "caught": 0, "honest": 0, "false": 0}
     with tempfile.TemporaryDirectory() as name:
         right, wrong = Path(name) / "right", Path(name) / "wrong"
-        model = model_of(right, tied, draw.randrange(1 << 30))
+        model = model_of(right, tied, draw.randrange(1 << 30), real)
         shutil.copytree(right, wrong)
         master = {k: v.detach().float().clone() for k, v in model.state_dict().items()}
         if tied:
@@ -143,9 +151,12 @@ def trials(dtype: str, tied: bool, number: int, out: Path) -> None:
 
 def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] == "--one":
-        trials(sys.argv[2], sys.argv[3] == "tied", int(sys.argv[4]), Path(sys.argv[5]))
+        dtype, head, number, out, *real = sys.argv[2:]
+        model = Path(real[0]) if real else None
+        trials(dtype, head == "tied", int(number), Path(out), model)
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", type=Path, help="a real one, instead of small random ones")
     parser.add_argument("--trials", type=int, default=50, help="of each kind of model")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -156,6 +167,7 @@ def main() -> None:
             for head in ("tied", "untied"):
                 out = Path(folder) / "one.json"
                 words = ["--one", dtype, head, str(arguments.trials), str(out)]
+                words += [str(arguments.model.resolve())] if arguments.model else []
                 command = [sys.executable, "-m", "benchmarks.proof", *words]
                 subprocess.run(command, cwd=ROOT, env=alone(), check=True, capture_output=True)
                 one = found[f"{dtype}, {head}"] = read_json(out)
