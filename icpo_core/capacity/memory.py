@@ -217,6 +217,8 @@ def memory(shape: Shape, config: Config, machine: Machine, layout: Layout) -> li
     if not machine.devices.count:
         weights = shape.parameters * BYTES[engine.dtype]
         host["engine: weights"] = layout.engines * weights
+        # The CPU build lays its matrices out for its kernels, and keeps what a reload writes into.
+        host["engine: packed weights"] = layout.engines * weights
         host["engine: kept for the next reload"] = layout.engines * min(KEPT, weights)
         work = engine_memory(shape, engine)["engine: work"]
         host["engine: work"] = layout.engines * work
