@@ -3,11 +3,11 @@
     make real                     # model and problems; its run need not end
     python -m benchmarks.real [--model FOLDER] [--iterations 4] [--rounds 5] [--json FILE]
 
-The rollout beside `LLM.generate` (`benchmarks.rollout`), the update of a stored batch beside a loop
-by hand and TRL's (`benchmarks.update`), an iteration beside TRL's step: the same 8 prompts x 8
-responses of at most 32 tokens, float32, no KL, a reward that any text may get, so that every row
-has a signal, and a learning rate at which the model stays as it is. TRL generates with
-transformers. Ours is `icpo train --plain`: vLLM, every stage persisted.
+The rollout beside `LLM.generate` (`benchmarks.rollout`, 6 + 2 responses), the update of a stored
+batch beside a loop by hand and TRL's (`benchmarks.update`), an iteration beside TRL's step: the
+same 8 prompts x 8 responses of at most 32 tokens, float32, no KL, a reward that any text may get,
+so that every row has a signal, and a learning rate at which the model stays as it is. TRL generates
+with transformers. Ours is `icpo train --plain`: vLLM, every stage persisted.
 """
 
 from __future__ import annotations
@@ -110,6 +110,7 @@ def main() -> None:
         rollout = measured(
             "rollout", folder / "r.json", "--config", str(CONFIG), "--prompts", "8",
             "--rounds", rounds, "-o", f"model.path={model}",
+            "-o", "rollout.on_policy=6", "-o", "rollout.expert=2",
         )  # fmt: skip
         batch = RunPaths(folder / "same").stage("select", steps) / "batch.parquet"
         update = measured(
