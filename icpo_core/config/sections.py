@@ -154,7 +154,7 @@ class EngineSection(Section):
     """Share the prompt's KV cache within a group."""
     block_size: Annotated[int | None, Field(ge=1), Since(None)] = None
     """Tokens in a block of the KV cache: prompts share whole blocks. Unset: vLLM's own, which is
-    128 on a CPU, so that a prompt of fewer tokens shares nothing; 32 is the least there."""
+    128 on a CPU, so that a prompt of fewer tokens shares nothing. A CPU takes multiples of 32."""
 
 
 class RolloutSection(Section):

@@ -47,6 +47,13 @@ def engine(small: Path) -> VllmEngine:
     return VllmEngine(small / "base", SECTION, 0)
 
 
+def test_blocks_that_the_cpu_build_has_not_are_refused(engine: VllmEngine, small: Path) -> None:
+    """Before anything is loaded, by the name of the key."""
+    section = SECTION.model_copy(update={"block_size": 48})
+    with pytest.raises(ValueError, match=r"block_size = 48: .* multiples of 32"):
+        VllmEngine(small / "base", section, 0)
+
+
 class Published:
     """Weights on disk as the trainer publishes them, and what they say."""
 

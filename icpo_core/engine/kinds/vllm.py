@@ -38,6 +38,8 @@ from icpo_core.workers.process import Say
 
 CPU_BATCHED_TOKENS = 4096
 """Tokens that the CPU build takes in one step; a longer prompt is one step of its own."""
+CPU_BLOCK = 32
+"""Blocks of its KV cache have a multiple of so many tokens."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM has kernels for."""
 CPU_INVARIANCE = "vLLM has no batch-invariant kernels for the CPU; nothing is switched"
@@ -128,6 +130,11 @@ class VllmEngine:
 
         whole: dict[str, Any] = {}
         if current_platform.is_cpu():
+            if (settings.block_size or CPU_BLOCK) % CPU_BLOCK:
+                raise ValueError(
+                    f"rollout.engine.block_size = {settings.block_size}: vLLM's CPU build takes "
+                    f"multiples of {CPU_BLOCK}"
+                )
             # A prompt that is prefilled in parts draws a token too many, and vLLM 0.32 takes back a
             # draw from the generator of a seeded request in a way that CPU generators cannot.
             whole = {
