@@ -10,8 +10,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import socket
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +28,8 @@ CARRIED = ("HF_", "DS_ACCELERATOR", "GLOO_", "OMP_", "TOKENIZERS_")
 launcher takes along by itself."""
 SHOWN_LINES = 4
 SHOWN_RANKS = 4
+GONE_SECONDS = 1.0
+"""A rank's connections close before the kernel says that it has ended."""
 
 
 class Ranks(Worker):
@@ -40,7 +44,8 @@ class Ranks(Worker):
         """`command`: from `launch`. hosts: ranks on other machines too, where the launcher takes
         along only what its environment file names."""
         self._rank_folder, self._hosts = folder, hosts
-        self._processes: dict[int, psutil.Process] = {}
+        self._first_gone: set[int] = set()
+        self._some_gone = threading.Event()
         folder.mkdir(parents=True)
         super().__init__("trainer", command, log, start_seconds)
 
@@ -59,15 +64,33 @@ class Ranks(Worker):
         first = self._connection is None
         ready = super().wait_ready()
         if first:
-            self._processes = _ranks_below(self.process.pid)
+            ranks = _ranks_below(self.process.pid)  # none where all are on other machines
+            watch = threading.Thread(target=self._watch, args=[ranks], name="ranks", daemon=True)
+            if ranks:
+                watch.start()
         return ready
 
+    def _watch(self, ranks: dict[int, int]) -> None:
+        """Note which rank ends first: the launcher then ends the others, and nobody can tell."""
+        watched: dict[int, int] = {}
+        poll = select.poll()
+        for rank, pid in ranks.items():
+            try:
+                watched[os.pidfd_open(pid)] = rank
+            except ProcessLookupError:
+                self._first_gone.add(rank)
+        for descriptor in watched:
+            poll.register(descriptor, select.POLLIN)
+        if not self._first_gone:
+            self._first_gone = {watched[descriptor] for descriptor, _ in poll.poll()}
+        self._some_gone.set()
+        for descriptor in watched:
+            os.close(descriptor)
+
     def last_words(self, lines: int = SHOWN_LINES) -> str:
-        """The end of each rank's log: of those that are gone, if they can be told, else of all."""
+        """The end of each rank's log: of the first that is gone, if there is one, else of all."""
         logs = {int(path.stem.rpartition("_rank")[2]): path for path in self.rank_logs()}
-        gone = {rank for rank, process in self._processes.items() if not _lives(process)}
-        # Once the launcher has ended the others too, nobody can tell which was first.
-        told = gone if len(gone) < len(self._processes) else set()
+        told = self._first_gone if self._some_gone.wait(GONE_SECONDS) else set()
         chosen = sorted(told or logs)
         parts = [super().last_words(2)] if not logs else []
         for rank in chosen[:SHOWN_RANKS]:
@@ -158,9 +181,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _ranks_below(pid: int) -> dict[int, psutil.Process]:
-    """This machine's rank processes among the children of a launcher."""
-    found: dict[int, psutil.Process] = {}
+def _ranks_below(pid: int) -> dict[int, int]:
+    """Process ids of this machine's ranks among the children of a launcher."""
+    found: dict[int, int] = {}
     for process in psutil.Process(pid).children(recursive=True):
         try:
             rank = process.environ().get("RANK")
@@ -168,12 +191,5 @@ def _ranks_below(pid: int) -> dict[int, psutil.Process]:
             continue
         # What a rank spawns has its environment too, and comes after it.
         if rank is not None:
-            found.setdefault(int(rank), process)
+            found.setdefault(int(rank), process.pid)
     return found
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
