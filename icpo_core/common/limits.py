@@ -1,4 +1,4 @@
-"""Cores and memory that this process may use: what its control groups leave it of the machine.
+"""Cores, memory and open files of this process: what control groups leave it of the machine.
 
 https://docs.kernel.org/admin-guide/cgroup-v2.html (`cpu.max`, `memory.max`), and the first version,
 https://docs.kernel.org/admin-guide/cgroup-v1/ (`cpu.cfs_quota_us`, `memory.limit_in_bytes`).
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,17 @@ def memory() -> int:
             if (limit := _read(folder / name)).isdecimal():
                 found.append(int(limit))
     return min(found)
+
+
+def open_files() -> int:
+    """How many a process of this user may have open, once it has asked for all that it may."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def raise_open_files() -> None:
+    """Ask for all of them: what a process begins with is often 1,024, one connection each."""
+    most = open_files()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _groups(controller: str) -> Iterator[Path]:

@@ -298,6 +298,10 @@ class Config(Section):
             raise ValueError(
                 f"update.deepspeed sets {taken[0]}, which this program sets: remove it there"
             )
+        if rollout.engine.kind == "server" and not rollout.endpoints:
+            raise ValueError(
+                "rollout.engine.kind = server needs the servers' addresses: set rollout.endpoints"
+            )
         if rollout.lora == "adapter":
             if not update.lora.rank:
                 raise ValueError(

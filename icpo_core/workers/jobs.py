@@ -70,8 +70,6 @@ class EngineSettings(Message):
     """Whether it will be told to sleep while the trainer has its devices."""
     address: str = ""
     """Of a server."""
-    hashes: bool = True
-    """Whether it reads the weights that it is to load; not where the run did, for all of them."""
     deterministic: bool = False
     """As `rollout.deterministic`."""
     lora: LoraSection | None = None
@@ -84,6 +82,14 @@ class EngineReady(Message):
 
     policy_version: str
     """Digest of the weights that it holds; of a server nobody knows, so empty."""
+
+
+class Connect(Job[Done]):
+    """Speak for the server at `address`, at the socket of a worker's parent."""
+
+    reply = Done
+    address: str
+    socket: Path
 
 
 class TrainerSettings(Message):
@@ -325,8 +331,11 @@ class Teach(Job[Taught]):
 
 
 ENGINE_JOBS: tuple[type[Job[Any]], ...] = (Load, Sleep, Rollout, Sample, Score)
+SERVER_JOBS: tuple[type[Job[Any]], ...] = (Connect,)
 TRAINER_JOBS: tuple[type[Job[Any]], ...] = (Update, Save, Teach)
-JOBS: dict[str, type[Job[Any]]] = {job.__name__: job for job in ENGINE_JOBS + TRAINER_JOBS}
+JOBS: dict[str, type[Job[Any]]] = {
+    job.__name__: job for job in ENGINE_JOBS + SERVER_JOBS + TRAINER_JOBS
+}
 
 
 # --- a job of whoever judges elsewhere --------------------------------------------------------

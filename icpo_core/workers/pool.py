@@ -23,6 +23,7 @@ from icpo_core.common.closing import Closing
 from icpo_core.common.files import require_weights
 from icpo_core.config import Config, EngineSection, LoraSection
 from icpo_core.workers import devices, variables
+from icpo_core.workers.client import Client, Host
 from icpo_core.workers.errors import EndedError, WorkerError
 from icpo_core.workers.jobs import (
     EngineSettings,
@@ -50,6 +51,8 @@ def unframed(_job: Any, do: Callable[[], Sampled]) -> Sampled:
 
 
 GIB = 1 << 30
+FILES = 64
+"""That a process has open beside its connections to servers."""
 MOST = 4
 """Engines, or ranks of the trainer, that a core is to hold where there are no devices."""
 
@@ -76,6 +79,12 @@ def require(config: Config) -> None:
                 f"{key} = {count}: without devices these are processes on {limits.cores()} cores, "
                 f"which hold {most} at most; lower it"
             )
+    asked = len(config.rollout.endpoints) * (config.rollout.engine.max_num_seqs + 1)
+    if asked > (files := limits.open_files() - FILES):
+        raise ValueError(
+            f"rollout.endpoints: {asked} requests at once are more connections than this process "
+            f"may have ({files}): raise `ulimit -Hn`, or lower rollout.engine.max_num_seqs"
+        )
     cache = config.rollout.engine.cpu_kv_cache_gib
     if not found and engines * cache * GIB > limits.memory():
         raise ValueError(
@@ -127,15 +136,10 @@ class Fleet:
     deterministic: bool = False
 
     @property
-    def kind(self) -> str:
-        """What starts an engine: endpoints are servers unless another kind is named."""
-        kind = self.engine.kind
-        return "server" if self.endpoints and kind == "vllm" else kind
-
-    @property
     def served(self) -> bool:
-        """Whether engines are clients of servers, which hold no weights themselves."""
-        return bool(self.endpoints) and self.kind == "server"
+        """Whether engines are clients of servers, which hold no weights themselves: endpoints are,
+        unless another kind of engine is named."""
+        return bool(self.endpoints) and self.engine.kind in ("vllm", "server")
 
     @staticmethod
     def of(config: Config, base: Path) -> Fleet:
@@ -165,6 +169,7 @@ class Engines(Closing):
         them on the CPU. sleeps: `sleep` will be asked for."""
         self._fleet, self._logs, self._placed, self._sleeps = fleet, logs, placed, sleeps
         self._engines: dict[int, Worker] = {}
+        self._host: Host | None = None
         self._asleep: set[int] = set()
         self._lost: dict[int, str] = {}
         self._starting = threading.Lock()
@@ -187,16 +192,20 @@ class Engines(Closing):
         fleet = self._fleet
         address = fleet.endpoints[number] if fleet.endpoints else ""
         settings = EngineSettings(
-            kind=fleet.kind,
+            kind=fleet.engine.kind,
             model=fleet.base or policy,
             engine=fleet.engine,
             seed=fleet.seed,
             sleeps=self._sleeps,
             address=address,
-            hashes=not fleet.served,
             lora=fleet.lora,
             deterministic=fleet.deterministic,
         )
+        if fleet.served:
+            if self._host is None or not self._host.alive:
+                command = python_command(fleet.python, "icpo_core.engine.clients", settings)
+                self._host = Host(command, self._logs / "endpoints.log", fleet.start_seconds)
+            return Client(self._host, address, fleet.start_seconds)
         if address:
             role, log = f"endpoint {address}", f"endpoint-{number}.log"
         elif len(self._placed) == 1:
@@ -327,6 +336,8 @@ class Engines(Closing):
             self._ended = True
         for engine in self._engines.values():
             engine.stop()
+        if self._host is not None:
+            self._host.stop()
 
     def _lose(self, number: int, error: WorkerError) -> None:
         """Go on without an endpoint that failed; raise without any left, or for our own engine."""

@@ -230,27 +230,34 @@ def python_command(python: str | None, module: str, settings: Message) -> list[s
     return [interpreter, "-m", module, json.dumps(settings.wire())]
 
 
-class Parent:
-    """Worker's side: the socket to the parent, and the thread that dies with it."""
+def _end_process() -> None:
+    os.killpg(os.getpgid(0), signal.SIGKILL)
 
-    def __init__(self) -> None:
+
+class Parent:
+    """Worker's side: the socket to the parent, and the thread that notices when it is gone."""
+
+    def __init__(self, address: Path, gone: Callable[[], None] = _end_process) -> None:
+        """gone: told when the parent has closed the socket, or is dead."""
         self._socket = socket.socket(socket.AF_UNIX)
-        self._address = Path(os.environ[SOCKET_VARIABLE])
+        self._address, self._gone = address, gone
         try:
-            with short(self._address) as address:
-                self._socket.connect(address)
+            with short(address) as name:
+                self._socket.connect(name)
         except OSError as error:  # it is gone already
             self._tidy()
             raise SystemExit(f"the run is gone: {error}") from None
-        self._jobs: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._jobs: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
 
     def send(self, message: dict[str, Any]) -> None:
-        self._socket.sendall(_line(message))
+        with suppress(OSError):  # it is gone, as the other thread notices
+            self._socket.sendall(_line(message))
 
-    def next_job(self) -> Job[Any]:
+    def next_job(self) -> Job[Any] | None:
+        """None: there is no parent any more."""
         fields = self._jobs.get()
-        return JOBS[fields.pop("job")].model_validate(fields)
+        return None if fields is None else JOBS[fields.pop("job")].model_validate(fields)
 
     def _listen(self) -> None:
         unread = b""
@@ -260,7 +267,8 @@ class Parent:
                 line, _, unread = unread.partition(b"\n")
                 self._jobs.put(json.loads(line))
         self._tidy()
-        os.killpg(os.getpgid(0), signal.SIGKILL)
+        self._gone()
+        self._jobs.put(None)
 
     def _tidy(self) -> None:
         """Remove the folder of the socket, which a parent that was killed has left."""
@@ -273,9 +281,9 @@ class Parent:
             return b""
 
 
-def serve(build: Callable[[], tuple[Message, Handlers]]) -> NoReturn:
-    """Connect, build the worker's insides, say ready and answer jobs until the parent goes."""
-    parent = Parent()
+def serve(build: Callable[[], tuple[Message, Handlers]], parent: Parent | None = None) -> NoReturn:
+    """Build the worker's insides, say ready and answer jobs until the parent goes."""
+    parent = parent or Parent(Path(os.environ[SOCKET_VARIABLE]))
     handlers: Handlers = {}
 
     def start() -> Message:
@@ -290,6 +298,8 @@ def serve(build: Callable[[], tuple[Message, Handlers]]) -> NoReturn:
     parent.send(reply)
     while "result" in reply or handlers:
         job = parent.next_job()
+        if job is None:
+            break
         reply = attempt(job.kind, partial(handlers[type(job)], job, say))
         parent.send(reply)
     raise SystemExit(1)

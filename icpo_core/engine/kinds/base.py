@@ -5,7 +5,7 @@ of the file (`contents`). Weights come with a proof, too: sequences and the trai
 them; the engine's own of the same sequences must agree, but for rounding.
 
 A kind of engine is a function `EngineSettings -> Engine`, of the name of its file in this folder,
-or one's own: `rollout.engine.kind` names it.
+or one's own: `rollout.engine.kind` names it. `server` is a class: one process has them all.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --tokens-only --logprobs-mode processed_logprobs \\
         --generation-config vllm --worker-extension-cls icpo_core.engine.kinds.vllm.WorkerExtension
 
-The process of this module is the run's end of one such endpoint and holds no model. Weights are
-loaded by the server from the run's own folder, which it must see under the same path, and are
-proven in the same way as an engine's of our own. With `rollout.lora = "adapter"` the server keeps
-the base model that it was started with, and takes the adapters of the run beside it; it needs
-VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora, --max-lora-rank and, on a CPU,
---lora-target-modules, too. The development routes that this needs let
-anyone who reaches the port replace the weights, with a key too: keep it in a private network.
+A `ServedEngine` is the run's end of one such endpoint and holds no model; one process has those of
+all (`icpo_core.engine.clients`). Weights are loaded by the server from the run's own folder, which
+it must see under the same path, and are proven in the same way as an engine's of our own. With
+`rollout.lora = "adapter"` the server keeps the base model that it was started with, and takes the
+adapters of the run beside it; it needs VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --enable-lora,
+--max-lora-rank and, on a CPU, --lora-target-modules, too. The development routes that this needs
+let anyone who reaches the port replace the weights, with a key too: keep it in a private network.
 
 What a server says is not trusted: an answer is bounded in bytes and seconds, has the shape that is
 read, and is never a redirect that is followed.
@@ -19,16 +19,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
+import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
+from concurrent.futures import Future
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 from pydantic import ValidationError
 
-from icpo_core.common.files import model_digest, require_weights
+from icpo_core.common.files import model_digest
 from icpo_core.common.text import line
 from icpo_core.config import EngineSection, LoraSection
 from icpo_core.engine.answers import (
@@ -52,7 +55,6 @@ from icpo_core.engine.kinds.base import (
 from icpo_core.engine.kinds.vllm import ADAPTER
 from icpo_core.models import tokens
 from icpo_core.workers.environment import endpoint_key
-from icpo_core.workers.jobs import EngineSettings
 from icpo_core.workers.process import Say
 
 TRIES = 5
@@ -79,6 +81,49 @@ LORA = "/v1/{}_lora_adapter"
 T = TypeVar("T")
 
 
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """This process's, in a thread of its own, for whatever servers are asked."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="requests", daemon=True).start()
+    return loop
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Certificates are read once, which takes longer than a request."""
+    return httpx.create_ssl_context()
+
+
+class Calls:
+    """What one server is asked at present, and the end of it."""
+
+    def __init__(self) -> None:
+        self._under_way: set[Future[Any]] = set()
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do it on the event loop, and wait. Raises CancelledError after `cancel`."""
+        future = asyncio.run_coroutine_threadsafe(work, _loop())
+        with self._lock:
+            self._under_way.add(future)
+            if self._ended:
+                future.cancel()
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # a signal to this thread ended the wait
+            self._under_way.discard(future)
+
+    def cancel(self) -> None:
+        """End what is asked, and all that is to be."""
+        with self._lock:
+            self._ended = True
+            for future in self._under_way:
+                future.cancel()
+
+
 class ServedEngine:
     """A vLLM engine behind an address."""
 
@@ -88,11 +133,11 @@ class ServedEngine:
         model: Path,
         settings: EngineSection,
         lora: LoraSection | None = None,
-        hashes: bool = True,
+        calls: Calls | None = None,
     ) -> None:
         """`model`: a folder of the same architecture, for its end-of-sequence ids. lora: it is the
         base model that the server holds, and `load` gives it the adapter beside a folder's weights.
-        hashes: whether `load` reads the weights before the server does; not where the caller did.
+        calls: may be cancelled by another thread.
 
         Raises EndpointError if nothing answers, ValueError if the server was started otherwise than
         this module's head says, or is another machine's and no key is set.
@@ -104,28 +149,27 @@ class ServedEngine:
         self.asleep = False
         self._proof: tuple[Path, float | None] | None = None
         self._base = model.resolve() if lora is not None else None
-        self._hashes = hashes
         self._adapter = ""  # name of the one that is asked for; empty: the server's own weights
         self._usual: Gap | None = None
+        self._run = (calls or Calls()).run
         key = endpoint_key(self.address)
         # Not compressed, so that few bytes cannot become many.
         self._headers = {"Accept-Encoding": "identity"}
         self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
-        asyncio.run(self._check())
+        self._run(self._check())
 
     def load(self, model: Path, policy_version: str) -> float:
-        """Have the server load the weights in `model` and forget all cached prefixes.
+        """Have the server load the weights in `model`, which are those of `policy_version`, and
+        forget all cached prefixes.
 
         It is asked to every time: somebody else may have had it load others in between.
         """
         started = time.perf_counter()
         self.policy_version, self._proof = "", None
-        if self._hashes:
-            require_weights(model, policy_version)
         if self._base is None:
-            asyncio.run(self._reload(model.resolve()))
+            self._run(self._reload(model.resolve()))
         else:
-            asyncio.run(self._load_beside(model.resolve(), policy_version))
+            self._run(self._load_beside(model.resolve(), policy_version))
         self.policy_version = policy_version
         return time.perf_counter() - started
 
@@ -133,8 +177,8 @@ class ServedEngine:
         """As in the protocol; None of a server whose workers have no `compare`. An adapter is left
         to `prove`."""
         if self._base is None:
-            return asyncio.run(self._compare(model.resolve()))
-        found = asyncio.run(self._compare(self._base))
+            return self._run(self._compare(model.resolve()))
+        found = self._run(self._compare(self._base))
         if found is None or not self._adapter:
             return found
         return Compared(found.tensors, sorted({*found.unread, ADAPTER}), found.other)
@@ -151,7 +195,7 @@ class ServedEngine:
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Logprob of each token given those before it, at temperature 1; none for the first."""
         params = {"temperature": 1.0, "max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
-        replies = asyncio.run(self._ask([(ids, params) for ids in sequences], None))
+        replies = self._run(self._ask([(ids, params) for ids in sequences], None))
         return [self._scores(reply, ids) for reply, ids in zip(replies, sequences, strict=True)]
 
     def sample(
@@ -182,7 +226,7 @@ class ServedEngine:
             )
             for request in requests
         ]
-        replies = asyncio.run(self._ask(asked, on_progress, spare=True))
+        replies = self._run(self._ask(asked, on_progress, spare=True))
         samples = [self._sample(reply, max_tokens) for reply in replies]
         if self._proof is not None:
             try:
@@ -364,6 +408,7 @@ class ServedEngine:
         timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
         return httpx.AsyncClient(
             base_url=self.address,
+            verify=_tls(),
             headers=self._headers,
             timeout=timeout,
             limits=limits,
@@ -470,9 +515,3 @@ class ServedEngine:
         except (LookupError, TypeError, ValueError):
             raise EndpointError(f"{self.address}: gives no logprobs of a prompt") from None
         return scores
-
-
-def server(settings: EngineSettings) -> ServedEngine:
-    """This process's end of the server."""
-    given = settings.address, settings.model, settings.engine, settings.lora
-    return ServedEngine(*given, settings.hashes)

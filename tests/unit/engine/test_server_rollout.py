@@ -1,7 +1,5 @@
 """Rollouts from `vllm serve`: what is sent and made of answers, against a plain HTTP server."""
 
-import contextlib
-import http.server
 import json
 import math
 import shutil
@@ -16,6 +14,7 @@ import pytest
 import torch
 from places import DEMO
 from safetensors.torch import load_file, save_file
+from stub_server import Stub
 
 from icpo_core.common import files
 from icpo_core.common.files import model_digest
@@ -29,97 +28,10 @@ from icpo_core.run import sources
 from icpo_core.run.run import Run
 from icpo_core.run.stages import rollout
 from icpo_core.store import tables
-from icpo_core.workers import pool
 from icpo_core.workers.environment import endpoint_key
-from icpo_core.workers.jobs import EngineSettings, Loaded, Rollout
+from icpo_core.workers.jobs import Rollout
 from icpo_core.workers.placement import place
 from icpo_core.workers.pool import Engines, Fleet
-
-
-class Stub(http.server.ThreadingHTTPServer):
-    """Answers as it is told to; keeps what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.asked: list[tuple[str, dict[str, Any]]] = []
-        self.failing = 0
-        self.refused: dict[str | None, str] = {}
-        self.cold = 0.0
-        self.head = ""
-        self.prompt_logprob = -0.5
-        self.poison: list[int] | None = None  # of this prompt it fails for ever
-        self.answer: bytes | None = None  # in the place of every sample
-        self.elsewhere = ""  # where it sends who asks
-        self.drips = self.silent = False
-        self.takes_adapters = True
-        self.keys: set[str | None] = set()
-        self.ended = threading.Event()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Answer(http.server.BaseHTTPRequestHandler):
-    server: Stub
-
-    def do_GET(self) -> None:
-        if self.server.silent:
-            self.server.ended.wait(20)
-        self.reply(200, {})
-
-    def do_POST(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        body = json.loads(self.rfile.read(length) or b"{}")
-        self.server.asked.append((self.path, body))
-        self.server.keys.add(self.headers.get("Authorization"))
-        if self.server.silent:
-            self.server.ended.wait(20)
-        elif self.server.elsewhere:
-            self.send_response(307)
-            self.send_header("Location", self.server.elsewhere + self.path)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-        elif self.server.answer is not None:
-            self.send_response(200)
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                while self.server.drips and not self.server.ended.wait(0.05):
-                    self.wfile.write(b" ")
-                self.wfile.write(self.server.answer)
-        elif body.get("token_ids") and body["token_ids"] == self.server.poison:
-            self.reply(500, {"error": "cuda \x1b[2J"})
-        elif self.server.failing:
-            self.server.failing -= 1
-            self.reply(503, {"error": "busy"})
-        elif (method := body.get("method")) in self.server.refused:
-            self.reply(500, {"error": self.server.refused[method]})
-        elif self.path == "/v1/load_lora_adapter" and not self.server.takes_adapters:
-            self.reply(404, {"detail": "Not Found"})
-        elif method == "head" and self.server.head:
-            self.reply(200, {"results": [self.server.head]})
-        elif self.path == "/inference/v1/generate":
-            params = body["sampling_params"]
-            logprob = self.server.cold if params["temperature"] < 0.1 else -0.5
-            ids = [7] * min(params["max_tokens"], len(body["token_ids"]))
-            content = [{"token_id": one, "logprob": logprob} for one in ids]
-            logprobs = {"content": content} if "logprobs" in params else None
-            choice = {"token_ids": ids, "logprobs": logprobs, "finish_reason": "length"}
-            scores = [
-                {str(one): {"logprob": self.server.prompt_logprob}} for one in body["token_ids"]
-            ]
-            self.reply(200, {"choices": [choice], "prompt_logprobs": [None, *scores[1:]]})
-        else:
-            self.reply(200, {"success": True})
-
-    def reply(self, status: int, value: dict[str, Any]) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None: ...
 
 
 @pytest.fixture
@@ -175,8 +87,6 @@ def test_a_server_started_otherwise_is_refused(stub: Stub, small: Path) -> None:
     stub.cold = 0.0
     there = engine(stub, small)
     version = model_digest(small / "base")
-    with pytest.raises(ValueError, match="holds weights"):
-        there.load(small / "base", "another")
     for method in ("reload_weights", "repack"):
         stub.refused = {method: "no such path"}
         with pytest.raises(ValueError, match=f"refused {method} .*must see this path"):
@@ -213,38 +123,23 @@ def test_a_server_leaves_out_ids_that_no_token_has(stub: Stub, small: Path, tmp_
 def test_the_weights_are_read_once_for_all_servers(
     stub: Stub, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the run; its clients are told not to, and have none loaded that it did not read."""
+    """By the run, which has none loaded that it did not read."""
     config = load(
         small.parents[1] / "configs" / "demo.toml", [f"rollout.endpoints={[stub.address] * 8}"]
     )
-    engines = Engines(Fleet.of(config, small / "base"), tmp_path, [])
-    spawned: list[EngineSettings] = []
-    client = SimpleNamespace(
-        alive=True,
-        wait_ready=lambda: None,
-        call=lambda *_: Loaded(reload_seconds=0, proof_gap=None),
-    )
-
-    def command(python: str, module: str, settings: EngineSettings) -> list[str]:
-        spawned.append(settings)
-        return []
-
-    monkeypatch.setattr(pool, "python_command", command)
-    monkeypatch.setattr(pool, "Worker", lambda *_: client)
     read: list[Path] = []
     digest = files.sha256_file
     monkeypatch.setattr(files, "sha256_file", lambda path: read.append(path) or digest(path))
-    with pytest.raises(ValueError, match="holds weights"):
-        engines.load(small / "base", "other", None)
-    assert not spawned
-    version = model_digest(small / "base")
-    read.clear()
-    engines.load(small / "base", version, None)
-    assert len(spawned) == 8
-    one = server.server(spawned[0])
-    one.load(small / "base", version)
-    assert len(read) == 1
-    assert one.policy_version == version
+    with Engines(Fleet.of(config, small / "base"), tmp_path, []) as engines:
+        with pytest.raises(ValueError, match="holds weights"):
+            engines.load(small / "base", "other", None)
+        assert not engines._engines
+        version = model_digest(small / "base")
+        read.clear()
+        engines.load(small / "base", version, None)
+        assert len(read) == 1
+        asked = [body["method"] for path, body in stub.asked if path == "/collective_rpc"]
+        assert asked.count("reload_weights") == 8
 
 
 def test_masked_ids_have_no_logit() -> None:
