@@ -452,7 +452,8 @@ def test_an_untied_model_in_a_process_of_its_own(
     worker = Worker("engine", command, tmp_path / "engine.log", 300.0)
     try:
         assert worker.wait_ready() == EngineReady(policy_version=published.version).wire()
-        assert len(os.sched_getaffinity(worker.process.pid)) == 1
+        # Not kept to a core, on which the engines of other runs would be, too.
+        assert os.sched_getaffinity(worker.process.pid) == os.sched_getaffinity(0)
         for number in range(1, 11):
             weights = moved(weights, number)
             published = Published(tmp_path / str(number), config, weights)

@@ -366,20 +366,22 @@ def _sample(output: Any) -> Completion:
     return Completion(ids, list(flat.logprobs), output.finish_reason)
 
 
-def keep_to_cores(threads: int) -> None:
-    """Give this process its cores, as many threads as there are; 0: all that it may use.
+def keep_to_threads(threads: int) -> None:
+    """Give this process so many threads; 0: one a core that it may use.
+
+    Of several engines of a run each is kept to cores of its own. An engine alone is not: those of
+    other runs would be kept to the same first core.
 
     vLLM binds the threads of processes that it spawns, and here it spawns none. OpenMP counts the
     cores when torch is loaded, which must not have happened.
     """
     assert "torch" not in sys.modules
-    cores = sorted(os.sched_getaffinity(0))
     if bound := re.fullmatch(r"\d+(,\d+)*", os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "")):
-        cores = [int(core) for core in bound.group().split(",")]
-    if not threads and limits.cores() < len(cores):
-        # A share of the time of all cores: no core is more this process's than another.
+        os.sched_setaffinity(0, [int(core) for core in bound.group().split(",")])
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    elif limits.cores() < len(os.sched_getaffinity(0)):  # a share of the time of all cores
         os.environ.setdefault("OMP_NUM_THREADS", str(limits.cores()))
-    os.sched_setaffinity(0, cores[: threads or None])
 
 
 def make_invariant() -> None:
@@ -405,7 +407,7 @@ def vllm(settings: EngineSettings) -> VllmEngine:
             f"{sys.executable} has no vLLM: install icpo[cpu] or icpo[gpu] there, or name the "
             "Python of an environment that has it by rollout.python and update.python"
         )
-    keep_to_cores(settings.engine.cpu_threads)
+    keep_to_threads(settings.engine.cpu_threads)
     if settings.deterministic:
         make_invariant()
     return VllmEngine(
