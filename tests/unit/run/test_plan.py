@@ -146,7 +146,8 @@ def others(kind: Any, value: Any) -> Iterator[Any]:
     elif isinstance(value, int | float):
         yield from (value * 2, value + 1, value - 1, value / 2, 0.5, 4)
     elif isinstance(value, str):
-        yield from (f"{value}x", "none", "rloo", "cispo", "choice", "server")
+        yield from (f"{value}x", "none", "rloo", "cispo", "choice")
+        yield "icpo_core.engine.kinds.vllm:vllm"
     elif isinstance(value, list):
         yield from ([one / 2 for one in value if isinstance(one, float)], [])
         yield from (["tensorboard"], ["http://127.0.0.1:1"], [{"name": "answer"}])
