@@ -28,6 +28,9 @@ class Stub(http.server.ThreadingHTTPServer):
         self.keys: set[str | None] = set()
         self.ended = threading.Event()
 
+    def handle_error(self, *_: Any) -> None:
+        """Whom it would answer has gone."""
+
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
