@@ -12,8 +12,9 @@ import threading
 from functools import partial
 
 from icpo_core.common import limits, strays
+from icpo_core.engine.calls import Calls
 from icpo_core.engine.jobs import handlers
-from icpo_core.engine.kinds.server import Calls, ServedEngine
+from icpo_core.engine.kinds.server import ServedEngine
 from icpo_core.models.folder import load_tokenizer
 from icpo_core.workers.environment import without_strays
 from icpo_core.workers.jobs import Connect, Done, EngineReady, EngineSettings

@@ -71,7 +71,8 @@ class Ranks(Worker):
         return ready
 
     def _watch(self, ranks: dict[int, int]) -> None:
-        """Note which rank ends first: the launcher then ends the others, and nobody can tell."""
+        """Note which rank ends first: the launcher then ends the others, and nobody can tell.
+        Linux before 5.3 cannot say, so nothing is noted there."""
         watched: dict[int, int] = {}
         poll = select.poll()
         for rank, pid in ranks.items():
@@ -79,6 +80,8 @@ class Ranks(Worker):
                 watched[os.pidfd_open(pid)] = rank
             except ProcessLookupError:
                 self._first_gone.add(rank)
+            except OSError:
+                return
         for descriptor in watched:
             poll.register(descriptor, select.POLLIN)
         if not self._first_gone:

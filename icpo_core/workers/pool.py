@@ -79,12 +79,7 @@ def require(config: Config) -> None:
                 f"{key} = {count}: without devices these are processes on {limits.cores()} cores, "
                 f"which hold {most} at most; lower it"
             )
-    asked = len(config.rollout.endpoints) * (config.rollout.engine.max_num_seqs + 1)
-    if asked > (files := limits.open_files() - FILES):
-        raise ValueError(
-            f"rollout.endpoints: {asked} requests at once are more connections than this process "
-            f"may have ({files}): raise `ulimit -Hn`, or lower rollout.engine.max_num_seqs"
-        )
+    Fleet.of(config, Path()).require_connections()
     cache = config.rollout.engine.cpu_kv_cache_gib
     if not found and engines * cache * GIB > limits.memory():
         raise ValueError(
@@ -141,6 +136,15 @@ class Fleet:
         unless another kind of engine is named."""
         return bool(self.endpoints) and self.engine.kind in ("vllm", "server")
 
+    def require_connections(self) -> None:
+        """Raises ValueError where servers are asked more at once than a process may."""
+        asked = len(self.endpoints) * (self.engine.max_num_seqs + 1)
+        if self.served and asked > (files := limits.open_files() - FILES):
+            raise ValueError(
+                f"endpoints: {asked} requests at once are more connections than a process may have "
+                f"({files}): raise `ulimit -Hn`, or lower max_num_seqs"
+            )
+
     @staticmethod
     def of(config: Config, base: Path) -> Fleet:
         """A run's own. base: folder of its base model."""
@@ -167,6 +171,7 @@ class Engines(Closing):
     ) -> None:
         """`logs`: where each one's log goes. `placed`: devices of each engine of our own, none of
         them on the CPU. sleeps: `sleep` will be asked for."""
+        fleet.require_connections()
         self._fleet, self._logs, self._placed, self._sleeps = fleet, logs, placed, sleeps
         self._engines: dict[int, Worker] = {}
         self._host: Host | None = None

@@ -20,10 +20,8 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +41,7 @@ from icpo_core.engine.answers import (
     TriedError,
     as_json,
 )
+from icpo_core.engine.calls import Calls
 from icpo_core.engine.kinds.base import (
     PROGRESS_SECONDS,
     Compared,
@@ -82,46 +81,9 @@ T = TypeVar("T")
 
 
 @cache
-def _loop() -> asyncio.AbstractEventLoop:
-    """This process's, in a thread of its own, for whatever servers are asked."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="requests", daemon=True).start()
-    return loop
-
-
-@cache
 def _tls() -> ssl.SSLContext:
     """Certificates are read once, which takes longer than a request."""
     return httpx.create_ssl_context()
-
-
-class Calls:
-    """What one server is asked at present, and the end of it."""
-
-    def __init__(self) -> None:
-        self._under_way: set[Future[Any]] = set()
-        self._ended = False
-        self._lock = threading.Lock()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do it on the event loop, and wait. Raises CancelledError after `cancel`."""
-        future = asyncio.run_coroutine_threadsafe(work, _loop())
-        with self._lock:
-            self._under_way.add(future)
-            if self._ended:
-                future.cancel()
-        try:
-            return future.result()
-        finally:
-            future.cancel()  # a signal to this thread ended the wait
-            self._under_way.discard(future)
-
-    def cancel(self) -> None:
-        """End what is asked, and all that is to be."""
-        with self._lock:
-            self._ended = True
-            for future in self._under_way:
-                future.cancel()
 
 
 class ServedEngine:

@@ -1,10 +1,12 @@
 """One process speaks for all servers of a run: against plain HTTP servers, one of which hangs."""
 
+import asyncio
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from stub_server import Stub
 
 from icpo_core.common.files import model_digest
 from icpo_core.config import load
+from icpo_core.engine.calls import Calls
 from icpo_core.store import tables
 from icpo_core.workers import pool
 from icpo_core.workers.errors import WorkerError
@@ -112,10 +115,24 @@ def test_the_process_is_killed(stubs: list[Stub], small: Path, tmp_path: Path) -
         assert hosts() != [host]
 
 
-def test_more_connections_than_a_process_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_connections_than_a_process_may_have(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("icpo_core.common.limits.open_files", lambda: 1024)
     addresses = [f"http://127.0.0.1:{8000 + number}" for number in range(8)]
     changes = [f"rollout.endpoints={addresses}", "rollout.engine.max_num_seqs="]
     pool.require(load(DEMO, [changes[0], changes[1] + "100"]))
-    with pytest.raises(ValueError, match=r"rollout\.endpoints: 1032 .*\(960\): raise `ulimit -Hn`"):
-        pool.require(load(DEMO, [changes[0], changes[1] + "128"]))
+    more = load(DEMO, [changes[0], changes[1] + "128"])
+    with pytest.raises(ValueError, match=r"endpoints: 1032 .*\(960\): raise `ulimit -Hn`"):
+        pool.require(more)
+    with pytest.raises(ValueError, match="endpoints: 1032 "):  # as an evaluation begins
+        Engines(Fleet.of(more, tmp_path), tmp_path, [])
+
+
+def test_what_is_asked_ends_whenever_it_is_cancelled() -> None:
+    for _ in range(300):
+        calls = Calls()
+        with ThreadPoolExecutor() as threads:
+            asked = threads.submit(calls.run, asyncio.sleep(60))
+            calls.cancel()
+            assert isinstance(asked.exception(), CancelledError)
