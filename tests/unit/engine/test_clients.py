@@ -134,5 +134,7 @@ def test_what_is_asked_ends_whenever_it_is_cancelled() -> None:
         calls = Calls()
         with ThreadPoolExecutor() as threads:
             asked = threads.submit(calls.run, asyncio.sleep(60))
+            while not calls._under_way:
+                time.sleep(0)
             calls.cancel()
             assert isinstance(asked.exception(), CancelledError)
