@@ -27,6 +27,8 @@ HOME = Path(".icpo")
 RECORD = HOME / "services.json"
 PREFECT_TOML = Path("prefect.toml")
 PROJECT = Path("prefect.yaml")
+SERVER = (sys.executable, "-m", "icpo.flows.prefect_compat.server")
+"""Prefect's command, mended."""
 START_SECONDS = 180.0
 WORKER_STOP_SECONDS = 40.0
 """A flow run that is told to end has 30 s to end its engines."""
@@ -83,7 +85,7 @@ def _up(wishes: Wishes, say: Say) -> str:
         say(f"Prefect server starts at {api.removesuffix('/api')} (half a minute)")
         services["server"] = start(
             "server",
-            [_prefect(), "server", "start", "--host", wishes.host, "--port", str(wishes.port)],
+            [*SERVER, "server", "start", "--host", wishes.host, "--port", str(wishes.port)],
             HOME / "server.log",
             _environment(api) | _of_server(wishes, secret),
             ours.token if ours else None,
@@ -222,6 +224,7 @@ def _of_server(wishes: Wishes, secret: str | None) -> dict[str, str]:
     found = {
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{page},http://localhost:{wishes.port}",
         "PREFECT_LOGGING_SETTINGS_PATH": str(_logging().resolve()),
+        "PYTHONSAFEPATH": "1",  # no file of this folder is taken for a library
     }
     if secret:
         found["PREFECT_SERVER_API_AUTH_STRING"] = secret

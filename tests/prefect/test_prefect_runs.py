@@ -260,7 +260,7 @@ def test_terminal_runs_close_the_dead_and_survive_a_restart(
     assert sorted(run.state_name for run in named(services, "train lost")) == [
         "Crashed", "Running",
     ]  # fmt: skip
-    for pid in services.processes("prefect server start", "prefect.server.api"):
+    for pid in services.processes("prefect_compat.server", "prefect.server.api"):
         os.kill(pid, signal.SIGKILL)
     done = services.icpo("up", "--port", str(services.port))
     assert done.returncode == 0, done.stderr
