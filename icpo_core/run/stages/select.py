@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
 
 from icpo_core.common.files import write_json
+from icpo_core.common.limits import cores
 from icpo_core.config import Config, slice_of
 from icpo_core.method import contexts, tuning_buffer
 from icpo_core.method.diagnostics import Diversity, iteration_row
@@ -22,6 +25,8 @@ from icpo_core.store.work import Work
 
 WAITING, TUNING = "waiting.parquet", "tuning.parquet"
 """What waits for a step of fine-tuning, and what this iteration's is taken on."""
+THREADS = 16
+"""Parts that are in memory at once, at most: no more than there are cores."""
 
 
 def reads(reader: Reader) -> Inputs:
@@ -56,8 +61,9 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def make(session: Session, work: Work) -> Made:
-    """One `batch` and one `rejects` for each part of the rollouts, which are read part by part:
-    first for keys and lengths, all that is chosen by, then for what the update learns from."""
+    """One `batch` and one `rejects` for each part of the rollouts, which are read part by part, a
+    few at a time: first for keys and lengths, all that is chosen by, then for what the update
+    learns from."""
     store, config = session.run.store, session.run.config_at(work.iteration)
     iteration, folder = work.iteration, folder_of(session, work)
     prompts = store.table("prompts", iteration, "prompts")
@@ -70,45 +76,52 @@ def make(session: Session, work: Work) -> Made:
     def rollouts(name: str) -> pa.Table:
         return tables.read("rollout", store.file("rollout", iteration, name), OUTLINED)
 
-    outlines = pa.concat_tables([outline(rollouts(name)) for name in names])
-    chosen = choose(
-        prompts,
-        outlines,
-        verdicts,
-        config.select,
-        iteration,
-        config.run.seed,
-        work.inputs.get("select.advantage"),
-        work.config.get("rollout.max_tokens"),
-        config.prompts.batch_size if config.prompts.fill else None,
-    )
-    buffered = config.select.tuning_buffer > 0
-    diversity, known, first = Diversity(chosen.rows), dict[str, Written](), 0
-    apart: list[pa.Table] = []
-    for name in names:
-        part, whole = rollouts(name), len(names) == 1
-        learned = None
-        if config.loss.expert_context != "bare":
-            learned = contexts.prompt_ids(prompts, part, config)
-        made = tables_of(chosen, prompts, part, learned, None if whole else first)
-        for table, data in zip(("batch", "rejects"), made, strict=True):
-            file = f"{table}.parquet" if whole else name.replace("part", table, 1)
-            known[file] = tables.write(table, data, folder / file, work.fingerprint)
-        if buffered:
-            apart.append(tuning_buffer.joined(prompts, part, chosen, iteration, first))
-        diversity.add(part["response_ids"], first)
-        first += part.num_rows
+    with ThreadPoolExecutor(min(len(names), THREADS, cores()), "select") as threads:
+        each = list(threads.map(lambda name: outline(rollouts(name)), names))
+        outlines, firsts = pa.concat_tables(each), [0, *accumulate(one.num_rows for one in each)]
+        chosen = choose(
+            prompts,
+            outlines,
+            verdicts,
+            config.select,
+            iteration,
+            config.run.seed,
+            work.inputs.get("select.advantage"),
+            work.config.get("rollout.max_tokens"),
+            config.prompts.batch_size if config.prompts.fill else None,
+        )
+        buffered = config.select.tuning_buffer > 0
+        diversity, whole = Diversity(chosen.rows), len(names) == 1
+
+        def select(name: str, first: int) -> tuple[dict[str, Written], pa.Table | None]:
+            """Batch and rejects of a part, and what of it waits for fine-tuning."""
+            part, written = rollouts(name), dict[str, Written]()
+            learned = None
+            if config.loss.expert_context != "bare":
+                learned = contexts.prompt_ids(prompts, part, config)
+            both = tables_of(chosen, prompts, part, learned, None if whole else first)
+            for table, data in zip(("batch", "rejects"), both, strict=True):
+                file = f"{table}.parquet" if whole else name.replace("part", table, 1)
+                written[file] = tables.write(table, data, folder / file, work.fingerprint)
+            diversity.add(part["response_ids"], first)
+            if not buffered:
+                return written, None
+            return written, tuning_buffer.joined(prompts, part, chosen, iteration, first)
+
+        made = list(threads.map(select, names, firsts))
+    known = {file: one for written, _ in made for file, one in written.items()}
     counts: dict[str, Any] = {
         name: sum(one.rows or 0 for file, one in known.items() if file.startswith(name))
         for name in ("batch", "rejects")
     }
-    assert sum(counts.values()) == first
+    assert sum(counts.values()) == firsts[-1]
     counts["rows"] = counts.pop("batch")
     summary = chosen.summary
     if buffered:
         waited = None
         if _waited(session.run, iteration):
             waited = tables.read("tuning", store.file("select", iteration - 1, WAITING))
+        apart = [waits for _, waits in made if waits is not None]
         news = tuning_buffer.in_order(prompts, apart)
         buffer = tuning_buffer.fill(waited, news, config.select.tuning_buffer)
         for file, data in ((TUNING, buffer.taken), (WAITING, buffer.waiting)):
