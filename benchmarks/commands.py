@@ -59,8 +59,6 @@ def multiply(run: Path, folder: Path, count: int) -> None:
             target = copy / source.relative_to(run)
             if source.is_dir():
                 target.mkdir(parents=True, exist_ok=True)
-            elif source.name == "run.json":
-                target.write_text(source.read_text().replace(f'"{run.name}"', f'"{copy.name}"'))
             else:
                 link_or_copy(source, target)
 

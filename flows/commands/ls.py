@@ -7,16 +7,14 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.filesize import decimal
 from rich.text import Text
 
 from icpo_core.common.console import Console, Table
 from icpo_core.store.paths import RunPaths
-
-if TYPE_CHECKING:
-    from icpo_core.views.listing import Summary
+from icpo_core.views import runs
 
 COLOURS = {"running": "green", "stopped": "yellow", "damaged": "red"}
 
@@ -36,12 +34,12 @@ def add_parser(subparsers: Any) -> None:
 
 
 def call(arguments: argparse.Namespace) -> int:
-    from icpo_core.run.run import Run
-    from icpo_core.run.stages import STAGES
-    from icpo_core.views import listing
-
     console = Console()
     if RunPaths(arguments.path).config.is_file():
+        from icpo_core.run.run import Run
+        from icpo_core.run.stages import STAGES
+        from icpo_core.views import listing
+
         run = Run.read(arguments.path)
         found = listing.iterations(run)
         if arguments.json:
@@ -51,7 +49,9 @@ def call(arguments: argparse.Namespace) -> int:
             }
             print(json.dumps(rows, indent=2))
             return 0
-        table = Table("iteration", title=f"{arguments.path}: rows, seconds", title_justify="left")
+        pruned = any(line.pruned for stages in found.values() for line in stages.values())
+        what = "rows, seconds" + ("; * retention removed files" if pruned else "")
+        table = Table("iteration", title=f"{arguments.path}: {what}", title_justify="left")
         columns = [name for name, stage in STAGES.items() if stage.wanted(run.config)]
         for stage in columns:
             table.add_column(stage, justify="right")
@@ -67,11 +67,11 @@ def call(arguments: argparse.Namespace) -> int:
             ]
             size = Text(decimal(sum(line.bytes for line in stages.values())))
             if any(line.pruned for line in stages.values()):
-                size.append(" pruned", "dim")
+                size.append("*", "dim")
             table.add_row(str(number), *cells, size)
         console.print(table)
         return 0
-    summaries = listing.summaries(arguments.path)
+    summaries = runs.summaries(arguments.path)
     if arguments.json:
         print(json.dumps([one.as_json() for one in summaries], indent=2))
     elif not summaries:
@@ -81,7 +81,7 @@ def call(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _table(summaries: list[Summary]) -> Table:
+def _table(summaries: list[runs.Summary]) -> Table:
     table = Table("run", "iterations", "state", "accuracy", "on disk", "begun")
     for one in sorted(summaries, key=lambda one: one.created):
         name, state = Text(one.name, "bold"), Text(one.state, COLOURS.get(one.state, ""))

@@ -11,13 +11,14 @@ import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import rich.console
 import rich.table
 from rich.console import ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 
 from icpo_core.common.text import plain
@@ -39,8 +40,10 @@ class Console(rich.console.Console):  # noqa: TID251  the one place
         """Everything that is printed, cursor movements aside."""
         if isinstance(renderable, Text):
             renderable = self._plain(renderable)  # before its lines are broken
-        for text, style, control in super().render(renderable, options):
-            yield Segment(text if control else plain(text, None), style, control)
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            same = control or _seen(text) or text == "\n"
+            yield segment if same else Segment(plain(text, None), style)
 
     def _plain(self, text: Text) -> Text:
         if plain(text.plain, None) == text.plain:
@@ -51,6 +54,10 @@ class Console(rich.console.Console):  # noqa: TID251  the one place
         return seen
 
 
+MANY = 100
+"""Rows of a table from which on they are laid out here: Rich takes 0.1 ms a cell."""
+MANY = 100
+"""Rows of a table from which on they are laid out here: Rich takes 0.1 ms a cell."""
 LONG = 24
 """Characters of a word in a table beyond which it may fold before others do."""
 
@@ -69,13 +76,13 @@ class Table(rich.table.Table):  # noqa: TID251  the one place
         options: ConsoleOptions,
     ) -> RenderResult:
         sizes = [
-            [Measurement.get(console, options, one) for one in (column.header, *column.cells)]
+            [_measured(console, options, one) for one in (column.header, *column.cells)]
             for column in self.columns
         ]
         whole = [max(one.maximum for one in cells) for cells in sizes]
         words = [max(min(one.minimum, LONG) for one in cells) for cells in sizes]
         frame = 3 * len(whole) + 1 if self.box else 2 * len(whole)
-        shown = copy.copy(self)
+        shown, widths = copy.copy(self), whole
         shown.columns = [copy.copy(column) for column in self.columns]
         for column in shown.columns:
             column.no_wrap, column.overflow = False, "fold"
@@ -88,7 +95,127 @@ class Table(rich.table.Table):  # noqa: TID251  the one place
                 widths = _shared(words, whole, room)
             for column, width in zip(shown.columns, widths, strict=True):
                 column.width = width
-        yield from super(Table, shown).__rich_console__(console, options)
+        quick = all(column.justify in ("left", "right") for column in self.columns)
+        if len(self.rows) >= MANY and quick:
+            wide = [[one.maximum for one in column[1:]] for column in sizes]
+            yield from shown._many(console, options, widths, [*zip(*wide, strict=True)])
+        else:
+            yield from super(Table, shown).__rich_console__(console, options)
+
+    def _many(
+        self,
+        console: rich.console.Console,  # noqa: TID251
+        options: ConsoleOptions,
+        widths: Sequence[int],
+        wide: Sequence[Sequence[int]],
+    ) -> RenderResult:
+        """As Rich shows it. Head and foot are its own, and so is every row that is more than text
+        of one line in no style of its own. wide: of the cells of each row."""
+
+        def part(first: int, last: int) -> list[list[Segment]]:
+            table = copy.copy(self)
+            table.rows, table.columns = self.rows[first:last], [*map(copy.copy, self.columns)]
+            if first < last:
+                table.title, table.show_header = None, False
+            for column, width in zip(table.columns, widths, strict=True):
+                column.width, column._cells = width, column._cells[first:last]
+            shown = super(Table, table).__rich_console__(console, options)
+            return [*Segment.split_lines(cast(Iterable[Segment], shown))]
+
+        head = part(0, 0)
+        left = between = right = ""
+        foot: list[list[Segment]] = []
+        if self.box:
+            box = self.box.substitute(options, safe=console.safe_box)
+            left, between, right, foot = box.mid_left, box.mid_vertical, box.mid_right, [head.pop()]
+        frame = console.get_style(self.style or "") + console.get_style(self.border_style or "")
+        styles = [console.get_style(column.style or "") for column in self.columns]
+        spaces = [Segment(" ", style) for style in styles]
+        rights = [column.justify == "right" for column in self.columns]
+        for line in head:
+            yield from line
+            yield Segment.line()
+        rows = zip(*(column.cells for column in self.columns), strict=True)
+        for index, (row, cells) in enumerate(zip(self.rows, rows, strict=True)):
+            fits = all(one <= width for one, width in zip(wide[index], widths, strict=True))
+            if not fits or row.style or row.end_section or not all(map(_quick, cells)):
+                lines = part(index, index + 1)
+                for line in lines[1:-1] if self.box else lines:
+                    yield from line
+                    yield Segment.line()
+                if self.box and row.end_section and index < len(self.rows) - 1:
+                    inner = [width + 2 for width in widths]
+                    yield Segment(box.get_row(inner, "row"), frame)
+                    yield Segment.line()
+                continue
+            laid = [
+                _laid(console, *facts) for facts in zip(cells, rights, widths, styles, strict=True)
+            ]
+            for number in range(max(map(len, laid))):
+                yield Segment(left, frame)
+                for column, lines in enumerate(laid):
+                    if column:
+                        yield Segment(between, frame)
+                    after = bool(self.box) or column < len(widths) - 1
+                    if number >= len(lines):
+                        room = bool(self.box) + widths[column] + after
+                        yield Segment(" " * room, styles[column])
+                        continue
+                    if self.box:
+                        yield spaces[column]
+                    yield from lines[number]
+                    if after:
+                        yield spaces[column]
+                yield Segment(right, frame)
+                yield Segment.line()
+        for line in foot:
+            yield from line
+            yield Segment.line()
+
+
+def _quick(cell: RenderableType) -> bool:
+    return isinstance(cell, str | Text) and "\t" not in str(cell)
+
+
+def _laid(
+    console: rich.console.Console,  # noqa: TID251
+    cell: RenderableType,
+    right: bool,
+    width: int,
+    style: Style,
+) -> list[list[Segment]]:
+    """A cell in its place, line by line."""
+    assert isinstance(cell, str | Text)
+    if isinstance(cell, str) and _seen(cell):
+        return [[Segment(cell.rstrip().rjust(width) if right else cell.ljust(width), style)]]
+    text = console.render_str(cell) if isinstance(cell, str) else cell
+    lines = []
+    for line in text.split("\n", allow_blank=True):
+        if right:
+            line.rstrip()
+            line.pad_left(width - line.cell_len)
+        else:
+            line.pad_right(width - line.cell_len)
+        spans = Text("").join([line])  # its own style, too, as one
+        lines.append([*Segment.apply_style(spans.render(console), style)])
+    return lines
+
+
+def _measured(
+    console: rich.console.Console,  # noqa: TID251
+    options: ConsoleOptions,
+    one: RenderableType,
+) -> Measurement:
+    """As Rich's, which makes a `Text` of every string."""
+    words = one.plain if isinstance(one, Text) else one
+    if isinstance(words, str) and _seen(words):
+        return Measurement(max(map(len, words.split()), default=0), len(words))
+    return Measurement.get(console, options, one)
+
+
+def _seen(text: str) -> bool:
+    """Whether every character is one that takes one place and needs no look."""
+    return text.isascii() and text.isprintable()
 
 
 def _shared(least: Sequence[int], most: Sequence[int], room: int) -> list[int]:

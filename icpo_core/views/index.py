@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
@@ -68,7 +69,7 @@ def marked(*paths: Path | str) -> str:
         try:
             facts = os.lstat(path)
             seen.append(_facts(facts))
-            if os.path.isdir(path) and not os.path.islink(path):
+            if stat.S_ISDIR(facts.st_mode):
                 with os.scandir(path) as entries:
                     seen += sorted(
                         [(e.name, *_facts(e.stat(follow_symlinks=False))) for e in entries]

@@ -1,8 +1,8 @@
-"""The runs of a folder, each in a line; and the iterations of one run."""
+"""A run at a glance, and its iterations."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,34 +12,9 @@ from icpo_core.run import metrics, plan
 from icpo_core.run.run import Run
 from icpo_core.run.stages import STAGES
 from icpo_core.store import run_record
-from icpo_core.store.paths import RunPaths
+from icpo_core.store.paths import MANIFEST, PRUNED, RunPaths
 from icpo_core.views.index import Index, marked
-
-
-@dataclass(frozen=True)
-class Summary:
-    """One run at a glance, read off its manifests; nothing is hashed."""
-
-    path: str
-    name: str
-    done: int
-    """Iterations that are whole."""
-    iterations: int
-    state: str
-    """`running`, `finished`, `stopped`, `new` or `damaged`."""
-    detail: str
-    """Who runs it, where it stopped, or what is wrong."""
-    accuracy: dict[str, float]
-    """Newest accuracy by benchmark."""
-    bytes: int
-    """Space of its files; what it shares with another run is in both."""
-    created: float
-    """Unix time."""
-    branch: dict[str, Any] | None
-    """What it is a branch of: run, place and changes."""
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+from icpo_core.views.runs import Summary
 
 
 @dataclass(frozen=True)
@@ -50,36 +25,6 @@ class StageLine:
     seconds: float
     bytes: int
     pruned: bool
-
-
-def found_in(folder: Path) -> list[Path]:
-    """Folders of runs directly below `folder`. Raises ValueError if there is no such folder."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; name the folder of the runs (run.directory)")
-    return sorted(file.parent for file in folder.glob("*/run.json") if _named(file.parent))
-
-
-def summaries(folder: Path) -> list[Summary]:
-    """The runs directly below `folder`, each at a glance; what an earlier look read of a run that
-    nobody has touched since is taken from an index. Raises ValueError as `found_in` does."""
-    with Index("ls", folder, Summary) as index:
-        return [
-            Summary(**index.get(root.name, partial(_mark, root), partial(_facts, root)))
-            for root in found_in(folder)
-        ]
-
-
-def _mark(root: Path) -> str | None:
-    """Of a run that nobody has open: every process that opens one leaves its lock's time. A file
-    that somebody removes by hand is missed in the newest iteration, and in others by `check`."""
-    paths = RunPaths(root)
-    if lock.holder(paths.lock) is not None:
-        return None
-    return marked(root, *map(paths.iteration, paths.iterations()[-1:]))
-
-
-def _facts(root: Path) -> dict[str, Any]:
-    return summary(root).as_json()
 
 
 def summary(root: Path) -> Summary:
@@ -137,14 +82,17 @@ def iterations(run: Run) -> dict[int, dict[str, StageLine]]:
     paths = run.paths
     with Index("stages", paths.root, StageLine) as index:
         for number in paths.iterations():
-            for stage in STAGES:
-                mark = partial(marked, paths.manifest(stage, number), paths.pruned(stage, number))
-                line = index.get(
-                    paths.place(stage, number), mark, partial(_line, run, stage, number)
-                )
-                if line is not None:
-                    found.setdefault(number, {})[stage] = StageLine(*line)
+            folder = str(paths.iteration(number))
+            told = [f"{folder}/{stage}/{name}" for stage in STAGES for name in (MANIFEST, PRUNED)]
+            lines = index.get(str(number), partial(marked, *told), partial(_lines, run, number))
+            if lines:
+                found[number] = {stage: StageLine(*line) for stage, line in lines.items()}
     return found
+
+
+def _lines(run: Run, number: int) -> dict[str, list[Any]]:
+    made = {stage: _line(run, stage, number) for stage in STAGES}
+    return {stage: line for stage, line in made.items() if line is not None}
 
 
 def _line(run: Run, stage: str, number: int) -> list[Any] | None:
@@ -154,10 +102,6 @@ def _line(run: Run, stage: str, number: int) -> list[Any] | None:
     gone = run.store.marks.pruned(stage, number)
     kept = sum(one.bytes for one in manifest.files if one.name not in gone)
     return [manifest.rows, manifest.seconds, kept, bool(gone)]
-
-
-def _named(folder: Path) -> bool:
-    return not folder.name.endswith(".partial")
 
 
 def _bytes(root: Path) -> int:
