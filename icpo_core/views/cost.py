@@ -17,6 +17,7 @@ from icpo_core.run.run import Run
 from icpo_core.run.stages import STAGES
 from icpo_core.store import run_record
 from icpo_core.store.manifest import Manifest
+from icpo_core.store.paths import MANIFEST
 from icpo_core.views.index import Index, marked
 
 
@@ -104,7 +105,7 @@ def _read(run: Run) -> Iterator[tuple[int, dict[str, _Made]]]:
     """What every iteration's manifests say, each read again only where it changed."""
     with Index("cost", run.paths.root, _Made) as index:
         for number in run.paths.iterations():
-            files = [run.paths.manifest(stage, number) for stage in STAGES]
+            files = [f"{run.paths.iteration(number)}/{stage}/{MANIFEST}" for stage in STAGES]
             said = index.get(str(number), partial(marked, *files), partial(_said, run, number))
             yield number, {stage: _Made(*values) for stage, values in said.items()}
 
