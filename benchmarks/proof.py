@@ -78,7 +78,7 @@ def trials(dtype: str, tied: bool, number: int, out: Path, real: Path | None) ->
     from icpo_core.config import EngineSection
     from icpo_core.engine.kinds import vllm
 
-    vllm.keep_to_cores(0)
+    vllm.keep_to_threads(0)
     import torch
     from safetensors.torch import save_file
 

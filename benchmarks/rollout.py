@@ -29,7 +29,7 @@ from icpo_core.common.console import Console, Table
 from icpo_core.common.files import model_digest
 from icpo_core.config import Config, load
 from icpo_core.engine.jobs import rollout_shard
-from icpo_core.engine.kinds.vllm import VllmEngine, keep_to_cores
+from icpo_core.engine.kinds.vllm import VllmEngine, keep_to_threads
 from icpo_core.models import folder as models
 from icpo_core.run.perform import perform
 from icpo_core.run.run import Run
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("-o", dest="changes", action="append", default=[], help="of the config")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    keep_to_cores(0)
+    keep_to_threads(0)
     with tempfile.TemporaryDirectory() as folder:
         changes = [f"run.directory={folder}", f"prompts.batch_size={arguments.prompts}"]
         changes += ["rollout.on_policy=1", "rollout.expert=7"] if arguments.shots else []
