@@ -220,6 +220,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=SMALL / "base")
     parser.add_argument("--batch", type=Path)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument(
+        "--parts",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4],
+        help="micro-batches of the loop by hand, each with a model of its own in memory; TRL's are "
+        "the first two",
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only-trl", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -264,7 +272,7 @@ def main() -> None:
             "ours": step,
             "ours, stored and published": whole,
         }
-        for parts in (1, 2, 4):
+        for parts in arguments.parts:
             works[f"by hand, {parts} micro-batches"] = by_hand(arguments.model, rows, parts)
         found: dict[str, list[Times]] = {name: [] for name in works}
 
@@ -277,7 +285,7 @@ def main() -> None:
 
         half = -(-arguments.rounds // 2)
         take_turns(half)
-        for parts in (1, 2):
+        for parts in arguments.parts[:2]:
             found[f"TRL, {parts} micro-batches"] = in_its_own_process(arguments, parts)
         take_turns(half)
     seconds = {
