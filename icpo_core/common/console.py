@@ -56,8 +56,6 @@ class Console(rich.console.Console):  # noqa: TID251  the one place
 
 MANY = 100
 """Rows of a table from which on they are laid out here: Rich takes 0.1 ms a cell."""
-MANY = 100
-"""Rows of a table from which on they are laid out here: Rich takes 0.1 ms a cell."""
 LONG = 24
 """Characters of a word in a table beyond which it may fold before others do."""
 
@@ -109,8 +107,8 @@ class Table(rich.table.Table):  # noqa: TID251  the one place
         widths: Sequence[int],
         wide: Sequence[Sequence[int]],
     ) -> RenderResult:
-        """As Rich shows it. Head and foot are its own, and so is every row that is more than text
-        of one line in no style of its own. wide: of the cells of each row."""
+        """As Rich shows it. Head and foot are its own, and so is every row that folds, ends a
+        section or has a style. wide: of the cells of each row."""
 
         def part(first: int, last: int) -> list[list[Segment]]:
             table = copy.copy(self)
