@@ -74,7 +74,7 @@ def up(wishes: Wishes, say: Say) -> str:
 def _up(wishes: Wishes, say: Say) -> str:
     from prefect.settings import PREFECT_API_AUTH_STRING
 
-    services = _services()
+    services, prefect = _services(), _prefect()
     api, ours = configured_api(), services.get("server")
     if api is None or (ours is not None and not ours.alive):
         secret = PREFECT_API_AUTH_STRING.value()
@@ -101,12 +101,12 @@ def _up(wishes: Wishes, say: Say) -> str:
     say("Work pool, deployments, automations")
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
         workspace.prepare(client, wishes.gpus, wishes.notify, say)
-    deploying = workspace.deploying(_prefect(), _environment(api))
+    deploying = workspace.deploying(prefect, _environment(api))
     worker = services.get("worker")
     if worker is None or not worker.alive:
         services["worker"] = start(
             "worker",
-            [_prefect(), "worker", "start", "--pool", workspace.POOL],
+            [prefect, "worker", "start", "--pool", workspace.POOL],
             HOME / "worker.log",
             _environment(api),
             worker.token if worker else None,
